@@ -1,0 +1,124 @@
+//! The shared page through which the command talks to the worker.
+//!
+//! The worker creates a memfd in a descriptor table of its own, publishes its number in
+//! [`crate::block::RuntimeBlock::channel_fd`], and the command opens
+//! `/proc/PID/task/WORKER/fd/N`. Page 0 is the [`Header`]; request payloads start at
+//! [`PAYLOAD_OFFSET`]. The memfd can grow but is sealed against shrinking, so that no `SIGBUS` can
+//! be caused from outside.
+//!
+//! # Protocol
+//!
+//! One request at a time. The command fills `op`, `args` and the payload, then adds 1 to `request`
+//! (release) and wakes it. The worker sees `request != reply` (acquire), does the work, fills
+//! `error`, `results`, then stores `reply = request` (release) and wakes it. Both words are shared
+//! futexes. Who may touch what is decided by `request == reply` (command) or not (worker).
+//!
+//! # Who is there
+//!
+//! The command holds `flock(LOCK_EX)` on its own open of the memfd from before its first request;
+//! the kernel drops it when the command dies. An idle worker tries the same lock now and then: when
+//! it gets it, nobody is there, and the worker rolls back what was prepared and exits.
+
+use core::sync::atomic::AtomicU32;
+
+/// First bytes of [`Header`]: "SUTRCHN\0", little endian.
+pub const CHANNEL_MAGIC: u64 = 0x004e_4843_5254_5553;
+
+/// File offset of the payload.
+pub const PAYLOAD_OFFSET: u64 = 4096;
+
+/// Page 0 of the channel.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Header {
+    /// [`CHANNEL_MAGIC`]; written by the worker before it publishes the descriptor's number.
+    pub magic: u64,
+    /// [`crate::ABI_VERSION`] of the runtime.
+    pub abi: u32,
+    /// Number of requests made. Written by the command only.
+    pub request: AtomicU32,
+    /// Number of requests answered. Written by the worker only.
+    pub reply: AtomicU32,
+    /// One of [`op`]. Command → worker.
+    pub op: u32,
+    /// Meaning depends on the operation. Command → worker.
+    pub args: [u64; 4],
+    /// Bytes of payload from [`PAYLOAD_OFFSET`]. Command → worker.
+    pub payload_len: u64,
+    /// 0, or one of [`error`]. Worker → command.
+    pub error: u32,
+    /// Kernel errno that goes with `error` (positive), or 0. Worker → command.
+    pub errno: i32,
+    /// Meaning depends on operation and error (which entry, which address). Worker → command.
+    pub results: [u64; 4],
+}
+
+/// Operations.
+pub mod op {
+    /// `args`: – · `results`: generation, block address. Says hello and pins the books' generation.
+    pub const HELLO: u32 = 1;
+    /// Payload: NUL-terminated name. Creates an empty memfd with that name in the worker's table.
+    /// `results[0]` = its descriptor number. The command opens it through `/proc`, sizes, fills and
+    /// seals it. At most one is open; PREPARE, ABORT and BYE close it.
+    pub const CODE_FILE: u32 = 2;
+    /// Payload: a [`crate::batch::Header`] and its tables. Maps, fills and registers everything;
+    /// slots hold the copies (old behaviour). `results[0]` = patch id (0 if the batch has none).
+    /// All or nothing: on error everything mapped is unmapped again and the books are as before.
+    pub const PREPARE: u32 = 3;
+    /// membarrier(PRIVATE_EXPEDITED_SYNC_CORE) over the process.
+    pub const SYNC: u32 = 4;
+    /// `args[0]` = patch id. Checks that every site of the patch is armed, then flips the slots.
+    pub const ENABLE: u32 = 5;
+    /// `args[0]` = patch id. Drops a patch that was prepared and never enabled. Sites of it must
+    /// have got their bytes back before; those still armed are reported in `results[0]` and stay.
+    pub const ABORT: u32 = 6;
+    /// `args[0]` = patch id. Flips the slots to the next lower function or the copy, takes the patch
+    /// off the list. Sites without a function keep their bytes until the command restores them.
+    pub const DISABLE: u32 = 7;
+    /// Payload: `u32` site ids. The command restored their bytes; the worker checks it and marks
+    /// them retired. Sites whose bytes are not back are left armed; `results[0]` counts them.
+    pub const RETIRE: u32 = 8;
+    /// `args`: address, old 8 bytes, new 8 bytes, length (1 or 8). A store made inside, through
+    /// mprotect, for kernels that forbid forced writes to `/proc/PID/mem`. Compares first.
+    pub const STORE: u32 = 9;
+    /// The command is leaving; the worker exits.
+    pub const BYE: u32 = 10;
+}
+
+/// Error codes of replies.
+pub mod error {
+    /// Done.
+    pub const OK: u32 = 0;
+    /// The message does not fit its own bounds; `results[0]` = offset of the offending field.
+    pub const MALFORMED: u32 = 1;
+    /// The books changed since the plan was made; plan again. `results[0]` = current generation.
+    pub const STALE: u32 = 2;
+    /// A mapping could not be made; `results[0]` = address, `results[1]` = length, errno set.
+    /// `EEXIST` = somebody else took the place: plan again from fresh maps.
+    pub const MAP: u32 = 3;
+    /// Protection could not be set; as [`MAP`].
+    pub const PROTECT: u32 = 4;
+    /// The runtime's arenas are full and no memory is to be had.
+    pub const NO_MEMORY: u32 = 5;
+    /// No such patch or site id; `results[0]` = the id.
+    pub const NO_ENTRY: u32 = 6;
+    /// A site's live bytes are not what the operation needs; `results[0]` = site id,
+    /// `results[1]` = address, `results[2]` = bytes found.
+    pub const BYTES: u32 = 7;
+    /// membarrier failed; errno set.
+    pub const BARRIER: u32 = 8;
+    /// The operation does not fit the state of the patch; `results[0]` = its state.
+    pub const STATE: u32 = 9;
+    /// An object of the plan is not where the plan found it; `results[0]` = its index.
+    pub const OBJECT: u32 = 10;
+    /// Operation unknown to this runtime.
+    pub const UNKNOWN_OP: u32 = 11;
+    /// A descriptor could not be made; errno set.
+    pub const DESCRIPTOR: u32 = 12;
+}
+
+const _: () = {
+    assert!(size_of::<Header>() == 104);
+    assert!(core::mem::offset_of!(Header, request) == 12);
+    assert!(core::mem::offset_of!(Header, results) == 72);
+};

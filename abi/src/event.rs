@@ -1,0 +1,64 @@
+//! The event ring: fixed binary records in the target, read from outside without stopping anything.
+//!
+//! The worker is the only writer. Record `n` lies at `ring[n % EVENT_RING_LEN]`; the writer stores
+//! `number = 0`, the fields, then `number = n + 1` (release), then the ring's count. A reader takes a
+//! record only if `number` is what it expects before and after the copy.
+
+/// Number of records in the ring.
+pub const EVENT_RING_LEN: usize = 256;
+
+/// One record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Event {
+    /// 1-based number of the event; 0 while it is being written.
+    pub number: u64,
+    /// `CLOCK_REALTIME` in nanoseconds.
+    pub time_ns: u64,
+    /// One of [`word`].
+    pub word: u32,
+    /// Thread id of the writer.
+    pub tid: u32,
+    /// Patch the event is about, or 0.
+    pub patch: u32,
+    /// State id, site id or object index the event is about, or 0.
+    pub subject: u32,
+    /// Address, errno or another number that goes with the word.
+    pub value: u64,
+    /// Name of the patch (first bytes, NUL padded), so that the log outlives the rows.
+    pub name: [u8; 24],
+}
+
+/// Event words, in the notation of the conformance scenarios.
+pub mod word {
+    /// A patch is being enabled.
+    pub const ENABLE: u32 = 1;
+    /// Transition initialised, patching.
+    pub const INIT_PATCH: u32 = 2;
+    /// Transition started, patching.
+    pub const START_PATCH: u32 = 3;
+    /// Completing, patching.
+    pub const COMPLETING_PATCH: u32 = 4;
+    /// Done, patching.
+    pub const DONE_PATCH: u32 = 5;
+    /// Transition initialised, unpatching.
+    pub const INIT_UNPATCH: u32 = 6;
+    /// Transition started, unpatching.
+    pub const START_UNPATCH: u32 = 7;
+    /// Completing, unpatching.
+    pub const COMPLETING_UNPATCH: u32 = 8;
+    /// Done, unpatching.
+    pub const DONE_UNPATCH: u32 = 9;
+    /// The patch could not be enabled.
+    pub const FAIL: u32 = 10;
+    /// The started enable is being taken back.
+    pub const CANCEL: u32 = 11;
+    /// The patch's row is gone.
+    pub const GONE: u32 = 12;
+    /// A site's bytes are no longer ours (probe, madvise); `subject` = site id, `value` = address.
+    pub const SITE_LOST: u32 = 13;
+    /// A client died in mid-operation and the worker rolled back; `value` = sites left armed.
+    pub const ROLLED_BACK: u32 = 14;
+}
+
+const _: () = assert!(size_of::<Event>() == 64);

@@ -1,0 +1,41 @@
+//! The one contract of Suture.
+//!
+//! Three parties compile against this crate: the `suture` command (outside), `libsuture.so` (inside
+//! the target) and the patch object (its descriptor, through `include/suture.h` for C). It has no
+//! dependencies, allocates nothing and knows no system call.
+//!
+//! | module | what it fixes | who writes | who reads |
+//! |---|---|---|---|
+//! | [`descriptor`] | the exported `suture_patch` of a patch object | patch author | command |
+//! | [`batch`] | one all-or-nothing change, already planned | command | worker |
+//! | [`channel`] | the shared page requests and replies travel in | both | both |
+//! | [`block`] | the status block and its rows | runtime | command |
+//! | [`event`] | the event ring | runtime | command |
+//! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
+//!
+//! # Versions
+//!
+//! [`ABI_VERSION`] covers all of them. It changes whenever a layout below changes or a field gets
+//! another meaning; adding a new operation or event word at the end does not change it. Command and
+//! runtime refuse each other when it differs; a patch object states the one it was compiled with.
+#![no_std]
+#![deny(unsafe_code)]
+
+pub mod batch;
+pub mod block;
+pub mod channel;
+pub mod descriptor;
+pub mod doorbell;
+pub mod event;
+
+/// Version of every layout in this crate. See the crate documentation for when it moves.
+pub const ABI_VERSION: u32 = 1;
+
+/// Name of the data symbol a patch object exports: its [`descriptor::Patch`].
+pub const PATCH_SYMBOL: &str = "suture_patch";
+
+/// Name of the one data symbol `libsuture.so` exports for the command: its [`block::RuntimeBlock`].
+pub const BLOCK_SYMBOL: &str = "suture_runtime";
+
+/// File name and SONAME of the runtime.
+pub const RUNTIME_SONAME: &str = "libsuture.so";
