@@ -1,1 +1,22 @@
-//! Under construction.
+//! ELF objects as the planner and the linker see them.
+//!
+//! Everything here is pure: it reads bytes that somebody else fetched, from a file or from a
+//! process's memory, trusts none of them, and returns typed views. All addresses of an
+//! [`ObjectFile`] are the file's own ([`Vaddr`]); a process adds a [`Base`] to them.
+#![deny(unsafe_code)]
+
+mod addr;
+mod build_id;
+mod error;
+mod file;
+mod memory;
+mod names;
+mod symbols;
+
+pub use addr::{Addr, Base, Vaddr};
+pub use build_id::BuildId;
+pub use error::ElfError;
+pub use file::{ObjectFile, Segment, Type};
+pub use memory::{Memory, MemoryError};
+pub use names::demangle;
+pub use symbols::{Symbol, SymbolKind, SymbolTable};
