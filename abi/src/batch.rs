@@ -148,7 +148,8 @@ pub struct Site {
     pub pad_addr: u64,
     /// Padding before.
     pub pad_old: [u8; 8],
-    /// Padding after.
+    /// Padding after. For class J, where `pad_len` is 0, its first five bytes are the whole jump
+    /// (`E9` and the four bytes that stay as they are), so that a verify pass can compare them.
     pub pad_new: [u8; 8],
     /// Address of the stub (undo of the prologue, then `jmp [rip+slot]`).
     pub stub: u64,
