@@ -6,6 +6,7 @@
 //!
 //! | module | what it fixes | who writes | who reads |
 //! |---|---|---|---|
+//! | [`author`] | how a Rust patch writes its descriptor | patch author | compiler |
 //! | [`descriptor`] | the exported `suture_patch` of a patch object | patch author | command |
 //! | [`batch`] | one all-or-nothing change, already planned | command | worker |
 //! | [`channel`] | the shared page requests and replies travel in | both | both |
@@ -21,6 +22,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod author;
 pub mod batch;
 pub mod block;
 pub mod channel;

@@ -1,0 +1,253 @@
+
+/* ---- What a patch author uses ---------------------------------------------------------------
+ *
+ *     #include <suture.h>
+ *
+ *     static long fixed_price(long item) { return item * 100; }
+ *
+ *     SUTURE_PATCH("fix-price",
+ *         SUTURE_OBJECT(SUTURE_MAIN,
+ *             SUTURE_FUNC("price", fixed_price)));
+ *
+ *     cc -O2 -fPIC -shared -nostartfiles -I include fix.c -o fix.so
+ *
+ * The same source compiles as C (C99 on) and C++ (C++11 on).
+ *
+ * Include this header after all others: it turns the default visibility to hidden, so that the
+ * patch's own names can never be captured by names of the program. What the patch uses from the
+ * target (functions, variables, private ones too) is declared with SUTURE_EXTERN, whole headers of
+ * the target between SUTURE_EXTERN_BEGIN and SUTURE_EXTERN_END. Whatever is forgotten fails at link
+ * time ("hidden symbol ... isn't defined"), never at run time.
+ */
+
+/* A function or variable of the target, in C++ too one with C linkage: SUTURE_EXTERN int counter; */
+#define SUTURE_EXTERN SUTURE_C_LINKAGE __attribute__((visibility("default")))
+
+/* Around declarations or #include lines of the target's own headers (and around what has C++
+ * linkage), each on its own line. */
+#define SUTURE_EXTERN_BEGIN _Pragma("GCC visibility push(default)")
+#define SUTURE_EXTERN_END _Pragma("GCC visibility pop")
+
+/* For a new function whose callers may keep values in registers that a function call usually
+ * destroys (gcc's -fipa-ra does that with callers in the same file): it keeps all of them. The
+ * command says when it is needed. Such a function cannot compute in floating point. */
+#define SUTURE_PRESERVE __attribute__((no_caller_saved_registers, target("general-regs-only")))
+
+/* The main executable, where an object name is asked for. */
+#define SUTURE_MAIN ((const char *)0)
+
+/* Declares `name`, a function pointer through which the replaced function stays callable. It is
+ * filled when the patch names it in SUTURE_FUNC_OLD:
+ *
+ *     SUTURE_OLD(long, old_price, (long item));
+ */
+#define SUTURE_OLD(ret, name, args) SUTURE_SLOT_DECL ret(*name) args SUTURE_SLOT_NAME(name)
+
+/* Declares `name`, a pointer to something of type `type` in the target. It is filled when the patch
+ * names it in SUTURE_SYMBOL or SUTURE_OFFSET:
+ *
+ *     SUTURE_POINTER(int, hits);                  ++*hits;
+ */
+#define SUTURE_POINTER(type, name) SUTURE_SLOT_DECL type *name SUTURE_SLOT_NAME(name)
+
+/* The same for a function whose name alone is not enough to find it. */
+#define SUTURE_FUNCTION(ret, name, args) SUTURE_OLD(ret, name, args)
+
+/* The patch. Once per patch, after all functions; its items are those below, at most 24. */
+#define SUTURE_PATCH(patch_name, ...)                                                              \
+    SUTURE_EACH(SUTURE_PASS_DEFINE, ~, __VA_ARGS__)                                                \
+    static const struct suture_object suture_objects[] = {                                         \
+        SUTURE_EACH(SUTURE_PASS_OBJECT, ~, __VA_ARGS__){0, 0, 0}};                                 \
+    static const struct suture_state suture_states[] = {                                           \
+        SUTURE_EACH(SUTURE_PASS_STATE, ~, __VA_ARGS__){0, 0, 0, {0, 0, 0, 0, 0}}};                 \
+    static const struct suture_reference suture_references[] = {                                   \
+        SUTURE_EACH(SUTURE_PASS_REFERENCE, ~, __VA_ARGS__){0, 0, 0, 0, 0, 0, 0, 0}};               \
+    SUTURE_C_LINKAGE_BEGIN                                                                         \
+    extern __attribute__((visibility("default"))) struct suture_patch suture_patch;                \
+    SUTURE_C_LINKAGE_END                                                                           \
+    struct suture_patch suture_patch = {                                                           \
+        SUTURE_ABI,                                                                                \
+        (uint32_t)sizeof(struct suture_patch),                                                     \
+        patch_name,                                                                                \
+        0 SUTURE_EACH(SUTURE_PASS_FLAG, ~, __VA_ARGS__),                                           \
+        suture_objects,                                                                            \
+        suture_states,                                                                             \
+        suture_references,                                                                         \
+    }
+
+/* Item: functions of one object, at most 24. `name` is the library's SONAME or file name, or
+ * SUTURE_MAIN. SUTURE_OBJECT_ID also states the build-id (hexadecimal) the object must have. */
+#define SUTURE_OBJECT(name, ...) (OBJECT, name, 0, __VA_ARGS__)
+#define SUTURE_OBJECT_ID(name, build_id, ...) (OBJECT, name, build_id, __VA_ARGS__)
+
+/* Inside an object: the function `old` is replaced by `func`. _AT picks one of several functions of
+ * that name, counted from 1 in the order of the symbol table. _OLD keeps the old one callable
+ * through a pointer declared with SUTURE_OLD. */
+#define SUTURE_FUNC(old, func) (PLAIN, old, func, 0, ~)
+#define SUTURE_FUNC_AT(old, sympos, func) (PLAIN, old, func, sympos, ~)
+#define SUTURE_FUNC_OLD(old, func, slot) (KEPT, old, func, 0, slot)
+#define SUTURE_FUNC_AT_OLD(old, sympos, func, slot) (KEPT, old, func, sympos, slot)
+
+/* Item: fills the pointer `slot` with the address of a symbol of `object`. `sympos` as above, 0 =
+ * the name must be unique. Only for what a plain SUTURE_EXTERN cannot say. */
+#define SUTURE_SYMBOL(slot, object, symbol, sympos) (POINTER, slot, SUTURE_REF_SYMBOL, object, symbol, sympos, 0, 0)
+
+/* Item: fills the pointer `slot` with the object's load address plus `offset`, after the bytes
+ * `expected` (hexadecimal) were found there. For objects without symbols. */
+#define SUTURE_OFFSET(slot, object, offset, expected) (POINTER, slot, SUTURE_REF_OFFSET, object, 0, 0, offset, expected)
+
+/* Item: a state. `flags` is 0 or SUTURE_IS_SHADOW | SUTURE_BLOCK_DISABLE; callbacks not needed are 0. */
+#define SUTURE_STATE(id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)     \
+    (STATE, id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)
+
+/* Item: the patch takes the place of all patches enabled before. */
+#define SUTURE_REPLACE_ALL (FLAG, SUTURE_REPLACE)
+
+/* Item: the patch needs the program's own loader. */
+#define SUTURE_WITH_LOADER (FLAG, SUTURE_NEEDS_LOADER)
+
+/* ---- How the macros above work: nothing to use below ----------------------------------------
+ *
+ * An item is a tuple whose first word is its tag. SUTURE_PATCH walks the items once per table and
+ * calls SUTURE_<table>_<tag> for each. Slots are declared `extern` and defined by the item that
+ * fills them, so a slot that no item fills is a link error. */
+
+#ifdef __cplusplus
+#define SUTURE_C_LINKAGE extern "C"
+#define SUTURE_C_LINKAGE_BEGIN extern "C" {
+#define SUTURE_C_LINKAGE_END }
+#else
+#define SUTURE_C_LINKAGE extern
+#define SUTURE_C_LINKAGE_BEGIN
+#define SUTURE_C_LINKAGE_END
+#endif
+
+#define SUTURE_SLOT_DECL extern __attribute__((visibility("hidden")))
+#define SUTURE_SLOT_NAME(name) __asm__("suture_slot_" #name)
+#define SUTURE_SLOT_DEFINE(name)                                                                   \
+    SUTURE_C_LINKAGE_BEGIN                                                                         \
+    extern __attribute__((visibility("hidden"))) void *suture_slot_##name;                         \
+    SUTURE_C_LINKAGE_END                                                                           \
+    void *suture_slot_##name;
+
+#define SUTURE_PASS_DEFINE(n, c, item) SUTURE_PASS(SUTURE_DEFINE_, n, c, item)
+#define SUTURE_PASS_OBJECT(n, c, item) SUTURE_PASS(SUTURE_OBJECT_, n, c, item)
+#define SUTURE_PASS_STATE(n, c, item) SUTURE_PASS(SUTURE_STATE_, n, c, item)
+#define SUTURE_PASS_REFERENCE(n, c, item) SUTURE_PASS(SUTURE_REFERENCE_, n, c, item)
+#define SUTURE_PASS_FLAG(n, c, item) SUTURE_PASS(SUTURE_FLAG_, n, c, item)
+#define SUTURE_PASS_FUNC(n, c, item) SUTURE_FPASS(SUTURE_FUNC_, n, c, item)
+#define SUTURE_PASS_SLOT(n, c, item) SUTURE_FPASS(SUTURE_SLOT_, n, c, item)
+#define SUTURE_PASS_OLD(n, c, item) SUTURE_FPASS(SUTURE_OLD_, n, c, item)
+
+#define SUTURE_DEFINE_OBJECT(n, c, name, id, ...)                                                  \
+    SUTURE_EACH_FUNC(SUTURE_PASS_SLOT, c, __VA_ARGS__)                                             \
+    static const struct suture_func suture_funcs_##n[] = {                                         \
+        SUTURE_EACH_FUNC(SUTURE_PASS_FUNC, c, __VA_ARGS__){0, 0, 0}};
+#define SUTURE_DEFINE_POINTER(n, c, slot, ...) SUTURE_SLOT_DEFINE(slot)
+#define SUTURE_DEFINE_STATE(n, c, ...)
+#define SUTURE_DEFINE_FLAG(n, c, ...)
+
+#define SUTURE_SLOT_PLAIN(n, c, old, func, sympos, slot)
+#define SUTURE_SLOT_KEPT(n, c, old, func, sympos, slot) SUTURE_SLOT_DEFINE(slot)
+#define SUTURE_FUNC_PLAIN(n, c, old, func, sympos, slot)                                           \
+    {old, __extension__(const void *)(func), sympos},
+#define SUTURE_FUNC_KEPT SUTURE_FUNC_PLAIN
+
+#define SUTURE_OBJECT_OBJECT(n, c, name, id, ...) {name, id, suture_funcs_##n},
+#define SUTURE_OBJECT_POINTER(n, c, ...)
+#define SUTURE_OBJECT_STATE(n, c, ...)
+#define SUTURE_OBJECT_FLAG(n, c, ...)
+
+#define SUTURE_STATE_OBJECT(n, c, ...)
+#define SUTURE_STATE_POINTER(n, c, ...)
+#define SUTURE_STATE_STATE(n, c, id, flags, pre, post, unpre, unpost, dtor)                        \
+    {id, flags, 0, {pre, post, unpre, unpost, dtor}},
+#define SUTURE_STATE_FLAG(n, c, ...)
+
+#define SUTURE_REFERENCE_OBJECT(n, c, name, id, ...) SUTURE_EACH_FUNC(SUTURE_PASS_OLD, name, __VA_ARGS__)
+#define SUTURE_OLD_PLAIN(n, c, old, func, sympos, slot)
+#define SUTURE_OLD_KEPT(n, c, old, func, sympos, slot)                                             \
+    {&suture_slot_##slot, SUTURE_REF_OLD_FUNC, 0, c, old, sympos, 0, 0},
+#define SUTURE_REFERENCE_POINTER(n, c, slot, kind, object, symbol, sympos, offset, expected)       \
+    {&suture_slot_##slot, kind, 0, object, symbol, sympos, offset, expected},
+#define SUTURE_REFERENCE_STATE(n, c, ...)
+#define SUTURE_REFERENCE_FLAG(n, c, ...)
+
+#define SUTURE_FLAG_OBJECT(n, c, ...)
+#define SUTURE_FLAG_POINTER(n, c, ...)
+#define SUTURE_FLAG_STATE(n, c, ...)
+#define SUTURE_FLAG_FLAG(n, c, flag) | flag
+
+#define SUTURE_CAT(a, b) SUTURE_CAT_(a, b)
+#define SUTURE_CAT_(a, b) a##b
+#define SUTURE_CALL(macro, args) macro args
+#define SUTURE_TAG(tag, ...) tag
+#define SUTURE_REST(tag, ...) __VA_ARGS__
+#define SUTURE_PASS(table, n, c, item)                                                             \
+    SUTURE_CALL(SUTURE_CAT(table, SUTURE_TAG item), (n, c, SUTURE_REST item))
+
+/* The same for the functions inside an object: a macro is not expanded inside itself. */
+#define SUTURE_FCAT(a, b) SUTURE_FCAT_(a, b)
+#define SUTURE_FCAT_(a, b) a##b
+#define SUTURE_FCALL(macro, args) macro args
+#define SUTURE_FPASS(table, n, c, item)                                                            \
+    SUTURE_FCALL(SUTURE_FCAT(table, SUTURE_TAG item), (n, c, SUTURE_REST item))
+
+#define SUTURE_COUNT(...)                                                                          \
+    SUTURE_COUNT_(__VA_ARGS__, 24, 23, 22, 21, 20, 19, 18, 17, 16, 15, 14, 13, 12, 11, 10, 9, 8,   \
+                  7, 6, 5, 4, 3, 2, 1, 0)
+#define SUTURE_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q, r, s, t, u, v, w, x, N, ...) N
+
+#define SUTURE_EACH(m, c, ...) SUTURE_CAT(SUTURE_E, SUTURE_COUNT(__VA_ARGS__))(m, c, __VA_ARGS__)
+#define SUTURE_E1(m, c, x) m(1, c, x)
+#define SUTURE_E2(m, c, x, ...) m(2, c, x) SUTURE_E1(m, c, __VA_ARGS__)
+#define SUTURE_E3(m, c, x, ...) m(3, c, x) SUTURE_E2(m, c, __VA_ARGS__)
+#define SUTURE_E4(m, c, x, ...) m(4, c, x) SUTURE_E3(m, c, __VA_ARGS__)
+#define SUTURE_E5(m, c, x, ...) m(5, c, x) SUTURE_E4(m, c, __VA_ARGS__)
+#define SUTURE_E6(m, c, x, ...) m(6, c, x) SUTURE_E5(m, c, __VA_ARGS__)
+#define SUTURE_E7(m, c, x, ...) m(7, c, x) SUTURE_E6(m, c, __VA_ARGS__)
+#define SUTURE_E8(m, c, x, ...) m(8, c, x) SUTURE_E7(m, c, __VA_ARGS__)
+#define SUTURE_E9(m, c, x, ...) m(9, c, x) SUTURE_E8(m, c, __VA_ARGS__)
+#define SUTURE_E10(m, c, x, ...) m(10, c, x) SUTURE_E9(m, c, __VA_ARGS__)
+#define SUTURE_E11(m, c, x, ...) m(11, c, x) SUTURE_E10(m, c, __VA_ARGS__)
+#define SUTURE_E12(m, c, x, ...) m(12, c, x) SUTURE_E11(m, c, __VA_ARGS__)
+#define SUTURE_E13(m, c, x, ...) m(13, c, x) SUTURE_E12(m, c, __VA_ARGS__)
+#define SUTURE_E14(m, c, x, ...) m(14, c, x) SUTURE_E13(m, c, __VA_ARGS__)
+#define SUTURE_E15(m, c, x, ...) m(15, c, x) SUTURE_E14(m, c, __VA_ARGS__)
+#define SUTURE_E16(m, c, x, ...) m(16, c, x) SUTURE_E15(m, c, __VA_ARGS__)
+#define SUTURE_E17(m, c, x, ...) m(17, c, x) SUTURE_E16(m, c, __VA_ARGS__)
+#define SUTURE_E18(m, c, x, ...) m(18, c, x) SUTURE_E17(m, c, __VA_ARGS__)
+#define SUTURE_E19(m, c, x, ...) m(19, c, x) SUTURE_E18(m, c, __VA_ARGS__)
+#define SUTURE_E20(m, c, x, ...) m(20, c, x) SUTURE_E19(m, c, __VA_ARGS__)
+#define SUTURE_E21(m, c, x, ...) m(21, c, x) SUTURE_E20(m, c, __VA_ARGS__)
+#define SUTURE_E22(m, c, x, ...) m(22, c, x) SUTURE_E21(m, c, __VA_ARGS__)
+#define SUTURE_E23(m, c, x, ...) m(23, c, x) SUTURE_E22(m, c, __VA_ARGS__)
+#define SUTURE_E24(m, c, x, ...) m(24, c, x) SUTURE_E23(m, c, __VA_ARGS__)
+
+#define SUTURE_EACH_FUNC(m, c, ...) SUTURE_FCAT(SUTURE_F, SUTURE_COUNT(__VA_ARGS__))(m, c, __VA_ARGS__)
+#define SUTURE_F1(m, c, x) m(1, c, x)
+#define SUTURE_F2(m, c, x, ...) m(2, c, x) SUTURE_F1(m, c, __VA_ARGS__)
+#define SUTURE_F3(m, c, x, ...) m(3, c, x) SUTURE_F2(m, c, __VA_ARGS__)
+#define SUTURE_F4(m, c, x, ...) m(4, c, x) SUTURE_F3(m, c, __VA_ARGS__)
+#define SUTURE_F5(m, c, x, ...) m(5, c, x) SUTURE_F4(m, c, __VA_ARGS__)
+#define SUTURE_F6(m, c, x, ...) m(6, c, x) SUTURE_F5(m, c, __VA_ARGS__)
+#define SUTURE_F7(m, c, x, ...) m(7, c, x) SUTURE_F6(m, c, __VA_ARGS__)
+#define SUTURE_F8(m, c, x, ...) m(8, c, x) SUTURE_F7(m, c, __VA_ARGS__)
+#define SUTURE_F9(m, c, x, ...) m(9, c, x) SUTURE_F8(m, c, __VA_ARGS__)
+#define SUTURE_F10(m, c, x, ...) m(10, c, x) SUTURE_F9(m, c, __VA_ARGS__)
+#define SUTURE_F11(m, c, x, ...) m(11, c, x) SUTURE_F10(m, c, __VA_ARGS__)
+#define SUTURE_F12(m, c, x, ...) m(12, c, x) SUTURE_F11(m, c, __VA_ARGS__)
+#define SUTURE_F13(m, c, x, ...) m(13, c, x) SUTURE_F12(m, c, __VA_ARGS__)
+#define SUTURE_F14(m, c, x, ...) m(14, c, x) SUTURE_F13(m, c, __VA_ARGS__)
+#define SUTURE_F15(m, c, x, ...) m(15, c, x) SUTURE_F14(m, c, __VA_ARGS__)
+#define SUTURE_F16(m, c, x, ...) m(16, c, x) SUTURE_F15(m, c, __VA_ARGS__)
+#define SUTURE_F17(m, c, x, ...) m(17, c, x) SUTURE_F16(m, c, __VA_ARGS__)
+#define SUTURE_F18(m, c, x, ...) m(18, c, x) SUTURE_F17(m, c, __VA_ARGS__)
+#define SUTURE_F19(m, c, x, ...) m(19, c, x) SUTURE_F18(m, c, __VA_ARGS__)
+#define SUTURE_F20(m, c, x, ...) m(20, c, x) SUTURE_F19(m, c, __VA_ARGS__)
+#define SUTURE_F21(m, c, x, ...) m(21, c, x) SUTURE_F20(m, c, __VA_ARGS__)
+#define SUTURE_F22(m, c, x, ...) m(22, c, x) SUTURE_F21(m, c, __VA_ARGS__)
+#define SUTURE_F23(m, c, x, ...) m(23, c, x) SUTURE_F22(m, c, __VA_ARGS__)
+#define SUTURE_F24(m, c, x, ...) m(24, c, x) SUTURE_F23(m, c, __VA_ARGS__)
+
+#pragma GCC visibility push(hidden)
