@@ -1,1 +1,15 @@
-//! Under construction.
+//! The `suture` command, as a library for its binary and its tests.
+//!
+//! Data flows one way: the descriptor of a patch file → link (`suture_link`) and redirect plan
+//! (`suture_redirect`) → one batch ([`batch`]) → shipped over a [`session`] and committed
+//! ([`apply`]) → described again by [`status`]. Everything that can fail on bad data happens before
+//! the first byte of the target is written.
+#![deny(unsafe_code)]
+
+pub mod channel;
+pub mod cli;
+pub mod doorbell;
+pub mod error;
+pub mod session;
+pub mod sys;
+pub mod target;

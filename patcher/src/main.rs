@@ -1,2 +1,2 @@
-//! Under construction.
+//! `suture`: see `suture --help`.
 fn main() {}

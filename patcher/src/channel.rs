@@ -1,0 +1,254 @@
+//! The command's end of the channel.
+//!
+//! See `suture_abi::channel` for the protocol. The mapping is made of a file that only grows, so an
+//! access can never fault while the target lives; when it dies the pages stay ours.
+//!
+//! # Safety
+//! One `Channel` owns its mapping. The header is shared with the worker: `request == reply` says
+//! that the fields and the payload are ours, and both words are atomics.
+#![allow(unsafe_code)]
+
+use crate::error::Error;
+use crate::sys::time::{Backoff, Deadline};
+use crate::sys::{futex, proc, seal};
+use crate::target::{Target, books};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::AsRawFd;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+use suture_abi::block::RuntimeBlock;
+use suture_abi::channel::{CHANNEL_MAGIC, Header, PAYLOAD_OFFSET, error, op};
+use suture_elf::Addr;
+
+/// A worker's answer that is not an error.
+pub type Results = [u64; 4];
+
+/// A worker's refusal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// One of `suture_abi::channel::error`.
+    pub code: u32,
+    /// Kernel errno that goes with it, or 0.
+    pub errno: i32,
+    /// Depends on the code.
+    pub results: Results,
+}
+
+/// Why a request got no positive answer.
+#[derive(Debug)]
+pub enum RequestError {
+    /// The worker answered no.
+    Refused(Refusal),
+    /// The worker or the whole process is gone, or did not answer in time.
+    Lost(Error),
+}
+
+/// An open channel to a living worker.
+#[derive(Debug)]
+pub struct Channel {
+    file: File,
+    map: NonNull<u8>,
+    len: usize,
+    /// `/proc/PID/task/WORKER`, under which the worker's own descriptors are found.
+    task: String,
+    pid: i32,
+}
+
+// SAFETY: the mapping belongs to this value alone and may be used from any one thread.
+unsafe impl Send for Channel {}
+
+impl Channel {
+    /// Opens the channel of the worker that was just made.
+    ///
+    /// # Errors
+    /// When the worker does not come up in time, or another command holds the channel.
+    pub fn open(target: &Target, block: Addr, deadline: Deadline) -> Result<Self, Error> {
+        let pid = target.pid();
+        let (task, fd) = await_fd(target, block, deadline)?;
+        let path = format!("{task}/fd/{fd}");
+        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| Error::from_proc(pid, &e))?;
+        seal::lock_exclusive(&file).map_err(|_| Error::Busy { pid })?;
+        let io = |e: io::Error| Error::Io { what: format!("cannot size the channel of process {pid}"), source: e };
+        let len = 1 << 20;
+        file.set_len(len as u64).map_err(io)?;
+        let map = map_shared(&file, len).map_err(io)?;
+        let channel = Self { file, map, len, task, pid };
+        let mut backoff = Backoff::default();
+        while channel.header_field(offset_of!(Header, magic)) != CHANNEL_MAGIC {
+            target.still_there()?;
+            if deadline.passed() {
+                return Err(Error::NoAnswer { pid, what: "its start" });
+            }
+            backoff.pause();
+        }
+        Ok(channel)
+    }
+
+    /// One request and its answer.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub fn request(
+        &mut self,
+        target: &Target,
+        op: u32,
+        args: [u64; 4],
+        payload: &[u8],
+    ) -> Result<Results, RequestError> {
+        let needed = usize::try_from(PAYLOAD_OFFSET).unwrap_or(0) + payload.len();
+        self.grow(needed).map_err(|source| {
+            RequestError::Lost(Error::Io { what: format!("cannot grow the channel of process {}", self.pid), source })
+        })?;
+        let header = self.map.cast::<Header>();
+        // SAFETY: the worker answered the last request (or none was made), so by the protocol fields
+        // and payload are ours until `request` moves; both lie inside the mapping (`grow`).
+        unsafe {
+            let place = self.map.add(usize::try_from(PAYLOAD_OFFSET).unwrap_or(0));
+            place.copy_from_nonoverlapping(NonNull::from(payload).cast(), payload.len());
+            (*header.as_ptr()).op = op;
+            (*header.as_ptr()).args = args;
+            (*header.as_ptr()).payload_len = payload.len() as u64;
+        }
+        let number = self.word(offset_of!(Header, request)).fetch_add(1, Ordering::Release).wrapping_add(1);
+        futex::wake(self.word(offset_of!(Header, request)));
+        self.await_reply(target, number).map_err(RequestError::Lost)?;
+        // SAFETY: `reply == request` was read with acquire: the answer's fields are ours again.
+        let (code, errno, results) =
+            unsafe { ((*header.as_ptr()).error, (*header.as_ptr()).errno, (*header.as_ptr()).results) };
+        if code == error::OK { Ok(results) } else { Err(RequestError::Refused(Refusal { code, errno, results })) }
+    }
+
+    fn await_reply(&self, target: &Target, number: u32) -> Result<(), Error> {
+        // A worker answers in microseconds; it may be slow on a loaded machine, but it never waits
+        // for the program. So long as it lives the answer will come.
+        loop {
+            let reply = self.word(offset_of!(Header, reply));
+            let seen = reply.load(Ordering::Acquire);
+            if seen == number {
+                return Ok(());
+            }
+            futex::wait(reply, seen, Duration::from_millis(100));
+            if reply.load(Ordering::Acquire) != number && !std::path::Path::new(&self.task).exists() {
+                target.still_there()?;
+                return Err(Error::NoAnswer { pid: self.pid, what: "a request (its worker is gone)" });
+            }
+        }
+    }
+
+    /// Creates a memfd of that name in the worker and fills and seals it from here.
+    ///
+    /// # Errors
+    /// As [`Channel::request`], or when the file cannot be written.
+    pub fn code_file(&mut self, target: &Target, name: &str, content: &[u8]) -> Result<(), RequestError> {
+        let mut payload = name.as_bytes().to_vec();
+        payload.push(0);
+        let fd = self.request(target, op::CODE_FILE, [0; 4], &payload)?[0];
+        let write = || -> io::Result<()> {
+            let file = OpenOptions::new().read(true).write(true).open(format!("{}/fd/{fd}", self.task))?;
+            std::os::unix::fs::FileExt::write_all_at(&file, content, 0)?;
+            seal::seal_contents(&file)
+        };
+        write().map_err(|source| {
+            let what = format!("cannot fill the code file in process {}", self.pid);
+            RequestError::Lost(Error::Io { what, source })
+        })
+    }
+
+    /// Says good-bye; the worker exits.
+    pub fn close(mut self, target: &Target) {
+        // Nothing depends on the answer: an unheard good-bye is noticed by the lost lock.
+        let _ = self.request(target, op::BYE, [0; 4], &[]);
+    }
+
+    fn grow(&mut self, needed: usize) -> io::Result<()> {
+        if needed <= self.len {
+            return Ok(());
+        }
+        let len = needed.next_multiple_of(1 << 20);
+        self.file.set_len(len as u64)?;
+        let map = map_shared(&self.file, len)?;
+        unmap(self.map, self.len);
+        (self.map, self.len) = (map, len);
+        Ok(())
+    }
+
+    fn word(&self, offset: usize) -> &AtomicU32 {
+        // SAFETY: page 0 is mapped for as long as `self` lives; the offset is that of an AtomicU32
+        // field of the header, whose alignment the contract asserts.
+        unsafe { self.map.add(offset).cast::<AtomicU32>().as_ref() }
+    }
+
+    fn header_field(&self, offset: usize) -> u64 {
+        // SAFETY: as in `word`; written once by the worker, read volatile until it shows.
+        unsafe { self.map.add(offset).cast::<u64>().as_ptr().read_volatile() }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        unmap(self.map, self.len);
+    }
+}
+
+fn map_shared(file: &File, len: usize) -> io::Result<NonNull<u8>> {
+    // SAFETY: a new mapping at an address the kernel chooses; the file is at least `len` long.
+    let map = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            len,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_SHARED,
+            file.as_raw_fd(),
+            0,
+        )
+    };
+    if map == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    NonNull::new(map.cast()).ok_or_else(|| io::Error::from_raw_os_error(libc::ENOMEM))
+}
+
+fn unmap(map: NonNull<u8>, len: usize) {
+    // SAFETY: `map` and `len` are those of one `map_shared`, and its owner gives it up.
+    unsafe {
+        libc::munmap(map.as_ptr().cast(), len);
+    }
+}
+
+/// Waits for the worker's channel and gives the worker's task directory and the descriptor number.
+fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String, u32), Error> {
+    let pid = target.pid();
+    let mut backoff = Backoff::default();
+    loop {
+        let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
+        let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
+        if !matches!(worker, 0 | u32::MAX)
+            && fd.cast_signed() >= 0
+            && let Some(task) = task_dir(pid, worker)
+        {
+            return Ok((task, fd));
+        }
+        if deadline.passed() {
+            return Err(Error::NoAnswer { pid, what: "its start" });
+        }
+        backoff.pause();
+    }
+}
+
+/// The worker's task directory. The worker knows its number in the target's own pid namespace only,
+/// so where that is not ours the directory is searched by the last `NSpid` value.
+pub fn task_dir(pid: i32, worker: u32) -> Option<String> {
+    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/pid")).ok();
+    if namespace("self") == namespace(&pid.to_string()) {
+        let task = format!("/proc/{pid}/task/{worker}");
+        return std::path::Path::new(&task).exists().then_some(task);
+    }
+    proc::threads(pid).ok()?.into_iter().map(|tid| format!("/proc/{pid}/task/{tid}")).find(|task| {
+        let status = std::fs::read_to_string(format!("{task}/status")).unwrap_or_default();
+        let own = status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
+        own.and_then(|n| n.parse().ok()) == Some(worker)
+    })
+}

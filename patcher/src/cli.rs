@@ -1,0 +1,189 @@
+//! The command line.
+
+use crate::target::select::Selection;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Live-patches running processes: replaces functions without restart and without stopping them.
+#[derive(Debug, Parser)]
+#[command(name = "suture", version, about, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit status:
+  0  done (processes that do not concern the patch are skipped with --name and --all)
+  1  refused or failed; the process is unchanged
+  2  wrong command line
+  4  several processes, and some of them failed";
+
+/// Sub-commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Enable a patch in running processes
+    Apply {
+        /// The patch: a shared object that exports suture_patch
+        patch: PathBuf,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        engine: Engine,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Disable a patch: the old functions are called again
+    Disable {
+        /// Name of the patch, or its file
+        patch: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show what is patched, and check that it still is
+    Status {
+        #[command(flatten)]
+        targets: OptionalTargets,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Dry run: whether a patch could be enabled, or what could be patched in a file
+    Check {
+        /// The patch
+        patch: Option<PathBuf>,
+        #[command(flatten)]
+        targets: OptionalTargets,
+        /// Count which functions of these files can be redirected, by class and by reason
+        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["pid", "name", "all", "patch"])]
+        object: Vec<PathBuf>,
+        #[command(flatten)]
+        engine: Engine,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Describe a patch file
+    Info {
+        /// The patch
+        patch: PathBuf,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Show the event log of a process
+    Log {
+        /// Process id
+        #[arg(long, value_name = "N")]
+        pid: i32,
+        /// Keep waiting for further events
+        #[arg(long)]
+        follow: bool,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// The processes a command works on; one kind must be given.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct Targets {
+    /// These processes
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Every process of that name
+    #[arg(long, value_name = "COMM")]
+    name: Option<String>,
+    /// Every process with the runtime in it
+    #[arg(long)]
+    all: bool,
+}
+
+/// As [`Targets`], all processes when none is given.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct OptionalTargets {
+    /// These processes
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Every process of that name
+    #[arg(long, value_name = "COMM")]
+    name: Option<String>,
+    /// Every process with the runtime in it
+    #[arg(long)]
+    all: bool,
+}
+
+/// How functions may be redirected.
+#[derive(Args, Debug)]
+pub struct Engine {
+    /// Redirect classes that may be used, in any order
+    #[arg(long, value_name = "LETTERS", default_value = "PSAJ", value_parser = classes)]
+    pub classes: String,
+}
+
+/// How results are shown.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Output {
+    /// Print one JSON document (schema 1)
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn classes(text: &str) -> Result<String, String> {
+    let upper = text.to_ascii_uppercase();
+    if !upper.is_empty() && upper.chars().all(|c| "PSAJ".contains(c)) {
+        Ok(upper)
+    } else {
+        Err("give some of the letters P, S, A, J".into())
+    }
+}
+
+fn selection(pid: &[i32], name: Option<&String>, all: bool) -> Option<Selection> {
+    match (pid, name, all) {
+        ([], None, false) => None,
+        ([], None, true) => Some(Selection::All),
+        ([], Some(name), _) => Some(Selection::Name(name.clone())),
+        (pids, ..) => Some(Selection::Pids(pids.to_vec())),
+    }
+}
+
+impl Targets {
+    /// What was selected.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        selection(&self.pid, self.name.as_ref(), self.all).unwrap_or(Selection::All)
+    }
+}
+
+impl OptionalTargets {
+    /// What was selected, if anything.
+    #[must_use]
+    pub fn selection(&self) -> Option<Selection> {
+        selection(&self.pid, self.name.as_ref(), self.all)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exactly_one_kind_of_target_is_asked_for() {
+        let parse = |args: &[&str]| Cli::try_parse_from([&["suture"], args].concat());
+        assert!(parse(&["apply", "x.so"]).is_err());
+        assert!(parse(&["apply", "x.so", "--pid", "1", "--all"]).is_err());
+        assert!(parse(&["apply", "x.so", "--pid", "0"]).is_err());
+        assert!(parse(&["apply", "x.so", "--pid", "1", "--classes", "Q"]).is_err());
+        let Command::Apply { targets, .. } = parse(&["apply", "x.so", "--pid", "7", "8"]).unwrap().command else {
+            panic!("not apply");
+        };
+        assert_eq!(targets.selection(), Selection::Pids(vec![7, 8]));
+    }
+}

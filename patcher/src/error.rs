@@ -1,0 +1,356 @@
+//! Every way a command can fail: what was refused, why, and what to do.
+//!
+//! The message says the first two, [`Error::hint`] the third, [`Error::exit_code`] is the contract
+//! with scripts.
+
+use crate::target::Target;
+use std::io;
+use suture_elf::{ElfError, MemoryError};
+use thiserror::Error;
+
+/// Exit status: all done.
+pub const EXIT_DONE: u8 = 0;
+/// Exit status: refused or failed; the target is unchanged.
+pub const EXIT_REFUSED: u8 = 1;
+/// Exit status: the command line is wrong.
+pub const EXIT_USAGE: u8 = 2;
+/// Exit status: several processes, and some of them failed.
+pub const EXIT_PARTLY: u8 = 4;
+
+/// A failed command on one process or one file.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// No such process.
+    #[error("no process has the id {pid}")]
+    NoProcess {
+        /// Process id.
+        pid: i32,
+    },
+    /// No process of that name.
+    #[error("no process is named {name}")]
+    NoProcessNamed {
+        /// Name as given.
+        name: String,
+    },
+    /// It ended, or another program took its place, in the middle.
+    #[error("process {pid} ended")]
+    Vanished {
+        /// Process id.
+        pid: i32,
+    },
+    /// The kernel does not let us.
+    #[error("not permitted to patch process {pid} (user {owner}): {why}")]
+    NotPermitted {
+        /// Process id.
+        pid: i32,
+        /// Its user, if known.
+        owner: String,
+        /// The rule that forbids it.
+        why: String,
+    },
+    /// Another tracer is attached.
+    #[error("process {pid} is being traced by {by} (process {tracer})")]
+    Traced {
+        /// Process id.
+        pid: i32,
+        /// The tracer's process id.
+        tracer: i32,
+        /// Its name.
+        by: String,
+    },
+    /// It is stopped by job control.
+    #[error("process {pid} is stopped (signal {signal})")]
+    Stopped {
+        /// Process id.
+        pid: i32,
+        /// The stop signal.
+        signal: i32,
+    },
+    /// No runtime.
+    #[error("process {pid} was started without the runtime")]
+    NotPrepared {
+        /// Process id.
+        pid: i32,
+    },
+    /// The constructor did not run yet.
+    #[error("process {pid} is still starting: its runtime is not ready")]
+    NotReady {
+        /// Process id.
+        pid: i32,
+    },
+    /// Another version of the contract.
+    #[error("process {pid} has a runtime of ABI {theirs}, this command speaks ABI {ours}")]
+    AbiMismatch {
+        /// Process id.
+        pid: i32,
+        /// The runtime's.
+        theirs: u32,
+        /// Ours.
+        ours: u32,
+    },
+    /// Another command is at work.
+    #[error("another suture command is at work in process {pid}")]
+    Busy {
+        /// Process id.
+        pid: i32,
+    },
+    /// `suture set hooking 0`.
+    #[error("patching is switched off in process {pid}")]
+    HookingOff {
+        /// Process id.
+        pid: i32,
+    },
+    /// Shadow stacks forbid the doorbell's return.
+    #[error("process {pid} uses a shadow stack, which the entry into it does not support yet")]
+    ShadowStack {
+        /// Process id.
+        pid: i32,
+    },
+    /// No thread could be used.
+    #[error("no thread of process {pid} could be borrowed ({tries} tries)")]
+    Unreachable {
+        /// Process id.
+        pid: i32,
+        /// Threads that were stopped and let go unused.
+        tries: u32,
+    },
+    /// The kernel makes no thread there.
+    #[error("no thread can be made in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
+    NoThread {
+        /// Process id.
+        pid: i32,
+        /// errno of clone.
+        errno: i32,
+    },
+    /// The worker is silent.
+    #[error("the worker in process {pid} did not answer {what}")]
+    NoAnswer {
+        /// Process id.
+        pid: i32,
+        /// To what.
+        what: &'static str,
+    },
+    /// The worker said no.
+    #[error("process {pid}: {step} was refused: {what}")]
+    Worker {
+        /// Process id.
+        pid: i32,
+        /// Which step.
+        step: &'static str,
+        /// Its reason.
+        what: String,
+    },
+    /// Something in the target does not make sense.
+    #[error("cannot make sense of process {pid}: {what}")]
+    Unreadable {
+        /// Process id.
+        pid: i32,
+        /// What.
+        what: String,
+    },
+    /// The patch file or an object of the target.
+    #[error(transparent)]
+    Elf(#[from] ElfError),
+    /// The patch cannot be linked into the process, or is malformed.
+    #[error("{what}")]
+    Patch {
+        /// What and why.
+        what: String,
+        /// errno the control API gives for it.
+        errno: &'static str,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A function cannot be redirected.
+    #[error("{what}")]
+    Redirect {
+        /// What and why, one line per function.
+        what: String,
+    },
+    /// The patch is there already.
+    #[error("patch {name} is already enabled in process {pid}")]
+    AlreadyEnabled {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+    },
+    /// The patch is not there.
+    #[error("patch {name} is not enabled in process {pid}")]
+    NotEnabled {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+    },
+    /// Bytes at a site are somebody else's.
+    #[error("{function}: the bytes at {addr:#x} are not the file's: {found} instead of {expected} ({whose})")]
+    Foreign {
+        /// Function.
+        function: String,
+        /// Address.
+        addr: u64,
+        /// Live bytes.
+        found: String,
+        /// The file's bytes.
+        expected: String,
+        /// Who it may be.
+        whose: String,
+    },
+    /// Code could not be written.
+    #[error("cannot write code of process {pid} at {addr:#x}: {source}")]
+    Store {
+        /// Process id.
+        pid: i32,
+        /// Address.
+        addr: u64,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Ctrl-C before the point of no return.
+    #[error("interrupted; process {pid} is unchanged")]
+    Interrupted {
+        /// Process id.
+        pid: i32,
+    },
+    /// The process changed under every plan.
+    #[error("process {pid} changed its memory map under {tries} plans in a row")]
+    MovingTarget {
+        /// Process id.
+        pid: i32,
+        /// Plans made.
+        tries: u32,
+    },
+    /// Our own side.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was tried.
+        what: String,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl Error {
+    /// A failed look at `/proc/PID`.
+    #[must_use]
+    pub fn from_proc(pid: i32, source: &io::Error) -> Self {
+        match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH) => {
+                if std::path::Path::new(&format!("/proc/{pid}/stat")).exists() {
+                    Self::Vanished { pid }
+                } else {
+                    Self::NoProcess { pid }
+                }
+            }
+            Some(libc::EACCES | libc::EPERM) => Self::not_permitted(pid),
+            _ => Self::Io { what: format!("cannot look at process {pid}"), source: clone_io(source) },
+        }
+    }
+
+    /// A failed read of the target's memory.
+    #[must_use]
+    pub fn from_memory(target: &Target, error: MemoryError) -> Self {
+        let pid = target.pid();
+        match target.still_there() {
+            Err(gone) => gone,
+            Ok(()) => Self::Unreadable { pid, what: error.to_string() },
+        }
+    }
+
+    /// A failed ptrace request.
+    #[must_use]
+    pub fn from_ptrace(target: &Target, source: &io::Error) -> Self {
+        let pid = target.pid();
+        if let Ok(facts) = crate::sys::proc::facts(pid)
+            && facts.tracer != 0
+        {
+            let by = crate::sys::proc::facts(facts.tracer).map_or_else(|_| "?".into(), |f| f.comm);
+            return Self::Traced { pid, tracer: facts.tracer, by };
+        }
+        Self::from_proc(pid, source)
+    }
+
+    fn not_permitted(pid: i32) -> Self {
+        let euid = crate::sys::proc::facts(pid).map(|f| f.euid);
+        // SAFETY: no arguments, no memory.
+        #[allow(unsafe_code)]
+        let own = unsafe { libc::geteuid() };
+        let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
+        let why = match (euid.as_ref().ok(), scope.trim()) {
+            (Some(&uid), _) if uid != own && own != 0 => "it belongs to another user".to_owned(),
+            (_, "1") => "kernel.yama.ptrace_scope is 1: only descendants may be traced".into(),
+            (_, "2") => "kernel.yama.ptrace_scope is 2: only an administrator may trace".into(),
+            (_, "3") => "kernel.yama.ptrace_scope is 3: nobody may trace".into(),
+            _ => "the kernel refuses ptrace access (non-dumpable process, or missing CAP_SYS_PTRACE)".into(),
+        };
+        let owner = euid.map_or_else(|_| "unknown".into(), |uid| uid.to_string());
+        Self::NotPermitted { pid, owner, why }
+    }
+
+    /// What the user can do about it.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NoProcess { .. } | Self::NoProcessNamed { .. } => {
+                "list processes with: suture status --all".into()
+            }
+            Self::NotPermitted { .. } => "run the command as root, or as the process's user".into(),
+            Self::Traced { by, .. } => format!("detach {by} and try again"),
+            Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
+            Self::NotPrepared { .. } => {
+                "start the program with LD_PRELOAD=/path/to/libsuture.so".into()
+            }
+            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } => "try again in a moment".into(),
+            Self::AbiMismatch { .. } => "use the suture command that came with that runtime".into(),
+            Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
+            Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
+                "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
+            }
+            Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
+            Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
+            Self::Foreign { .. } => {
+                "remove the breakpoint, probe or other hook that stands there and try again".into()
+            }
+            Self::Patch { hint, .. } => return hint.clone(),
+            Self::Elf(ElfError::NotElf { .. }) => {
+                "a patch is a shared object: cc -O2 -fPIC -shared -nostartfiles fix.c -o fix.so".into()
+            }
+            _ => return None,
+        })
+    }
+
+    /// Name of the errno the kernel's livepatch would give (semantics.md, section 2), for `--json`.
+    #[must_use]
+    pub fn errno(&self) -> &'static str {
+        match self {
+            Self::NoProcess { .. } | Self::NoProcessNamed { .. } | Self::Vanished { .. } => "ESRCH",
+            Self::NotPermitted { .. } => "EPERM",
+            Self::Traced { .. }
+            | Self::Stopped { .. }
+            | Self::Busy { .. }
+            | Self::HookingOff { .. }
+            | Self::Foreign { .. }
+            | Self::MovingTarget { .. } => "EBUSY",
+            Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
+            Self::NoThread { .. } => "EAGAIN",
+            Self::NotEnabled { .. } => "ENOENT",
+            Self::Patch { errno, .. } => errno,
+            Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
+            Self::Interrupted { .. } => "EINTR",
+            Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",
+            Self::ShadowStack { .. } => "ENOSYS",
+            Self::Worker { .. } | Self::Unreadable { .. } | Self::Store { .. } | Self::Io { .. } => "EIO",
+        }
+    }
+
+    /// Exit status of a command that failed with this on its only process.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        EXIT_REFUSED
+    }
+}
+
+fn clone_io(e: &io::Error) -> io::Error {
+    e.raw_os_error().map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error)
+}

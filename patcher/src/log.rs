@@ -1,0 +1,66 @@
+//! The event log, read from outside.
+
+use crate::error::Error;
+use crate::target::{Target, books, runtime};
+use serde::Serialize;
+use suture_abi::event::{Event, word};
+
+/// One event, in words.
+#[derive(Clone, Debug, Serialize)]
+pub struct EventText {
+    /// 1-based number since the process started.
+    pub number: u64,
+    /// Nanoseconds since 1970.
+    pub time_ns: u64,
+    /// Event word of the conformance scenarios.
+    pub event: &'static str,
+    /// Patch it is about.
+    pub patch: String,
+    /// Thread that wrote it.
+    pub tid: u32,
+    /// Address, errno or another number that goes with the word.
+    pub value: u64,
+}
+
+impl From<Event> for EventText {
+    fn from(event: Event) -> Self {
+        let end = event.name.iter().position(|&b| b == 0).unwrap_or(event.name.len());
+        Self {
+            number: event.number,
+            time_ns: event.time_ns,
+            event: spelling(event.word),
+            patch: String::from_utf8_lossy(&event.name[..end]).into_owned(),
+            tid: event.tid,
+            value: event.value,
+        }
+    }
+}
+
+fn spelling(number: u32) -> &'static str {
+    match number {
+        word::ENABLE => "enable",
+        word::INIT_PATCH => "init+",
+        word::START_PATCH => "start+",
+        word::COMPLETING_PATCH => "completing+",
+        word::DONE_PATCH => "done+",
+        word::INIT_UNPATCH => "init-",
+        word::START_UNPATCH => "start-",
+        word::COMPLETING_UNPATCH => "completing-",
+        word::DONE_UNPATCH => "done-",
+        word::FAIL => "fail",
+        word::CANCEL => "cancel",
+        word::GONE => "gone",
+        word::SITE_LOST => "site-lost",
+        word::ROLLED_BACK => "rolled-back",
+        _ => "unknown",
+    }
+}
+
+/// Reads the events after number `after`.
+///
+/// # Errors
+/// No process, no rights, no runtime.
+pub fn read(target: &Target, after: u64) -> Result<Vec<EventText>, Error> {
+    let block = runtime::find_block(target, &target.maps()?)?;
+    Ok(books::events(target, block, after)?.into_iter().map(EventText::from).collect())
+}

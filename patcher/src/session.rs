@@ -1,0 +1,153 @@
+//! A session: a living worker, an open channel, and the books as they are now.
+
+use crate::channel::{Channel, Refusal, RequestError, Results, task_dir};
+use crate::doorbell::{self, Ring};
+use crate::error::Error;
+use crate::sys::time::{Backoff, Deadline};
+use crate::target::{Target, books, runtime};
+use std::mem::offset_of;
+use std::time::Duration;
+use suture_abi::block::RuntimeBlock;
+use suture_abi::channel::{error, op};
+use suture_elf::Addr;
+
+/// How long getting a worker may take: the thread that is stopped may have to wait for a processor.
+const START: Duration = Duration::from_secs(10);
+
+/// A session with one target. Ends with [`Session::close`]; dropped without it (an error, Ctrl-C),
+/// the worker notices the lost lock and rolls back what was not finished.
+#[derive(Debug)]
+pub struct Session<'t> {
+    /// The process.
+    pub target: &'t Target,
+    /// Address of the runtime's block.
+    pub block: Addr,
+    /// What ringing the doorbell cost.
+    pub ring: Ring,
+    channel: Channel,
+}
+
+impl<'t> Session<'t> {
+    /// Rings the doorbell and opens the channel.
+    ///
+    /// # Errors
+    /// See [`doorbell::ring`] and [`Channel::open`].
+    pub fn open(target: &'t Target) -> Result<Self, Error> {
+        let block = runtime::find_block(target, &target.maps()?)?;
+        let deadline = Deadline::after(START);
+        await_no_worker(target, block, Deadline::after(Duration::from_secs(3)))?;
+        let entry = books::read(target, block)?.doorbell;
+        let clone_errno = block + offset_of!(RuntimeBlock, clone_errno) as u64;
+        target.memory.write(clone_errno, &[0; 4]).map_err(|e| Error::from_proc(target.pid(), &e))?;
+        let ring = doorbell::ring(target, block, entry, deadline)?;
+        let mut channel = Channel::open(target, block, deadline)?;
+        channel.request(target, op::HELLO, [0; 4], &[]).map_err(|e| explain(target, "hello", e))?;
+        Ok(Self { target, block, ring, channel })
+    }
+
+    /// Makes one request.
+    ///
+    /// # Errors
+    /// A refusal is returned as the inner `Err`, a lost worker as the outer.
+    pub fn request(
+        &mut self,
+        op: u32,
+        args: [u64; 4],
+        payload: &[u8],
+    ) -> Result<Result<Results, Refusal>, Error> {
+        match self.channel.request(self.target, op, args, payload) {
+            Ok(results) => Ok(Ok(results)),
+            Err(RequestError::Refused(refusal)) => Ok(Err(refusal)),
+            Err(RequestError::Lost(lost)) => Err(lost),
+        }
+    }
+
+    /// Makes one request that has no reason to be refused.
+    ///
+    /// # Errors
+    /// The refusal, put into words with `step`.
+    pub fn expect(&mut self, step: &'static str, op: u32, args: [u64; 4], payload: &[u8]) -> Result<Results, Error> {
+        self.channel.request(self.target, op, args, payload).map_err(|e| explain(self.target, step, e))
+    }
+
+    /// Creates, fills and seals the code file of the next batch.
+    ///
+    /// # Errors
+    /// When the worker cannot make it.
+    pub fn code_file(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
+        self.channel.code_file(self.target, name, content).map_err(|e| explain(self.target, "the code file", e))
+    }
+
+    /// A core-serialising barrier on every processor that runs the program.
+    ///
+    /// # Errors
+    /// When membarrier is not to be had.
+    pub fn sync(&mut self) -> Result<(), Error> {
+        self.expect("the barrier", op::SYNC, [0; 4], &[]).map(|_| ())
+    }
+
+    /// Ends the session and waits until the worker has left the process.
+    ///
+    /// # Errors
+    /// When the worker does not leave in time.
+    pub fn close(self) -> Result<(), Error> {
+        self.channel.close(self.target);
+        await_no_worker(self.target, self.block, Deadline::after(Duration::from_secs(5)))
+    }
+}
+
+/// Waits until no worker lives in the target, clearing the trace of one that never did (in a process
+/// forked while its parent had one).
+fn await_no_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(), Error> {
+    let pid = target.pid();
+    let mut backoff = Backoff::default();
+    loop {
+        let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
+        if worker == 0 {
+            return Ok(());
+        }
+        if worker != u32::MAX && task_dir(pid, worker).is_none()
+            || worker == u32::MAX && deadline.passed()
+        {
+            // The kernel clears the word when a worker ends, so a number without a thread was
+            // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
+            let none = [0; 4];
+            let at = block + offset_of!(RuntimeBlock, worker) as u64;
+            target.memory.write(at, &none).map_err(|e| Error::from_proc(pid, &e))?;
+            let no_channel = block + offset_of!(RuntimeBlock, channel_fd) as u64;
+            let minus_one = u32::MAX.to_le_bytes();
+            return target.memory.write(no_channel, &minus_one).map_err(|e| Error::from_proc(pid, &e));
+        }
+        if deadline.passed() {
+            return Err(Error::Busy { pid });
+        }
+        backoff.pause();
+    }
+}
+
+/// Puts a refusal of the worker into words.
+pub fn explain(target: &Target, step: &'static str, error: RequestError) -> Error {
+    match error {
+        RequestError::Lost(lost) => lost,
+        RequestError::Refused(refusal) => Error::Worker { pid: target.pid(), step, what: words(refusal) },
+    }
+}
+
+fn words(Refusal { code, errno, results }: Refusal) -> String {
+    let os = std::io::Error::from_raw_os_error(errno);
+    match code {
+        error::MALFORMED => format!("the message is malformed at byte {}", results[0]),
+        error::STALE => "the process's patches changed meanwhile".into(),
+        error::MAP => format!("cannot map {} bytes at {:#x}: {os}", results[1], results[0]),
+        error::PROTECT => format!("cannot protect {} bytes at {:#x}: {os}", results[1], results[0]),
+        error::NO_MEMORY => "no memory is to be had in the process".into(),
+        error::NO_ENTRY => format!("no entry {}", results[0]),
+        error::BYTES => format!("unexpected bytes {:#x} at {:#x} (site {})", results[2], results[1], results[0]),
+        error::BARRIER => format!("membarrier failed: {os}"),
+        error::STATE => format!("the patch is in state {}", results[0]),
+        error::OBJECT => format!("object {} is not where it was", results[0]),
+        error::UNKNOWN_OP => "the runtime does not know the operation".into(),
+        error::DESCRIPTOR => format!("no descriptor is to be had: {os}"),
+        other => format!("error {other}"),
+    }
+}

@@ -1,0 +1,166 @@
+//! What is patched in a process, and whether it still is.
+//!
+//! Read wholly from outside: books by `process_vm_readv`, then every site's bytes (the verify pass:
+//! a probe that was put on a site and taken away again, or `madvise`, undoes a store silently).
+
+use crate::description::Description;
+use crate::error::Error;
+use crate::stores::{self, Live};
+use crate::target::{Target, books, runtime};
+use serde::Serialize;
+use suture_abi::block::{PATCH_ENABLED, SITE_ARMED, SiteRow};
+use suture_elf::demangle;
+
+/// Status of one process.
+#[derive(Clone, Debug, Serialize)]
+pub struct ProcessStatus {
+    /// Process id.
+    pub pid: i32,
+    /// Its name.
+    pub comm: String,
+    /// Threads, as the kernel counts them.
+    pub threads: u64,
+    /// Version of the runtime in it.
+    pub runtime: String,
+    /// Changes made to the books so far.
+    pub generation: u64,
+    /// Whether a worker is in the process right now.
+    pub worker: bool,
+    /// Patches, oldest first.
+    pub patches: Vec<PatchStatus>,
+    /// Redirections the runtime needs for itself.
+    pub hooks: Vec<FunctionStatus>,
+    /// Images of disabled patches that are still mapped.
+    pub images_left: usize,
+    /// Bytes mapped for patches.
+    pub mapped_bytes: u64,
+    /// Sites whose bytes are no longer ours although a function is on them.
+    pub sites_lost: usize,
+}
+
+/// Status of one patch.
+#[derive(Clone, Debug, Serialize)]
+pub struct PatchStatus {
+    /// Name.
+    pub name: String,
+    /// Number in the process.
+    pub id: u32,
+    /// Position in the list of patches, from 1.
+    pub stack_order: usize,
+    /// All slots are on its functions.
+    pub enabled: bool,
+    /// Nanoseconds since 1970 of the last change of state.
+    pub since_ns: u64,
+    /// File it came from.
+    pub file: Option<String>,
+    /// Build-id of that file.
+    pub build_id: Option<String>,
+    /// Its functions.
+    pub functions: Vec<FunctionStatus>,
+    /// Objects it names that were not loaded when it was applied.
+    pub objects_absent: Vec<String>,
+    /// Command for gdb to read the patch's symbols with line numbers.
+    pub gdb: Option<String>,
+}
+
+/// Status of one redirected function.
+#[derive(Clone, Debug, Serialize)]
+pub struct FunctionStatus {
+    /// Name, demangled.
+    pub name: String,
+    /// Object it is in.
+    pub object: String,
+    /// Redirect class letter.
+    pub class: char,
+    /// Entry of the old function.
+    pub old: u64,
+    /// Entry of the new function.
+    pub new: u64,
+    /// `armed`, `lost` (the bytes are the file's again) or `foreign` (somebody else's).
+    pub site: &'static str,
+}
+
+/// Reads the status of one process.
+///
+/// # Errors
+/// No process, no rights, no runtime.
+pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
+    let block = runtime::find_block(target, &target.maps()?)?;
+    let books = books::read(target, block)?;
+    let mut lost = 0;
+    for site in books.sites.iter().filter(|s| s.depth > 0 && s.state == SITE_ARMED) {
+        lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
+    }
+    let mut patches = Vec::new();
+    for (index, patch) in books.patches.iter().enumerate() {
+        let description = Description::from_bytes(&patch.description).unwrap_or_default();
+        let image = books.images.iter().find(|i| i.id == patch.row.image);
+        let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
+        let mut functions = Vec::new();
+        for func in books.funcs_of(patch.row.id) {
+            let Some(site) = books.site(func.site) else { continue };
+            let (name, object) = names(&description, site.plan.entry);
+            functions.push(function_status(target, site, name, object, func.plan.new_func)?);
+        }
+        let absent = description.objects.iter().filter(|o| o.path.is_none());
+        patches.push(PatchStatus {
+            name: patch.name.clone(),
+            id: patch.row.id,
+            stack_order: index + 1,
+            enabled: patch.row.state == PATCH_ENABLED,
+            since_ns: patch.row.time_ns,
+            objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
+            file: Some(description.file).filter(|f| !f.is_empty()),
+            build_id: description.build_id,
+            functions,
+            gdb,
+        });
+    }
+    let mut hooks = Vec::new();
+    for func in books.funcs_of(0) {
+        let Some(site) = books.site(func.site) else { continue };
+        let name = match func.plan.hook {
+            suture_abi::batch::HOOK_DL_FIND_OBJECT => "_dl_find_object",
+            _ => "dl_iterate_phdr",
+        };
+        hooks.push(function_status(target, site, name.into(), "loader".into(), func.plan.new_func)?);
+    }
+    Ok(ProcessStatus {
+        pid: target.pid(),
+        comm: target.facts.comm.clone(),
+        threads: target.facts.threads,
+        runtime: books.version.clone(),
+        generation: books.generation,
+        worker: books.worker != 0,
+        images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
+        mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
+        sites_lost: lost,
+        patches,
+        hooks,
+    })
+}
+
+fn names(description: &Description, entry: u64) -> (String, String) {
+    for object in &description.objects {
+        if let Some(function) = object.functions.iter().find(|f| f.old == entry) {
+            let object = object.name.clone().unwrap_or_else(|| "main".into());
+            return (demangle(&function.name), object);
+        }
+    }
+    (format!("{entry:#x}"), "?".into())
+}
+
+fn function_status(
+    target: &Target,
+    site: &SiteRow,
+    name: String,
+    object: String,
+    new: u64,
+) -> Result<FunctionStatus, Error> {
+    let state = match stores::look(target, &site.plan)? {
+        Live::Armed => "armed",
+        Live::Original => "lost",
+        Live::Foreign(_) => "foreign",
+    };
+    Ok(FunctionStatus { name, object, class: char::from(site.plan.class), old: site.plan.entry, new, site: state })
+}

@@ -1,0 +1,8 @@
+//! The command's system calls. Nothing outside this folder calls the kernel in unsafe ways.
+
+pub mod futex;
+pub mod memory;
+pub mod proc;
+pub mod ptrace;
+pub mod seal;
+pub mod time;

@@ -1,0 +1,224 @@
+//! The runtime's books, read from outside without stopping anything.
+
+use super::Target;
+use crate::error::Error;
+use crate::sys::time::{Backoff, Deadline};
+use std::mem::{MaybeUninit, offset_of};
+use std::time::Duration;
+use suture_abi::block::{FuncRow, ImageRow, MappingRow, PatchRow, Rows, RuntimeBlock, SiteRow};
+use suture_abi::event::{EVENT_RING_LEN, Event};
+use suture_elf::{Addr, Memory};
+
+/// Plain data of the contract: any bytes are a valid value.
+///
+/// # Safety
+/// Only for `repr(C)` types without padding-dependent meaning, references or niches.
+#[allow(unsafe_code)]
+unsafe trait Plain: Copy {}
+#[allow(unsafe_code)]
+// SAFETY: integers and arrays of integers only.
+unsafe impl Plain for PatchRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers and arrays of integers only.
+unsafe impl Plain for SiteRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for FuncRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for ImageRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for MappingRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers and arrays of integers only.
+unsafe impl Plain for Event {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for Rows {}
+
+/// A listed patch with the description its command left.
+#[derive(Clone, Debug)]
+pub struct PatchEntry {
+    /// The row.
+    pub row: PatchRow,
+    /// Name.
+    pub name: String,
+    /// The description blob, as the command that applied it wrote it.
+    pub description: Vec<u8>,
+}
+
+/// One consistent copy of the books.
+#[derive(Clone, Debug, Default)]
+pub struct Books {
+    /// Version of the runtime.
+    pub version: String,
+    /// Generation the copy belongs to.
+    pub generation: u64,
+    /// Entry of the doorbell.
+    pub doorbell: u64,
+    /// errno of the membarrier registration.
+    pub membarrier_errno: u32,
+    /// Worker word: 0 none, `u32::MAX` being made, else its id.
+    pub worker: u32,
+    /// Patches in list order.
+    pub patches: Vec<PatchEntry>,
+    /// Sites.
+    pub sites: Vec<SiteRow>,
+    /// Functions.
+    pub funcs: Vec<FuncRow>,
+    /// Images.
+    pub images: Vec<ImageRow>,
+    /// Mappings.
+    pub mappings: Vec<MappingRow>,
+    /// Enabling is switched off.
+    pub hooking_off: bool,
+}
+
+impl Books {
+    /// The listed patch of that name.
+    #[must_use]
+    pub fn patch(&self, name: &str) -> Option<&PatchEntry> {
+        self.patches.iter().find(|p| p.name == name)
+    }
+
+    /// Functions of a patch.
+    pub fn funcs_of(&self, patch: u32) -> impl Iterator<Item = &FuncRow> {
+        self.funcs.iter().filter(move |f| f.patch == patch)
+    }
+
+    /// A site by its id.
+    #[must_use]
+    pub fn site(&self, id: u32) -> Option<&SiteRow> {
+        self.sites.iter().find(|s| s.id == id)
+    }
+}
+
+/// Most rows of one kind that are believed; more means the block is damaged.
+const MOST_ROWS: u32 = 1 << 20;
+
+/// Reads the books under the sequence lock.
+///
+/// # Errors
+/// When the process is gone, or the lock never comes to rest.
+pub fn read(target: &Target, block: Addr) -> Result<Books, Error> {
+    let deadline = Deadline::after(Duration::from_secs(2));
+    let mut backoff = Backoff::default();
+    loop {
+        let before = word(target, block, offset_of!(RuntimeBlock, rows_seq))?;
+        // An odd number with no worker is a process forked in mid-publication: its pointers each
+        // name a complete array (abi::block), so they are taken as they are.
+        let worker = word(target, block, offset_of!(RuntimeBlock, worker))?;
+        if before.is_multiple_of(2) || worker == 0 {
+            let books = read_once(target, block);
+            let after = word(target, block, offset_of!(RuntimeBlock, rows_seq))?;
+            if before == after {
+                return books;
+            }
+        }
+        if deadline.passed() {
+            return Err(Error::Unreadable {
+                pid: target.pid(),
+                what: "the runtime's books do not come to rest".into(),
+            });
+        }
+        backoff.pause();
+    }
+}
+
+fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
+    let version = target.memory.read_vec(block + offset_of!(RuntimeBlock, version) as u64, 16);
+    let version = version.map_err(|e| Error::from_memory(target, e))?;
+    let rows = |offset: usize| plain::<Rows>(target, block + offset as u64);
+    let patches: Vec<PatchRow> = table(target, rows(offset_of!(RuntimeBlock, patches))?)?;
+    let patches = patches.into_iter().map(|row| {
+        let length = usize::try_from(row.description_len.min(1 << 24)).unwrap_or(0);
+        let description = target.memory.read_vec(Addr(row.description), length);
+        Ok(PatchEntry {
+            row,
+            name: text(&row.name),
+            description: description.map_err(|e| Error::from_memory(target, e))?,
+        })
+    });
+    Ok(Books {
+        version: text(&version),
+        generation: quad(target, block, offset_of!(RuntimeBlock, generation))?,
+        doorbell: quad(target, block, offset_of!(RuntimeBlock, doorbell_entry))?,
+        membarrier_errno: word(target, block, offset_of!(RuntimeBlock, membarrier_errno))?,
+        worker: word(target, block, offset_of!(RuntimeBlock, worker))?,
+        patches: patches.collect::<Result<_, Error>>()?,
+        sites: table(target, rows(offset_of!(RuntimeBlock, sites))?)?,
+        funcs: table(target, rows(offset_of!(RuntimeBlock, funcs))?)?,
+        images: table(target, rows(offset_of!(RuntimeBlock, images))?)?,
+        mappings: table(target, rows(offset_of!(RuntimeBlock, mappings))?)?,
+        hooking_off: word(target, block, offset_of!(RuntimeBlock, hooking_off))? != 0,
+    })
+}
+
+/// Reads the events that are still in the ring, oldest first, leaving out numbers up to `after`.
+///
+/// # Errors
+/// When the process is gone.
+pub fn events(target: &Target, block: Addr, after: u64) -> Result<Vec<Event>, Error> {
+    let count = quad(target, block, offset_of!(RuntimeBlock, event_count))?;
+    let ring = quad(target, block, offset_of!(RuntimeBlock, events))?;
+    let length = EVENT_RING_LEN as u64;
+    let first = after.max(count.saturating_sub(length));
+    let mut events = Vec::new();
+    for number in first..count {
+        let event: Event = plain(target, Addr(ring) + (number % length) * size_of::<Event>() as u64)?;
+        // A record that is being overwritten carries another number, or 0.
+        if event.number == number + 1 {
+            events.push(event);
+        }
+    }
+    Ok(events)
+}
+
+/// Reads one word of the block.
+///
+/// # Errors
+/// When the process is gone.
+pub fn word(target: &Target, block: Addr, offset: usize) -> Result<u32, Error> {
+    let mut bytes = [0; 4];
+    target.memory.read(block + offset as u64, &mut bytes).map_err(|e| Error::from_memory(target, e))?;
+    Ok(u32::from_le_bytes(bytes))
+}
+
+fn quad(target: &Target, block: Addr, offset: usize) -> Result<u64, Error> {
+    target.memory.read_u64(block + offset as u64).map_err(|e| Error::from_memory(target, e))
+}
+
+fn text(bytes: &[u8]) -> String {
+    let end = bytes.iter().position(|&b| b == 0).unwrap_or(bytes.len());
+    String::from_utf8_lossy(&bytes[..end]).into_owned()
+}
+
+fn table<T: Plain>(target: &Target, rows: Rows) -> Result<Vec<T>, Error> {
+    if rows.count == 0 {
+        return Ok(Vec::new());
+    }
+    if rows.row_size as usize != size_of::<T>() || rows.count > MOST_ROWS {
+        return Err(Error::Unreadable { pid: target.pid(), what: "the runtime's books are damaged".into() });
+    }
+    let bytes = target.memory.read_vec(Addr(rows.addr), rows.count as usize * size_of::<T>());
+    let bytes = bytes.map_err(|e| Error::from_memory(target, e))?;
+    Ok(bytes.chunks_exact(size_of::<T>()).map(from_bytes).collect())
+}
+
+fn plain<T: Plain>(target: &Target, addr: Addr) -> Result<T, Error> {
+    let bytes = target.memory.read_vec(addr, size_of::<T>());
+    Ok(from_bytes(&bytes.map_err(|e| Error::from_memory(target, e))?))
+}
+
+#[allow(unsafe_code)]
+fn from_bytes<T: Plain>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>());
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the destination is `size_of::<T>()` bytes, as just asserted of the source; `Plain`
+    // says that any bytes are a valid `T`.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), value.as_mut_ptr().cast(), bytes.len());
+        value.assume_init()
+    }
+}

@@ -1,0 +1,68 @@
+//! A process the command works on.
+
+pub mod books;
+pub mod runtime;
+pub mod select;
+
+use crate::error::Error;
+use crate::sys::memory::ProcessMemory;
+use crate::sys::proc::{self, ProcessFacts};
+use suture_elf::MapsSnapshot;
+
+/// One process, opened for reading and writing its memory.
+#[derive(Debug)]
+pub struct Target {
+    /// What `/proc` said when it was opened.
+    pub facts: ProcessFacts,
+    /// Its memory.
+    pub memory: ProcessMemory,
+}
+
+impl Target {
+    /// Opens a process.
+    ///
+    /// # Errors
+    /// No such process, a zombie, no rights, another tracer.
+    pub fn open(pid: i32) -> Result<Self, Error> {
+        let facts = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        if facts.state == 'Z' && proc::threads(pid).map_or(0, |t| t.len()) <= 1 {
+            return Err(Error::Vanished { pid });
+        }
+        if facts.tracer != 0 && facts.tracer != std::process::id().cast_signed() {
+            let by = proc::facts(facts.tracer).map_or_else(|_| "?".into(), |f| f.comm);
+            return Err(Error::Traced { pid, tracer: facts.tracer, by });
+        }
+        let memory = ProcessMemory::open(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        Ok(Self { facts, memory })
+    }
+
+    /// Process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.facts.pid
+    }
+
+    /// A fresh snapshot of the memory map.
+    ///
+    /// # Errors
+    /// When the process is gone or out of reach.
+    pub fn maps(&self) -> Result<MapsSnapshot, Error> {
+        let pid = self.pid();
+        let text = proc::maps(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        MapsSnapshot::parse(&text).map_err(|e| Error::Unreadable { pid, what: e.to_string() })
+    }
+
+    /// Whether the process is still the one that was opened.
+    ///
+    /// # Errors
+    /// [`Error::Vanished`] when it is not.
+    pub fn still_there(&self) -> Result<(), Error> {
+        let pid = self.pid();
+        match proc::facts(pid) {
+            Ok(now) if now.start_time == self.facts.start_time && now.state != 'Z' => Ok(()),
+            // A main thread that called pthread_exit is a zombie while the others live.
+            Ok(now) if now.start_time == self.facts.start_time && now.threads > 1 => Ok(()),
+            _ => Err(Error::Vanished { pid }),
+        }
+    }
+}

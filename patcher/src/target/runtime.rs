@@ -1,0 +1,87 @@
+//! Finding the runtime inside a process.
+//!
+//! The library is found by its file name in the memory map and read from memory, not from disk: the
+//! file may have been upgraded since.
+
+use super::Target;
+use crate::error::Error;
+use suture_abi::block::{BLOCK_MAGIC, RuntimeBlock};
+use suture_abi::{ABI_VERSION, BLOCK_SYMBOL, RUNTIME_SONAME};
+use suture_elf::{Addr, MapsSnapshot, Memory};
+
+const PT_DYNAMIC: u32 = 2;
+const DT_HASH: u64 = 4;
+const DT_STRTAB: u64 = 5;
+const DT_SYMTAB: u64 = 6;
+
+/// Finds the runtime's block and checks that both sides speak the same contract.
+///
+/// # Errors
+/// [`Error::NotPrepared`] when there is no runtime, [`Error::AbiMismatch`] when it is another one.
+pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
+    let pid = target.pid();
+    let bases = maps.regions.iter().filter(|r| r.offset == 0 && r.path.as_deref().is_some_and(is_runtime));
+    for region in bases {
+        let Some(block) = block_symbol(target, Addr(region.start)) else { continue };
+        let head = target.memory.read_vec(block, 16).map_err(|e| Error::from_memory(target, e))?;
+        let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let magic = u64::from(word(0)) | u64::from(word(4)) << 32;
+        if magic != BLOCK_MAGIC {
+            return Err(Error::NotReady { pid });
+        }
+        if word(8) != ABI_VERSION || word(12) as usize != size_of::<RuntimeBlock>() {
+            return Err(Error::AbiMismatch { pid, theirs: word(8), ours: ABI_VERSION });
+        }
+        return Ok(block);
+    }
+    Err(Error::NotPrepared { pid })
+}
+
+/// Whether a mapped path is the runtime: its file name, or a memfd of that name.
+fn is_runtime(path: &str) -> bool {
+    let path = path.strip_suffix(" (deleted)").unwrap_or(path);
+    let name = path.rsplit('/').next().unwrap_or(path);
+    name.strip_prefix("memfd:").unwrap_or(name) == RUNTIME_SONAME
+}
+
+/// Looks the one exported symbol up in the library's own dynamic symbol table.
+fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
+    let memory = &target.memory;
+    let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
+    let quad = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
+    let header = memory.read_vec(base, 64).ok()?;
+    if !header.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let phdrs = memory.read_vec(base + quad(&header, 32), usize::from(half(&header, 56)) * 56).ok()?;
+    let dynamic = phdrs.chunks_exact(56).find(|p| u32::from_le_bytes([p[0], p[1], p[2], p[3]]) == PT_DYNAMIC)?;
+    let entries = memory.read_vec(base + quad(dynamic, 16), usize::try_from(quad(dynamic, 40)).ok()?.min(4096)).ok()?;
+    let value = |tag: u64| {
+        let entry = entries.chunks_exact(16).find(|e| quad(e, 0) == tag)?;
+        let value = quad(entry, 8);
+        // glibc adjusts these entries in memory, musl leaves the file's offsets.
+        Some(if value >= base.0 { Addr(value) } else { base + value })
+    };
+    let (symtab, strtab, hash) = (value(DT_SYMTAB)?, value(DT_STRTAB)?, value(DT_HASH)?);
+    let count = memory.read_u64(hash).ok()? >> 32;
+    (1..count.min(4096)).find_map(|i| {
+        let symbol = memory.read_vec(symtab + i * 24, 24).ok()?;
+        let name = u64::from(u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]));
+        let found = memory.read_cstr(strtab + name, 64).ok()?;
+        (found == BLOCK_SYMBOL && half(&symbol, 6) != 0).then(|| base + quad(&symbol, 8))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_runtime;
+
+    #[test]
+    fn the_runtime_is_known_by_its_file_name() {
+        assert!(is_runtime("/usr/lib/suture/libsuture.so"));
+        assert!(is_runtime("/usr/lib/suture/libsuture.so (deleted)"));
+        assert!(is_runtime("/memfd:libsuture.so (deleted)"));
+        assert!(!is_runtime("/usr/lib/libsuture.so.old"));
+        assert!(!is_runtime("[heap]"));
+    }
+}
