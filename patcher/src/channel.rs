@@ -20,8 +20,11 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use suture_abi::block::RuntimeBlock;
-use suture_abi::channel::{CHANNEL_MAGIC, Header, PAYLOAD_OFFSET, error, op};
+use suture_abi::channel::{CHANNEL_MAGIC, Header, MIN_SIZE, PAYLOAD_OFFSET, error, op};
 use suture_elf::Addr;
+
+/// Size the channel starts with.
+const INITIAL_SIZE: usize = 1 << 20;
 
 /// A worker's answer that is not an error.
 pub type Results = [u64; 4];
@@ -67,24 +70,33 @@ impl Channel {
     /// When the worker does not come up in time, or another command holds the channel.
     pub fn open(target: &Target, block: Addr, deadline: Deadline) -> Result<Self, Error> {
         let pid = target.pid();
-        let (task, fd) = await_fd(target, block, deadline)?;
-        let path = format!("{task}/fd/{fd}");
-        let file = OpenOptions::new().read(true).write(true).open(&path).map_err(|e| Error::from_proc(pid, &e))?;
-        seal::lock_exclusive(&file).map_err(|_| Error::Busy { pid })?;
-        let io = |e: io::Error| Error::Io { what: format!("cannot size the channel of process {pid}"), source: e };
-        let len = 1 << 20;
-        file.set_len(len as u64).map_err(io)?;
-        let map = map_shared(&file, len).map_err(io)?;
-        let channel = Self { file, map, len, task, pid };
-        let mut backoff = Backoff::default();
-        while channel.header_field(offset_of!(Header, magic)) != CHANNEL_MAGIC {
-            target.still_there()?;
-            if deadline.passed() {
-                return Err(Error::NoAnswer { pid, what: "its start" });
+        let (file, task) = loop {
+            let (task, fd) = await_fd(target, block, deadline)?;
+            let path = format!("{task}/fd/{fd}");
+            // The worker of the command before may have left between the two.
+            let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else {
+                target.still_there()?;
+                continue;
+            };
+            lock(&file, pid, deadline)?;
+            if await_fd(target, block, deadline)? == (task.clone(), fd) {
+                break (file, task);
             }
-            backoff.pause();
+        };
+        let io = |e: io::Error| Error::Io { what: format!("cannot size the channel of process {pid}"), source: e };
+        let len = INITIAL_SIZE.max(usize::try_from(MIN_SIZE).unwrap_or(0));
+        if file.metadata().map_err(io)?.len() < len as u64 {
+            file.set_len(len as u64).map_err(io)?;
         }
-        Ok(channel)
+        let map = map_shared(&file, len).map_err(io)?;
+        let mut channel = Self { file, map, len, task, pid };
+        channel
+            .request(target, op::HELLO, [0; 4], &[])
+            .map_err(|e| crate::session::explain(target, "the first request", e))?;
+        match channel.header_field(offset_of!(Header, magic)) {
+            CHANNEL_MAGIC => Ok(channel),
+            _ => Err(Error::Unreadable { pid, what: "the worker's channel is not one".into() }),
+        }
     }
 
     /// One request and its answer.
@@ -100,7 +112,10 @@ impl Channel {
     ) -> Result<Results, RequestError> {
         let needed = usize::try_from(PAYLOAD_OFFSET).unwrap_or(0) + payload.len();
         self.grow(needed).map_err(|source| {
-            RequestError::Lost(Error::Io { what: format!("cannot grow the channel of process {}", self.pid), source })
+            RequestError::Lost(Error::Io {
+                what: format!("cannot grow the channel of process {}", self.pid),
+                source,
+            })
         })?;
         let header = self.map.cast::<Header>();
         // SAFETY: the worker answered the last request (or none was made), so by the protocol fields
@@ -118,7 +133,11 @@ impl Channel {
         // SAFETY: `reply == request` was read with acquire: the answer's fields are ours again.
         let (code, errno, results) =
             unsafe { ((*header.as_ptr()).error, (*header.as_ptr()).errno, (*header.as_ptr()).results) };
-        if code == error::OK { Ok(results) } else { Err(RequestError::Refused(Refusal { code, errno, results })) }
+        if code == error::OK {
+            Ok(results)
+        } else {
+            Err(RequestError::Refused(Refusal { code, errno, results }))
+        }
     }
 
     fn await_reply(&self, target: &Target, number: u32) -> Result<(), Error> {
@@ -193,6 +212,19 @@ impl Drop for Channel {
     }
 }
 
+/// Takes the lock that says "a command is here". The worker holds it for moments, another command
+/// for as long as it works.
+fn lock(file: &File, pid: i32, deadline: Deadline) -> Result<(), Error> {
+    let mut backoff = Backoff::default();
+    while seal::lock_exclusive(file).is_err() {
+        if deadline.passed() {
+            return Err(Error::Busy { pid });
+        }
+        backoff.pause();
+    }
+    Ok(())
+}
+
 fn map_shared(file: &File, len: usize) -> io::Result<NonNull<u8>> {
     // SAFETY: a new mapping at an address the kernel chooses; the file is at least `len` long.
     let map = unsafe {
@@ -225,6 +257,10 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String,
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
         let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
+        let errno = books::word(target, block, offset_of!(RuntimeBlock, worker_errno))?;
+        if worker == 0 && errno != 0 {
+            return Err(Error::NoChannel { pid, errno: errno.cast_signed() });
+        }
         if !matches!(worker, 0 | u32::MAX)
             && fd.cast_signed() >= 0
             && let Some(task) = task_dir(pid, worker)
@@ -248,7 +284,8 @@ pub fn task_dir(pid: i32, worker: u32) -> Option<String> {
     }
     proc::threads(pid).ok()?.into_iter().map(|tid| format!("/proc/{pid}/task/{tid}")).find(|task| {
         let status = std::fs::read_to_string(format!("{task}/status")).unwrap_or_default();
-        let own = status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
+        let own =
+            status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
         own.and_then(|n| n.parse().ok()) == Some(worker)
     })
 }

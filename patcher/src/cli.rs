@@ -1,4 +1,5 @@
-//! The command line.
+//! The command line. Doc comments here are the help texts.
+#![allow(missing_docs, reason = "flattened groups have no text of their own")]
 
 use crate::target::select::Selection;
 use clap::{Args, Parser, Subcommand};
@@ -181,7 +182,8 @@ mod tests {
         assert!(parse(&["apply", "x.so", "--pid", "1", "--all"]).is_err());
         assert!(parse(&["apply", "x.so", "--pid", "0"]).is_err());
         assert!(parse(&["apply", "x.so", "--pid", "1", "--classes", "Q"]).is_err());
-        let Command::Apply { targets, .. } = parse(&["apply", "x.so", "--pid", "7", "8"]).unwrap().command else {
+        let Command::Apply { targets, .. } = parse(&["apply", "x.so", "--pid", "7", "8"]).unwrap().command
+        else {
             panic!("not apply");
         };
         assert_eq!(targets.selection(), Selection::Pids(vec![7, 8]));

@@ -160,7 +160,8 @@ fn plan_frame(regs: &Registers, mask: u64, caught: u64) -> Option<(Addr, Frame)>
     }
     let restart = if in_syscall(regs) {
         match -result(regs) {
-            ERESTARTSYS | ERESTARTNOHAND => frame::RESTART_SAME,
+            ERESTARTSYS => frame::RESTART_SYS,
+            ERESTARTNOHAND => frame::RESTART_SAME,
             ERESTARTNOINTR => frame::RESTART_ALWAYS,
             ERESTART_RESTARTBLOCK => frame::RESTART_BLOCK,
             _ => frame::RESTART_NONE,
@@ -198,12 +199,32 @@ fn plan_frame(regs: &Registers, mask: u64, caught: u64) -> Option<(Addr, Frame)>
 
 fn frame_bytes(frame: &Frame) -> Vec<u8> {
     let Frame {
-        mask, caught, pending, restart, orig_rax, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx,
-        rsi, rdi, rflags, rip,
+        mask,
+        caught,
+        pending,
+        restart,
+        orig_rax,
+        r15,
+        r14,
+        r13,
+        r12,
+        rbp,
+        rbx,
+        r11,
+        r10,
+        r9,
+        r8,
+        rax,
+        rcx,
+        rdx,
+        rsi,
+        rdi,
+        rflags,
+        rip,
     } = *frame;
     let words = [
-        mask, caught, pending, restart, orig_rax, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx,
-        rsi, rdi, rflags, rip,
+        mask, caught, pending, restart, orig_rax, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx,
+        rdx, rsi, rdi, rflags, rip,
     ];
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }
@@ -251,7 +272,7 @@ mod tests {
         assert_eq!(rule(-1, -512), frame::RESTART_NONE, "not in a system call");
         assert_eq!(rule(0, 17), frame::RESTART_NONE, "the call had finished");
         assert_eq!(rule(0, -EINTR), frame::RESTART_NONE, "an EINTR that was left alone is the program's");
-        assert_eq!(rule(202, -512), frame::RESTART_SAME);
+        assert_eq!(rule(202, -512), frame::RESTART_SYS);
         assert_eq!(rule(202, -513), frame::RESTART_ALWAYS);
         assert_eq!(rule(232, -514), frame::RESTART_SAME);
         assert_eq!(rule(7, -516), frame::RESTART_BLOCK);

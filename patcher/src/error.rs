@@ -122,6 +122,14 @@ pub enum Error {
         /// errno of clone.
         errno: i32,
     },
+    /// The worker could not make its channel.
+    #[error("the worker in process {pid} can open no descriptor: {}", io::Error::from_raw_os_error(*errno))]
+    NoChannel {
+        /// Process id.
+        pid: i32,
+        /// errno of memfd_create or mmap.
+        errno: i32,
+    },
     /// The worker is silent.
     #[error("the worker in process {pid} did not answer {what}")]
     NoAnswer {
@@ -298,14 +306,17 @@ impl Error {
             Self::NotPermitted { .. } => "run the command as root, or as the process's user".into(),
             Self::Traced { by, .. } => format!("detach {by} and try again"),
             Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
-            Self::NotPrepared { .. } => {
-                "start the program with LD_PRELOAD=/path/to/libsuture.so".into()
+            Self::NotPrepared { .. } => "start the program with LD_PRELOAD=/path/to/libsuture.so".into(),
+            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } => {
+                "try again in a moment".into()
             }
-            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } => "try again in a moment".into(),
             Self::AbiMismatch { .. } => "use the suture command that came with that runtime".into(),
             Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
             Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
                 "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
+            }
+            Self::NoChannel { errno, .. } if *errno == libc::EMFILE => {
+                "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into()
             }
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
@@ -334,6 +345,7 @@ impl Error {
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } => "EAGAIN",
+            Self::NoChannel { .. } => "ENOMEM",
             Self::NotEnabled { .. } => "ENOENT",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",

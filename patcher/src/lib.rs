@@ -6,10 +6,17 @@
 //! the first byte of the target is written.
 #![deny(unsafe_code)]
 
+pub mod batch;
 pub mod channel;
 pub mod cli;
+pub mod description;
 pub mod doorbell;
 pub mod error;
+pub mod log;
+pub mod report;
+pub mod run;
 pub mod session;
+pub mod status;
+pub mod stores;
 pub mod sys;
 pub mod target;

@@ -40,8 +40,7 @@ impl<'t> Session<'t> {
         let clone_errno = block + offset_of!(RuntimeBlock, clone_errno) as u64;
         target.memory.write(clone_errno, &[0; 4]).map_err(|e| Error::from_proc(target.pid(), &e))?;
         let ring = doorbell::ring(target, block, entry, deadline)?;
-        let mut channel = Channel::open(target, block, deadline)?;
-        channel.request(target, op::HELLO, [0; 4], &[]).map_err(|e| explain(target, "hello", e))?;
+        let channel = Channel::open(target, block, deadline)?;
         Ok(Self { target, block, ring, channel })
     }
 
@@ -66,7 +65,13 @@ impl<'t> Session<'t> {
     ///
     /// # Errors
     /// The refusal, put into words with `step`.
-    pub fn expect(&mut self, step: &'static str, op: u32, args: [u64; 4], payload: &[u8]) -> Result<Results, Error> {
+    pub fn expect(
+        &mut self,
+        step: &'static str,
+        op: u32,
+        args: [u64; 4],
+        payload: &[u8],
+    ) -> Result<Results, Error> {
         self.channel.request(self.target, op, args, payload).map_err(|e| explain(self.target, step, e))
     }
 
@@ -75,7 +80,9 @@ impl<'t> Session<'t> {
     /// # Errors
     /// When the worker cannot make it.
     pub fn code_file(&mut self, name: &str, content: &[u8]) -> Result<(), Error> {
-        self.channel.code_file(self.target, name, content).map_err(|e| explain(self.target, "the code file", e))
+        self.channel
+            .code_file(self.target, name, content)
+            .map_err(|e| explain(self.target, "the code file", e))
     }
 
     /// A core-serialising barrier on every processor that runs the program.
@@ -106,9 +113,7 @@ fn await_no_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(
         if worker == 0 {
             return Ok(());
         }
-        if worker != u32::MAX && task_dir(pid, worker).is_none()
-            || worker == u32::MAX && deadline.passed()
-        {
+        if worker != u32::MAX && task_dir(pid, worker).is_none() || worker == u32::MAX && deadline.passed() {
             // The kernel clears the word when a worker ends, so a number without a thread was
             // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
             let none = [0; 4];
@@ -142,7 +147,9 @@ fn words(Refusal { code, errno, results }: Refusal) -> String {
         error::PROTECT => format!("cannot protect {} bytes at {:#x}: {os}", results[1], results[0]),
         error::NO_MEMORY => "no memory is to be had in the process".into(),
         error::NO_ENTRY => format!("no entry {}", results[0]),
-        error::BYTES => format!("unexpected bytes {:#x} at {:#x} (site {})", results[2], results[1], results[0]),
+        error::BYTES => {
+            format!("unexpected bytes {:#x} at {:#x} (site {})", results[2], results[1], results[0])
+        }
         error::BARRIER => format!("membarrier failed: {os}"),
         error::STATE => format!("the patch is in state {}", results[0]),
         error::OBJECT => format!("object {} is not where it was", results[0]),

@@ -162,5 +162,12 @@ fn function_status(
         Live::Original => "lost",
         Live::Foreign(_) => "foreign",
     };
-    Ok(FunctionStatus { name, object, class: char::from(site.plan.class), old: site.plan.entry, new, site: state })
+    Ok(FunctionStatus {
+        name,
+        object,
+        class: char::from(site.plan.class),
+        old: site.plan.entry,
+        new,
+        site: state,
+    })
 }

@@ -58,10 +58,7 @@ fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
         return Ok(true);
     }
     let mut displacement = [0; 4];
-    target
-        .memory
-        .read(Addr(site.site) + 1, &mut displacement)
-        .map_err(|e| Error::from_memory(target, e))?;
+    target.memory.read(Addr(site.site) + 1, &mut displacement).map_err(|e| Error::from_memory(target, e))?;
     let expected = site.pad_new.get(1..5).unwrap_or(&[]);
     Ok(displacement == expected)
 }
@@ -100,7 +97,11 @@ pub fn arm(target: &Target, site: &Site, function: &str) -> Result<(), Error> {
     }
     store(target, addr, &new[..len])?;
     let now = read_word(target, site)?;
-    if now == site.new_word { Ok(()) } else { Err(foreign(function, addr, &now.to_le_bytes()[..len], &new[..len])) }
+    if now == site.new_word {
+        Ok(())
+    } else {
+        Err(foreign(function, addr, &now.to_le_bytes()[..len], &new[..len]))
+    }
 }
 
 /// Gives a site its old bytes back, if they are still ours. `false`: somebody else's byte stands
@@ -123,10 +124,11 @@ pub fn restore(target: &Target, site: &Site) -> Result<bool, Error> {
 }
 
 fn store(target: &Target, addr: Addr, bytes: &[u8]) -> Result<(), Error> {
-    target
-        .memory
-        .write_forced(addr, bytes)
-        .map_err(|source| Error::Store { pid: target.pid(), addr: addr.0, source })
+    target.memory.write_forced(addr, bytes).map_err(|source| Error::Store {
+        pid: target.pid(),
+        addr: addr.0,
+        source,
+    })
 }
 
 fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {

@@ -42,7 +42,8 @@ impl ProcessMemory {
     /// `EFAULT` when the range is not writable, `ESRCH` when the process is gone.
     pub fn write(&self, addr: Addr, bytes: &[u8]) -> io::Result<()> {
         let local = libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() };
-        let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(addr.0 as usize), iov_len: bytes.len() };
+        let remote =
+            libc::iovec { iov_base: std::ptr::without_provenance_mut(addr.0 as usize), iov_len: bytes.len() };
         // SAFETY: `local` describes `bytes`, which the call only reads.
         let done = unsafe { libc::process_vm_writev(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
         match usize::try_from(done) {
@@ -59,7 +60,8 @@ impl Memory for ProcessMemory {
             return Ok(());
         }
         let local = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
-        let remote = libc::iovec { iov_base: std::ptr::without_provenance_mut(addr.0 as usize), iov_len: buf.len() };
+        let remote =
+            libc::iovec { iov_base: std::ptr::without_provenance_mut(addr.0 as usize), iov_len: buf.len() };
         // SAFETY: `local` describes `buf`, which is ours alone for the length of the call.
         let done = unsafe { libc::process_vm_readv(self.pid, &raw const local, 1, &raw const remote, 1, 0) };
         match usize::try_from(done) {

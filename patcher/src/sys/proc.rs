@@ -160,7 +160,10 @@ pub fn stack_limits(pid: i32) -> io::Result<(Option<u64>, Option<u64>)> {
 /// `vm.max_map_count`, or the kernel's default when it cannot be read.
 #[must_use]
 pub fn max_map_count() -> usize {
-    fs::read_to_string("/proc/sys/vm/max_map_count").ok().and_then(|t| t.trim().parse().ok()).unwrap_or(65_530)
+    fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|t| t.trim().parse().ok())
+        .unwrap_or(65_530)
 }
 
 /// All process ids.
@@ -168,9 +171,8 @@ pub fn max_map_count() -> usize {
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn all_pids() -> io::Result<Vec<i32>> {
-    let mut pids: Vec<i32> = fs::read_dir("/proc")?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .collect();
+    let mut pids: Vec<i32> =
+        fs::read_dir("/proc")?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect();
     pids.sort_unstable();
     Ok(pids)
 }

@@ -72,8 +72,9 @@ impl StoppedThread {
                         (libc::SIGTRAP, PTRACE_EVENT_STOP) => return Ok(held),
                         (stop, PTRACE_EVENT_STOP) => return Err(StopError::Stopped(stop)),
                         // A signal on its way to the program: pass it on and wait for our own stop.
-                        (other, _) => request(libc::PTRACE_CONT, tid, 0, other as usize)
-                            .map_err(|_| StopError::Gone)?,
+                        (other, _) => {
+                            request(libc::PTRACE_CONT, tid, 0, other as usize).map_err(|_| StopError::Gone)?
+                        }
                     }
                 }
                 _ => return Err(StopError::Gone),

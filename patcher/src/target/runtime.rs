@@ -54,8 +54,10 @@ fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
         return None;
     }
     let phdrs = memory.read_vec(base + quad(&header, 32), usize::from(half(&header, 56)) * 56).ok()?;
-    let dynamic = phdrs.chunks_exact(56).find(|p| u32::from_le_bytes([p[0], p[1], p[2], p[3]]) == PT_DYNAMIC)?;
-    let entries = memory.read_vec(base + quad(dynamic, 16), usize::try_from(quad(dynamic, 40)).ok()?.min(4096)).ok()?;
+    let dynamic =
+        phdrs.chunks_exact(56).find(|p| u32::from_le_bytes([p[0], p[1], p[2], p[3]]) == PT_DYNAMIC)?;
+    let entries =
+        memory.read_vec(base + quad(dynamic, 16), usize::try_from(quad(dynamic, 40)).ok()?.min(4096)).ok()?;
     let value = |tag: u64| {
         let entry = entries.chunks_exact(16).find(|e| quad(e, 0) == tag)?;
         let value = quad(entry, 8);

@@ -41,14 +41,17 @@ impl Selection {
             Self::Name(name) => {
                 // The kernel keeps 15 bytes of a name.
                 let comm: String = name.chars().take(15).collect();
-                let is_named =
-                    |pid: &i32| *pid != own && proc::facts(*pid).is_ok_and(|f| f.comm == comm && f.state != 'Z');
+                let is_named = |pid: &i32| {
+                    *pid != own && proc::facts(*pid).is_ok_and(|f| f.comm == comm && f.state != 'Z')
+                };
                 let pids: Vec<i32> = all()?.into_iter().filter(is_named).collect();
                 if pids.is_empty() { Err(Error::NoProcessNamed { name: name.clone() }) } else { Ok(pids) }
             }
             Self::All => Ok(all()?
                 .into_iter()
-                .filter(|&pid| pid != own && proc::maps(pid).is_ok_and(|m| m.contains(suture_abi::RUNTIME_SONAME)))
+                .filter(|&pid| {
+                    pid != own && proc::maps(pid).is_ok_and(|m| m.contains(suture_abi::RUNTIME_SONAME))
+                })
                 .collect()),
         }
     }
