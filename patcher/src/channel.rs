@@ -83,7 +83,8 @@ impl Channel {
                 break (file, task);
             }
         };
-        let io = |e: io::Error| Error::Io { what: format!("cannot size the channel of process {pid}"), source: e };
+        let io =
+            |e: io::Error| Error::Io { what: format!("cannot size the channel of process {pid}"), source: e };
         let len = INITIAL_SIZE.max(usize::try_from(MIN_SIZE).unwrap_or(0));
         if file.metadata().map_err(io)?.len() < len as u64 {
             file.set_len(len as u64).map_err(io)?;

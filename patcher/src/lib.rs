@@ -9,7 +9,9 @@
 pub mod batch;
 pub mod channel;
 pub mod cli;
+pub mod commit;
 pub mod description;
+pub mod disable;
 pub mod doorbell;
 pub mod error;
 pub mod log;

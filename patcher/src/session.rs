@@ -3,6 +3,7 @@
 use crate::channel::{Channel, Refusal, RequestError, Results, task_dir};
 use crate::doorbell::{self, Ring};
 use crate::error::Error;
+use crate::sys::limits::LiftedLimit;
 use crate::sys::time::{Backoff, Deadline};
 use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
@@ -37,9 +38,7 @@ impl<'t> Session<'t> {
         let deadline = Deadline::after(START);
         await_no_worker(target, block, Deadline::after(Duration::from_secs(3)))?;
         let entry = books::read(target, block)?.doorbell;
-        let clone_errno = block + offset_of!(RuntimeBlock, clone_errno) as u64;
-        target.memory.write(clone_errno, &[0; 4]).map_err(|e| Error::from_proc(target.pid(), &e))?;
-        let ring = doorbell::ring(target, block, entry, deadline)?;
+        let ring = ring(target, block, entry, deadline)?;
         let channel = Channel::open(target, block, deadline)?;
         Ok(Self { target, block, ring, channel })
     }
@@ -103,6 +102,27 @@ impl<'t> Session<'t> {
     }
 }
 
+/// Rings; where a limit on threads is in the way, once more with the limit lifted for the moment.
+fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<Ring, Error> {
+    let no_errors = [offset_of!(RuntimeBlock, clone_errno), offset_of!(RuntimeBlock, worker_errno)];
+    let ring = || {
+        for field in no_errors {
+            target
+                .memory
+                .write(block + field as u64, &[0; 4])
+                .map_err(|e| Error::from_proc(target.pid(), &e))?;
+        }
+        doorbell::ring(target, block, entry, deadline)
+    };
+    match ring() {
+        Err(Error::NoThread { pid, errno }) if errno == libc::EAGAIN => match LiftedLimit::threads(pid) {
+            Ok(_lifted) => ring(),
+            Err(_) => Err(Error::NoThread { pid, errno }),
+        },
+        other => other,
+    }
+}
+
 /// Waits until no worker lives in the target, clearing the trace of one that never did (in a process
 /// forked while its parent had one).
 fn await_no_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(), Error> {
@@ -138,7 +158,9 @@ pub fn explain(target: &Target, step: &'static str, error: RequestError) -> Erro
     }
 }
 
-fn words(Refusal { code, errno, results }: Refusal) -> String {
+/// A refusal in words.
+#[must_use]
+pub fn words(Refusal { code, errno, results }: Refusal) -> String {
     let os = std::io::Error::from_raw_os_error(errno);
     match code {
         error::MALFORMED => format!("the message is malformed at byte {}", results[0]),

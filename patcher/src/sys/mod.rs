@@ -1,6 +1,7 @@
 //! The command's system calls. Nothing outside this folder calls the kernel in unsafe ways.
 
 pub mod futex;
+pub mod limits;
 pub mod memory;
 pub mod proc;
 pub mod ptrace;

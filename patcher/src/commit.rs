@@ -1,0 +1,129 @@
+//! Committing a batch: prepare, arm, enable — or nothing at all.
+//!
+//! Until `ENABLE` every slot leads to the old code, so each step before it can be taken back without
+//! anybody having noticed: the command does that on an error or Ctrl-C, the worker when the command
+//! dies.
+
+use crate::batch::Batch;
+use crate::error::Error;
+use crate::session::Session;
+use crate::stores::{self, Live};
+use crate::target::books;
+use std::sync::atomic::{AtomicBool, Ordering};
+use suture_abi::block::SiteRow;
+use suture_abi::channel::{error, op};
+
+/// Why a batch was not committed.
+#[derive(Debug)]
+pub enum CommitError {
+    /// The process changed under the plan: make another one.
+    Stale,
+    /// Final.
+    Failed(Error),
+}
+
+impl From<Error> for CommitError {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Commits a batch and gives the patch's number. `name_of` names the function at an entry address.
+///
+/// # Errors
+/// See [`CommitError`]; the target is as before, but for padding and arenas nobody looks at.
+pub fn commit(
+    session: &mut Session<'_>,
+    batch: &Batch,
+    interrupted: &AtomicBool,
+    name_of: &dyn Fn(u64) -> String,
+) -> Result<u32, CommitError> {
+    session.code_file(&format!("suture:{}", batch.name), &batch.code)?;
+    let patch = prepare(session, batch)?;
+    let mut armed = Vec::new();
+    let done =
+        arm_all(session, batch, interrupted, name_of, &mut armed).and_then(|()| enable(session, patch));
+    match done {
+        Ok(()) => Ok(patch),
+        Err(failure) => {
+            restore_all(session, &armed)?;
+            session.expect("taking the patch back", op::ABORT, [u64::from(patch), 0, 0, 0], &[])?;
+            Err(failure.into())
+        }
+    }
+}
+
+fn enable(session: &mut Session<'_>, patch: u32) -> Result<(), Error> {
+    session.expect("enabling", op::ENABLE, [u64::from(patch), 0, 0, 0], &[]).map(|_| ())
+}
+
+fn prepare(session: &mut Session<'_>, batch: &Batch) -> Result<u32, CommitError> {
+    match session.request(op::PREPARE, [0; 4], &batch.to_bytes())? {
+        Ok([patch, ..]) => Ok(u32::try_from(patch).unwrap_or(0)),
+        Err(refusal) if matches!(refusal.code, error::STALE | error::OBJECT) => Err(CommitError::Stale),
+        Err(refusal) if refusal.code == error::MAP && refusal.errno == libc::EEXIST => {
+            Err(CommitError::Stale)
+        }
+        Err(refusal) => Err(CommitError::Failed(Error::Worker {
+            pid: session.target.pid(),
+            step: "preparing",
+            what: crate::session::words(refusal),
+        })),
+    }
+}
+
+/// Arms every site of the batch that is not armed yet, and says which in `armed`.
+fn arm_all(
+    session: &mut Session<'_>,
+    batch: &Batch,
+    interrupted: &AtomicBool,
+    name_of: &dyn Fn(u64) -> String,
+    armed: &mut Vec<SiteRow>,
+) -> Result<(), Error> {
+    let target = session.target;
+    let stop_here = || match interrupted.load(Ordering::Relaxed) {
+        true => Err(Error::Interrupted { pid: target.pid() }),
+        false => Ok(()),
+    };
+    let wanted = |row: &SiteRow| batch.sites.iter().any(|s| s.id == row.id || s.entry == row.plan.entry);
+    let mut rows = books::read(target, session.block)?.sites;
+    rows.retain(wanted);
+    for row in &rows {
+        stores::write_pad(target, &row.plan, &name_of(row.plan.entry))?;
+    }
+    // The jumps in the padding, and the stubs, are to be seen by everybody before the first thread
+    // is sent there.
+    session.sync()?;
+    for row in &rows {
+        stop_here()?;
+        // A site under another patch stands already, unless a probe took our byte with it.
+        if stores::look(target, &row.plan)? != Live::Armed {
+            stores::arm(target, &row.plan, &name_of(row.plan.entry))?;
+        }
+        if row.depth == 0 {
+            armed.push(*row);
+        }
+    }
+    session.sync()?;
+    stop_here()
+}
+
+/// Gives sites their old bytes back and tells the worker. Returns how many keep somebody else's
+/// bytes.
+///
+/// # Errors
+/// When a store fails or the worker is gone.
+pub fn restore_all(session: &mut Session<'_>, sites: &[SiteRow]) -> Result<usize, Error> {
+    let mut left = 0;
+    let mut ids = Vec::new();
+    for site in sites {
+        if stores::restore(session.target, &site.plan)? {
+            ids.extend_from_slice(&site.id.to_le_bytes());
+        } else {
+            left += 1;
+        }
+    }
+    session.sync()?;
+    session.expect("retiring sites", op::RETIRE, [0; 4], &ids)?;
+    Ok(left)
+}
