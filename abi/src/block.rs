@@ -33,7 +33,9 @@ pub struct RuntimeBlock {
     /// The worker's life: 0 none, `u32::MAX` being made, else its thread id in the target's own
     /// pid namespace. Claimed by compare-and-swap in the doorbell entry, filled by
     /// `CLONE_CHILD_SETTID`, cleared and futex-woken by the kernel when the worker is off its stack
-    /// (`CLONE_CHILD_CLEARTID`).
+    /// (`CLONE_CHILD_CLEARTID`). A forked child inherits its parent's value without the thread: the
+    /// command that finds no such thread in the process (or `u32::MAX` for longer than a clone takes)
+    /// writes 0 from outside before it rings.
     pub worker: AtomicU32,
     /// 0 or the positive errno of the last raw clone that failed.
     pub clone_errno: AtomicU32,
@@ -43,8 +45,8 @@ pub struct RuntimeBlock {
     pub generation: AtomicU64,
     /// Sequence lock of the row pointers; odd while they change.
     pub rows_seq: AtomicU32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// 0 or the positive errno with which the last worker could not make its channel.
+    pub worker_errno: AtomicU32,
     /// Patches in list order (oldest first).
     pub patches: Rows,
     /// Redirect sites of the process, in order of their ids.

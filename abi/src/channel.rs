@@ -6,6 +6,22 @@
 //! [`PAYLOAD_OFFSET`]. The memfd can grow but is sealed against shrinking, so that no `SIGBUS` can
 //! be caused from outside.
 //!
+//! # First contact
+//!
+//! The memfd is empty when its number appears: the command sizes it, because a limit on file sizes
+//! in the target must not matter. In this order the command
+//!
+//! 1. waits until `channel_fd` is a number (or `worker` is 0 again: see `clone_errno`,
+//!    `worker_errno`) and opens it,
+//! 2. takes `flock(LOCK_EX)` (blocking: the worker itself holds it for moments, another command for
+//!    as long as it works), then reads `worker` and `channel_fd` again and starts over when they
+//!    changed, since the worker of the client before may have left,
+//! 3. makes it at least [`MIN_SIZE`] bytes long by `ftruncate`, if it is shorter, and maps it,
+//! 4. makes its first request, [`op::HELLO`]. Magic and version are valid once it is answered.
+//!
+//! The worker looks for the size every so often (it starts with 20 µs, doubled up to 1 ms) and gives
+//! up after two seconds without size or client.
+//!
 //! # Protocol
 //!
 //! One request at a time. The command fills `op`, `args` and the payload, then adds 1 to `request`
@@ -27,11 +43,14 @@ pub const CHANNEL_MAGIC: u64 = 0x004e_4843_5254_5553;
 /// File offset of the payload.
 pub const PAYLOAD_OFFSET: u64 = 4096;
 
+/// Least size of the file at which the worker starts to serve.
+pub const MIN_SIZE: u64 = 2 * PAYLOAD_OFFSET;
+
 /// Page 0 of the channel.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Header {
-    /// [`CHANNEL_MAGIC`]; written by the worker before it publishes the descriptor's number.
+    /// [`CHANNEL_MAGIC`]; written by the worker before its first answer.
     pub magic: u64,
     /// [`crate::ABI_VERSION`] of the runtime.
     pub abi: u32,

@@ -17,6 +17,9 @@ pub const RESTART_SAME: u64 = 1;
 pub const RESTART_BLOCK: u64 = 2;
 /// Re-issue the same system call whatever is pending (`-ERESTARTNOINTR`).
 pub const RESTART_ALWAYS: u64 = 3;
+/// As [`RESTART_SAME`], but a waiting caught signal with `SA_RESTART` does not end the call
+/// (`-ERESTARTSYS`). As in the kernel the signal that would be delivered first decides.
+pub const RESTART_SYS: u64 = 4;
 
 /// Registers and restart rule of a borrowed thread. Field order is the pop order of the entry.
 #[repr(C)]

@@ -1,1 +1,38 @@
-//! Under construction.
+//! The part of Suture that runs inside the patched process.
+//!
+//! It only *commits* what the command has planned: it maps pages, fills words, flips slots, keeps the
+//! books and answers unwinders. It runs on a thread of its own, the worker, which exists while a
+//! command is connected and no longer, and in two entry points that the program's threads reach:
+//! the doorbell ([`arch`]) and the unwind answers ([`unwind`]).
+//!
+//! # Rules
+//!
+//! * No libc, no `std`, no thread-local storage, no lock or allocator of the program. `fs` points to
+//!   a dummy on the worker and to the program's own block on its threads: neither is read here.
+//! * System calls are made in [`sys`] only.
+//! * Only the worker allocates ([`alloc`]), changes the books ([`books`]) and writes events.
+//! * Code on the program's threads reads immutable data behind one atomic pointer, may run inside a
+//!   signal handler, and never allocates.
+//! * Nothing panics. What cannot be done is answered with a reason.
+#![cfg_attr(not(test), no_std)]
+#![deny(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::arithmetic_side_effects
+    )
+)]
+
+#[cfg(not(target_arch = "x86_64"))]
+compile_error!("the runtime knows x86-64 only");
+
+pub mod arch;
+pub mod block;
+pub mod channel;
+pub mod init;
+pub mod sys;
+pub mod worker;

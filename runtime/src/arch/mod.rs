@@ -1,0 +1,5 @@
+//! What depends on the processor: entries that are not functions of any calling convention.
+
+mod x86_64;
+
+pub use x86_64::doorbell::doorbell_entry;

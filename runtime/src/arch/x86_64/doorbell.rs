@@ -1,0 +1,188 @@
+//! The doorbell: where a borrowed thread of the program makes the worker.
+//!
+//! Runs on a thread of the program that was stopped at any instruction whatever: inside its allocator,
+//! with the loader's lock held, in the middle of a signal handler. So it calls nothing, reads no `fs`,
+//! touches no vector register, and uses no memory but the frame the command has written
+//! ([`suture_abi::doorbell`]), 40 bytes below that (signals are blocked), and the worker's words.
+//!
+//! # Safety
+//!
+//! Both entries are naked: nothing the compiler could get wrong about registers is left to it.
+#![allow(unsafe_code)]
+
+use crate::block::{BLOCK, BlockCell};
+use crate::worker::{DummyTls, TLS_SELF, WORKER_STACK, WORKER_STACK_LEN, WorkerStack, worker_main};
+use core::arch::naked_asm;
+use core::mem::offset_of;
+use suture_abi::block::RuntimeBlock;
+use suture_abi::doorbell::{
+    Frame, RED_ZONE, RESTART_ALWAYS, RESTART_BLOCK, RESTART_NONE, RESTART_SYS,
+};
+
+const CLONE_VM: u32 = 0x100;
+const CLONE_FS: u32 = 0x200;
+const CLONE_SIGHAND: u32 = 0x800;
+const CLONE_THREAD: u32 = 0x1_0000;
+const CLONE_SYSVSEM: u32 = 0x4_0000;
+const CLONE_SETTLS: u32 = 0x8_0000;
+const CLONE_CHILD_CLEARTID: u32 = 0x20_0000;
+const CLONE_CHILD_SETTID: u32 = 0x100_0000;
+
+/// A thread of the process with a descriptor table of its own (no `CLONE_FILES`): what the worker
+/// opens never appears in the program's table and what it closes never disappears from it.
+const CLONE_FLAGS: u32 = CLONE_VM
+    | CLONE_FS
+    | CLONE_SIGHAND
+    | CLONE_THREAD
+    | CLONE_SYSVSEM
+    | CLONE_SETTLS
+    | CLONE_CHILD_SETTID
+    | CLONE_CHILD_CLEARTID;
+
+/// Address the command points a borrowed thread's `rip` at.
+pub fn doorbell_entry() -> u64 {
+    entry as *const () as u64
+}
+
+/// The entry. `rsp` points at a [`Frame`]; everything else is as the program left it.
+///
+/// The clone is made only by the thread that turns the worker's word from 0 to `u32::MAX`, so that
+/// two doorbells rung at once make one worker. The kernel then fills the word with the thread id and
+/// clears it when the worker is off its stack. A failed clone clears it here; nobody can wait for the
+/// word on a futex (waiters would be other processes), so nobody is woken.
+#[unsafe(naked)]
+unsafe extern "C" fn entry() {
+    naked_asm!(
+        "cld",
+        "mov rbx, qword ptr [rip + {block}@GOTPCREL]",
+        "xor eax, eax",
+        "mov ecx, -1",
+        "lock cmpxchg dword ptr [rbx + {worker}], ecx",
+        "jne 3f",
+        "mov dword ptr [rbx + {clone_errno}], 0",
+        "mov dword ptr [rbx + {worker_errno}], 0",
+        "mov dword ptr [rbx + {channel_fd}], -1",
+        "mov edi, {flags}",
+        "lea rsi, [rip + {stack}]",
+        "add rsi, {stack_len}",
+        "xor edx, edx",
+        "lea r10, [rbx + {worker}]",
+        "mov r8, qword ptr [rip + {tls}@GOTPCREL]",
+        "add r8, {tls_self}",
+        "mov eax, 56", // clone
+        "syscall",
+        "test rax, rax",
+        "jz 20f",
+        "jns 3f",
+        "neg eax",
+        "mov dword ptr [rbx + {clone_errno}], eax",
+        "mov dword ptr [rbx + {worker}], 0",
+        // How does the interrupted call go on?
+        "3:",
+        "mov rbp, qword ptr [rsp + {restart}]",
+        "cmp rbp, {none}",
+        "je 9f",
+        "cmp rbp, {always}",
+        "je 7f",
+        // Waiting, caught and not blocked by the program: its handler will run, the call ends.
+        "mov eax, 127", // rt_sigpending
+        "lea rdi, [rsp + {pending}]",
+        "mov esi, 8",
+        "syscall",
+        "mov r12, qword ptr [rsp + {mask}]",
+        "not r12",
+        "and r12, qword ptr [rsp + {pending}]",
+        "and r12, qword ptr [rsp + {caught}]",
+        "jz 7f",
+        "cmp rbp, {sys}",
+        "jne 6f",
+        // The call ends only if the handler of the first signal lacks SA_RESTART.
+        "bsf rdi, r12",
+        "inc edi",
+        "xor esi, esi",
+        "lea rdx, [rsp - 40]",
+        "mov r10d, 8",
+        "mov eax, 13", // rt_sigaction, query
+        "syscall",
+        "test rax, rax",
+        "jnz 6f",
+        "test dword ptr [rsp - 32], 0x10000000", // SA_RESTART in sa_flags
+        "jnz 7f",
+        "6:",
+        "mov qword ptr [rsp + {rax}], -4", // EINTR
+        "jmp 9f",
+        "7:",
+        "mov rax, qword ptr [rsp + {orig_rax}]",
+        "cmp rbp, {blk}",
+        "jne 8f",
+        "mov eax, 219", // restart_syscall
+        "8:",
+        "mov qword ptr [rsp + {rax}], rax",
+        "sub qword ptr [rsp + {rip_}], 2",
+        // From the next call on handlers may run: only the frame at rsp is needed any more.
+        "9:",
+        "mov eax, 14", // rt_sigprocmask
+        "mov edi, 2",  // SIG_SETMASK
+        "lea rsi, [rsp + {mask}]",
+        "xor edx, edx",
+        "mov r10d, 8",
+        "syscall",
+        "add rsp, {r15}",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbp",
+        "pop rbx",
+        "pop r11",
+        "pop r10",
+        "pop r9",
+        "pop r8",
+        "pop rax",
+        "pop rcx",
+        "pop rdx",
+        "pop rsi",
+        "pop rdi",
+        "popfq",
+        "ret {red_zone}",
+        // The worker, on its own stack.
+        "20:",
+        "xor ebp, ebp",
+        "call {main}",
+        "ud2",
+        block = sym BLOCK,
+        stack = sym WORKER_STACK,
+        stack_len = const WORKER_STACK_LEN,
+        tls = sym crate::worker::DUMMY_TLS,
+        tls_self = const TLS_SELF,
+        main = sym worker_main,
+        flags = const CLONE_FLAGS,
+        worker = const offset_of!(RuntimeBlock, worker),
+        clone_errno = const offset_of!(RuntimeBlock, clone_errno),
+        worker_errno = const offset_of!(RuntimeBlock, worker_errno),
+        channel_fd = const offset_of!(RuntimeBlock, channel_fd),
+        mask = const offset_of!(Frame, mask),
+        caught = const offset_of!(Frame, caught),
+        pending = const offset_of!(Frame, pending),
+        restart = const offset_of!(Frame, restart),
+        orig_rax = const offset_of!(Frame, orig_rax),
+        r15 = const offset_of!(Frame, r15),
+        rax = const offset_of!(Frame, rax),
+        rip_ = const offset_of!(Frame, rip),
+        none = const RESTART_NONE,
+        always = const RESTART_ALWAYS,
+        sys = const RESTART_SYS,
+        blk = const RESTART_BLOCK,
+        red_zone = const RED_ZONE,
+    )
+}
+
+const _: () = {
+    // Offsets are used from the start of these wrappers.
+    assert!(size_of::<BlockCell>() == size_of::<RuntimeBlock>());
+    assert!(size_of::<WorkerStack>() == WORKER_STACK_LEN);
+    assert!(TLS_SELF < size_of::<DummyTls>());
+    // The pops above follow the order of the fields.
+    assert!(offset_of!(Frame, r15) == 40 && offset_of!(Frame, rax) == 40 + 80);
+    assert!(offset_of!(Frame, rflags) == 160 && offset_of!(Frame, rip) == 168);
+};

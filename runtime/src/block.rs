@@ -1,0 +1,88 @@
+//! The one exported object: the status block.
+//!
+//! Runs anywhere; allocates nothing. The constructor fills it, afterwards only the worker writes to it
+//! (and the doorbell entry to the words of the worker's life). Readers are outside the process and
+//! follow the sequence lock of [`suture_abi::block`].
+//!
+//! # Safety
+//!
+//! Plain fields are reached through a raw pointer by their one writer, never through a reference that
+//! could live while somebody else writes; the atomic fields are shared.
+#![allow(unsafe_code)]
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use suture_abi::block::{Rows, RuntimeBlock};
+
+/// Value of [`RuntimeBlock::channel_fd`] while there is no channel.
+pub const NO_CHANNEL: u32 = u32::MAX;
+
+/// The block with interior mutability, so that it can be a plain `static` in `.bss`.
+#[repr(transparent)]
+#[derive(Debug)]
+pub struct BlockCell(UnsafeCell<RuntimeBlock>);
+
+// SAFETY: fields that several threads touch are atomics; the others have one writer (constructor,
+// then worker) and no reader inside the process other than that writer.
+unsafe impl Sync for BlockCell {}
+
+const NO_ROWS: Rows = Rows { addr: 0, count: 0, row_size: 0 };
+
+/// The status block (`suture_runtime`).
+// All zero, so that it lies in `.bss` and costs nothing until the constructor ran.
+#[unsafe(export_name = "suture_runtime")]
+pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
+    magic: AtomicU64::new(0),
+    abi: 0,
+    size: 0,
+    version: [0; 16],
+    doorbell_entry: 0,
+    membarrier_errno: 0,
+    worker: AtomicU32::new(0),
+    clone_errno: AtomicU32::new(0),
+    channel_fd: AtomicU32::new(0),
+    generation: AtomicU64::new(0),
+    rows_seq: AtomicU32::new(0),
+    worker_errno: AtomicU32::new(0),
+    patches: NO_ROWS,
+    sites: NO_ROWS,
+    funcs: NO_ROWS,
+    images: NO_ROWS,
+    mappings: NO_ROWS,
+    event_count: AtomicU64::new(0),
+    events: core::ptr::null(),
+    hooking_off: AtomicU32::new(0),
+    reserved2: 0,
+    spare: [0; 8],
+}));
+
+impl BlockCell {
+    /// Where the block is, for the one writer of its plain fields.
+    pub fn as_ptr(&self) -> *mut RuntimeBlock {
+        self.0.get()
+    }
+
+    /// The worker's life.
+    pub fn worker(&self) -> &AtomicU32 {
+        // SAFETY: the pointer comes from a static and the field is an atomic.
+        unsafe { &(*self.0.get()).worker }
+    }
+
+    /// Descriptor number of the channel.
+    pub fn channel_fd(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).channel_fd }
+    }
+
+    /// Why the last worker has no channel.
+    pub fn worker_errno(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).worker_errno }
+    }
+
+    /// Number of changes of the books.
+    pub fn generation(&self) -> &AtomicU64 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).generation }
+    }
+}
