@@ -7,18 +7,24 @@
 
 mod addr;
 mod build_id;
+mod dynamic;
 mod error;
 mod file;
+mod frames;
 pub mod maps;
 mod memory;
 mod names;
+mod relocs;
 mod symbols;
 
 pub use addr::{Addr, Base, Vaddr};
 pub use build_id::BuildId;
+pub use dynamic::{DynSymbol, DynamicTables, VERSION_HIDDEN, Version};
 pub use error::ElfError;
 pub use file::{ObjectFile, Segment, Type};
+pub use frames::{Frame, Frames};
 pub use maps::{MapsError, MapsSnapshot, Region};
 pub use memory::{Memory, MemoryError};
 pub use names::demangle;
+pub use relocs::Reloc;
 pub use symbols::{Symbol, SymbolKind, SymbolTable};
