@@ -1,0 +1,70 @@
+//! `suture-bench`: what Suture costs, beside what it is compared with.
+//!
+//! Every figure comes from real processes, the real command and the real runtime. Each row has a
+//! baseline that was measured in the same run, in turn with it. `cargo xtask bench` builds what is
+//! measured and runs this.
+
+mod error;
+mod groups;
+mod lab;
+mod row;
+mod spinner;
+mod stats;
+mod suture;
+mod target;
+mod world;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+/// Measures what Suture costs.
+#[derive(Debug, Parser)]
+#[command(name = "suture-bench", max_term_width = 100)]
+struct Options {
+    /// Print one JSON document (schema 1) instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Only rows whose name starts like this
+    #[arg(long, value_name = "NAME", default_value = "")]
+    only: String,
+    /// A fifth of the rounds: for a first look and to see that the benches work
+    #[arg(long)]
+    quick: bool,
+}
+
+/// What the budgets name and this version of Suture does not have. Said instead of guessed.
+const MISSING: [(&str, &str); 3] = [
+    ("call.upgraded", "entries are not upgraded to direct jumps"),
+    ("call.dispatcher", "functions are switched for all threads at once, without a dispatcher"),
+    ("shadow", "there are no shadow variables"),
+];
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let lab = match lab::Lab::new(options.quick) {
+        Ok(lab) => lab,
+        Err(error) => {
+            eprintln!("suture-bench: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let wanted = |name: &str| name.starts_with(&options.only) || options.only.starts_with(name);
+    let (mut rows, mut failed) = (Vec::new(), false);
+    for group in groups::GROUPS.iter().filter(|g| wanted(g.name)) {
+        eprintln!("measuring {}", group.name);
+        if let Err(error) = (group.measure)(&lab, &mut rows) {
+            eprintln!("suture-bench: {}: {error}", group.name);
+            failed = true;
+        }
+    }
+    rows.retain(|r| r.name.starts_with(&options.only));
+    for (name, why) in MISSING.iter().filter(|(name, _)| wanted(name)) {
+        eprintln!("not measured: {name} ({why})");
+    }
+    if options.json {
+        println!("{}", row::json(&rows));
+    } else {
+        print!("{}", row::table(&rows));
+    }
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

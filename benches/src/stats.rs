@@ -1,0 +1,87 @@
+//! Samples and what is printed of them.
+
+/// Measurements of one thing, in the order they were taken.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// Adds a measurement.
+    pub fn push(&mut self, value: f64) {
+        self.0.push(value);
+    }
+
+    /// The value below which `share` of the samples lie, interpolated; 0 without samples.
+    #[must_use]
+    pub fn quantile(&self, share: f64) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_by(f64::total_cmp);
+        let Some(last) = sorted.len().checked_sub(1) else { return 0.0 };
+        let place = share.clamp(0.0, 1.0) * last as f64;
+        let below = place.floor() as usize;
+        let above = (below + 1).min(last);
+        sorted[below] + (sorted[above] - sorted[below]) * place.fract()
+    }
+
+    /// Half of the samples are below.
+    #[must_use]
+    pub fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+
+    /// The same samples in another unit.
+    #[must_use]
+    pub fn scaled(&self, factor: f64) -> Self {
+        Self(self.0.iter().map(|v| v * factor).collect())
+    }
+}
+
+/// Measures `ours` and `baseline` in turn, `rounds` times each, so that what else happens on the
+/// machine meets both. Which goes first alternates, so that neither profits from the other.
+///
+/// # Errors
+/// The first error of either.
+pub fn interleave<E>(
+    rounds: usize,
+    mut ours: impl FnMut() -> Result<f64, E>,
+    mut baseline: impl FnMut() -> Result<f64, E>,
+) -> Result<(Samples, Samples), E> {
+    let (mut a, mut b) = (Samples::default(), Samples::default());
+    for round in 0..rounds {
+        if round % 2 == 0 {
+            a.push(ours()?);
+            b.push(baseline()?);
+        } else {
+            b.push(baseline()?);
+            a.push(ours()?);
+        }
+    }
+    Ok((a, b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_interpolate_between_samples_in_any_order() {
+        let samples = Samples(vec![5.0, 1.0, 4.0, 2.0, 3.0]);
+        assert_eq!(samples.median(), 3.0);
+        assert_eq!(samples.quantile(0.1), 1.4);
+        assert_eq!(samples.quantile(0.9), 4.6);
+        assert_eq!(samples.quantile(1.0), 5.0);
+        assert_eq!(samples.scaled(2.0).median(), 6.0);
+        assert_eq!(Samples::default().median(), 0.0);
+    }
+
+    #[test]
+    fn both_sides_get_every_round_and_lead_in_turn() {
+        let log = std::cell::RefCell::new(String::new());
+        let note = |side| {
+            log.borrow_mut().push(side);
+            Ok::<f64, ()>(1.0)
+        };
+        let (a, b) = interleave(3, || note('a'), || note('b')).unwrap();
+        assert_eq!(*log.borrow(), "abbaab");
+        assert_eq!((a.0.len(), b.0.len()), (3, 3));
+    }
+}

@@ -1,0 +1,81 @@
+//! Running the command under test.
+
+use crate::error::Error;
+use crate::lab::Lab;
+use serde_json::Value;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// What one run of the command took and said.
+#[derive(Clone, Debug)]
+pub struct Run {
+    /// From before the start of the process until its end was seen.
+    pub wall: Duration,
+    /// Its JSON document.
+    pub report: Value,
+}
+
+impl Run {
+    /// A number from the details about the first process.
+    ///
+    /// # Errors
+    /// When the report has no such number.
+    pub fn detail(&self, key: &str) -> Result<f64, Error> {
+        let details = &self.report["results"][0]["details"];
+        details[key].as_f64().ok_or_else(|| Error::Command {
+            args: "apply --json".into(),
+            status: "a report".into(),
+            said: format!("no number {key:?} in {details}"),
+        })
+    }
+}
+
+/// Enables a patch in processes.
+///
+/// # Errors
+/// When the command does not exit with 0.
+pub fn apply(lab: &Lab, patch: &Path, pids: &[i32], classes: Option<&str>) -> Result<Run, Error> {
+    let mut args = vec!["apply".to_owned(), patch.to_string_lossy().into_owned()];
+    if let Some(classes) = classes {
+        args.extend(["--classes".to_owned(), classes.to_owned()]);
+    }
+    run(lab, args, pids)
+}
+
+/// Disables a patch in processes.
+///
+/// # Errors
+/// When the command does not exit with 0.
+pub fn disable(lab: &Lab, name: &str, pids: &[i32]) -> Result<Run, Error> {
+    run(lab, vec!["disable".to_owned(), name.to_owned()], pids)
+}
+
+/// Reads a patch file and touches no process: what the command costs the machine by just running.
+///
+/// # Errors
+/// When the command does not exit with 0.
+pub fn info(lab: &Lab, patch: &Path) -> Result<Run, Error> {
+    run(lab, vec!["info".to_owned(), patch.to_string_lossy().into_owned()], &[])
+}
+
+fn run(lab: &Lab, mut args: Vec<String>, pids: &[i32]) -> Result<Run, Error> {
+    args.push("--json".into());
+    if !pids.is_empty() {
+        args.push("--pid".into());
+        args.extend(pids.iter().map(ToString::to_string));
+    }
+    let start = Instant::now();
+    let done = Command::new(&lab.suture).args(&args).output();
+    let wall = start.elapsed();
+    let done = done.map_err(crate::error::io("run the command"))?;
+    let failed =
+        |said: String| Error::Command { args: args.join(" "), status: done.status.to_string(), said };
+    if !done.status.success() {
+        let both = [done.stderr.as_slice(), done.stdout.as_slice()].concat();
+        return Err(failed(String::from_utf8_lossy(&both).chars().take(2000).collect()));
+    }
+    let report =
+        serde_json::from_slice(&done.stdout).map_err(|e| failed(format!("no JSON document: {e}")))?;
+    Ok(Run { wall, report })
+}
