@@ -25,6 +25,8 @@ pub const RESTART_SYS: u64 = 4;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Frame {
+    /// Room for an entry that has nowhere else to leave a note for the command; 0 from the command.
+    pub note: u64,
     /// The thread's signal mask before the doorbell; the entry puts it back.
     pub mask: u64,
     /// Signals the program catches (`SigCgt`), as the kernel's bit set.
@@ -74,4 +76,79 @@ pub struct Frame {
 /// Bytes of red zone the System V psABI (x86-64, 3.2.2) gives a leaf function below `rsp`.
 pub const RED_ZONE: u64 = 128;
 
-const _: () = assert!(size_of::<Frame>() == 22 * 8);
+/// Assembly (Intel syntax) by which every entry leaves; `rsp` points at the [`Frame`].
+///
+/// Decides how the interrupted call goes on, restores the mask and pops the frame. Once the mask is
+/// back only the frame at `rsp` is needed: handlers build theirs below it. Labels 3, 6, 7, 8 and 9
+/// are used; the 40 bytes below the frame are scratch while signals are blocked.
+#[macro_export]
+macro_rules! doorbell_return {
+    () => {
+        concat!(
+            "3:\n",
+            "mov rbp, qword ptr [rsp + 32]\n", // restart
+            "test rbp, rbp\n",                 // RESTART_NONE
+            "jz 9f\n",
+            "cmp rbp, 3\n", // RESTART_ALWAYS
+            "je 7f\n",
+            // Waiting, caught and not blocked by the program: its handler will run, the call ends.
+            "mov eax, 127\n", // rt_sigpending
+            "lea rdi, [rsp + 24]\n",
+            "mov esi, 8\n",
+            "syscall\n",
+            "mov r12, qword ptr [rsp + 8]\n", // mask
+            "not r12\n",
+            "and r12, qword ptr [rsp + 24]\n",
+            "and r12, qword ptr [rsp + 16]\n", // caught
+            "jz 7f\n",
+            "cmp rbp, 4\n", // RESTART_SYS
+            "jne 6f\n",
+            // The call ends only if the handler of the first signal lacks SA_RESTART.
+            "bsf rdi, r12\n",
+            "inc edi\n",
+            "xor esi, esi\n",
+            "lea rdx, [rsp - 40]\n",
+            "mov r10d, 8\n",
+            "mov eax, 13\n", // rt_sigaction, query
+            "syscall\n",
+            "test rax, rax\n",
+            "jnz 6f\n",
+            "test dword ptr [rsp - 32], 0x10000000\n", // SA_RESTART in sa_flags
+            "jnz 7f\n",
+            "6:\n",
+            "mov qword ptr [rsp + 128], -4\n", // rax = -EINTR
+            "jmp 9f\n",
+            "7:\n",
+            "mov rax, qword ptr [rsp + 40]\n", // orig_rax
+            "cmp rbp, 2\n",                    // RESTART_BLOCK
+            "jne 8f\n",
+            "mov eax, 219\n", // restart_syscall
+            "8:\n",
+            "mov qword ptr [rsp + 128], rax\n",
+            "sub qword ptr [rsp + 176], 2\n", // rip
+            "9:\n",
+            "mov eax, 14\n", // rt_sigprocmask
+            "mov edi, 2\n",  // SIG_SETMASK
+            "lea rsi, [rsp + 8]\n",
+            "xor edx, edx\n",
+            "mov r10d, 8\n",
+            "syscall\n",
+            "add rsp, 48\n",
+            "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx\npop r11\npop r10\npop r9\n",
+            "pop r8\npop rax\npop rcx\npop rdx\npop rsi\npop rdi\npopfq\n",
+            "ret 128\n",
+        )
+    };
+}
+
+const _: () = {
+    use core::mem::offset_of;
+    // What the assembly above counts on.
+    assert!(offset_of!(Frame, mask) == 8 && offset_of!(Frame, caught) == 16);
+    assert!(offset_of!(Frame, pending) == 24 && offset_of!(Frame, restart) == 32);
+    assert!(offset_of!(Frame, orig_rax) == 40 && offset_of!(Frame, r15) == 48);
+    assert!(offset_of!(Frame, rax) == 128 && offset_of!(Frame, rflags) == 168);
+    assert!(offset_of!(Frame, rip) == 176 && size_of::<Frame>() == 184);
+    assert!(RESTART_NONE == 0 && RESTART_BLOCK == 2 && RESTART_ALWAYS == 3 && RESTART_SYS == 4);
+    assert!(RED_ZONE == 128);
+};

@@ -15,9 +15,6 @@ use crate::worker::{DummyTls, TLS_SELF, WORKER_STACK, WORKER_STACK_LEN, WorkerSt
 use core::arch::naked_asm;
 use core::mem::offset_of;
 use suture_abi::block::RuntimeBlock;
-use suture_abi::doorbell::{
-    Frame, RED_ZONE, RESTART_ALWAYS, RESTART_BLOCK, RESTART_NONE, RESTART_SYS,
-};
 
 const CLONE_VM: u32 = 0x100;
 const CLONE_FS: u32 = 0x200;
@@ -44,7 +41,7 @@ pub fn doorbell_entry() -> u64 {
     entry as *const () as u64
 }
 
-/// The entry. `rsp` points at a [`Frame`]; everything else is as the program left it.
+/// The entry. `rsp` points at a [`suture_abi::doorbell::Frame`]; everything else is as the program left it.
 ///
 /// The clone is made only by the thread that turns the worker's word from 0 to `u32::MAX`, so that
 /// two doorbells rung at once make one worker. The kernel then fills the word with the thread id and
@@ -77,74 +74,7 @@ unsafe extern "C" fn entry() {
         "neg eax",
         "mov dword ptr [rbx + {clone_errno}], eax",
         "mov dword ptr [rbx + {worker}], 0",
-        // How does the interrupted call go on?
-        "3:",
-        "mov rbp, qword ptr [rsp + {restart}]",
-        "cmp rbp, {none}",
-        "je 9f",
-        "cmp rbp, {always}",
-        "je 7f",
-        // Waiting, caught and not blocked by the program: its handler will run, the call ends.
-        "mov eax, 127", // rt_sigpending
-        "lea rdi, [rsp + {pending}]",
-        "mov esi, 8",
-        "syscall",
-        "mov r12, qword ptr [rsp + {mask}]",
-        "not r12",
-        "and r12, qword ptr [rsp + {pending}]",
-        "and r12, qword ptr [rsp + {caught}]",
-        "jz 7f",
-        "cmp rbp, {sys}",
-        "jne 6f",
-        // The call ends only if the handler of the first signal lacks SA_RESTART.
-        "bsf rdi, r12",
-        "inc edi",
-        "xor esi, esi",
-        "lea rdx, [rsp - 40]",
-        "mov r10d, 8",
-        "mov eax, 13", // rt_sigaction, query
-        "syscall",
-        "test rax, rax",
-        "jnz 6f",
-        "test dword ptr [rsp - 32], 0x10000000", // SA_RESTART in sa_flags
-        "jnz 7f",
-        "6:",
-        "mov qword ptr [rsp + {rax}], -4", // EINTR
-        "jmp 9f",
-        "7:",
-        "mov rax, qword ptr [rsp + {orig_rax}]",
-        "cmp rbp, {blk}",
-        "jne 8f",
-        "mov eax, 219", // restart_syscall
-        "8:",
-        "mov qword ptr [rsp + {rax}], rax",
-        "sub qword ptr [rsp + {rip_}], 2",
-        // From the next call on handlers may run: only the frame at rsp is needed any more.
-        "9:",
-        "mov eax, 14", // rt_sigprocmask
-        "mov edi, 2",  // SIG_SETMASK
-        "lea rsi, [rsp + {mask}]",
-        "xor edx, edx",
-        "mov r10d, 8",
-        "syscall",
-        "add rsp, {r15}",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbp",
-        "pop rbx",
-        "pop r11",
-        "pop r10",
-        "pop r9",
-        "pop r8",
-        "pop rax",
-        "pop rcx",
-        "pop rdx",
-        "pop rsi",
-        "pop rdi",
-        "popfq",
-        "ret {red_zone}",
+        suture_abi::doorbell_return!(),
         // The worker, on its own stack.
         "20:",
         "xor ebp, ebp",
@@ -161,19 +91,6 @@ unsafe extern "C" fn entry() {
         clone_errno = const offset_of!(RuntimeBlock, clone_errno),
         worker_errno = const offset_of!(RuntimeBlock, worker_errno),
         channel_fd = const offset_of!(RuntimeBlock, channel_fd),
-        mask = const offset_of!(Frame, mask),
-        caught = const offset_of!(Frame, caught),
-        pending = const offset_of!(Frame, pending),
-        restart = const offset_of!(Frame, restart),
-        orig_rax = const offset_of!(Frame, orig_rax),
-        r15 = const offset_of!(Frame, r15),
-        rax = const offset_of!(Frame, rax),
-        rip_ = const offset_of!(Frame, rip),
-        none = const RESTART_NONE,
-        always = const RESTART_ALWAYS,
-        sys = const RESTART_SYS,
-        blk = const RESTART_BLOCK,
-        red_zone = const RED_ZONE,
     )
 }
 
@@ -182,7 +99,4 @@ const _: () = {
     assert!(size_of::<BlockCell>() == size_of::<RuntimeBlock>());
     assert!(size_of::<WorkerStack>() == WORKER_STACK_LEN);
     assert!(TLS_SELF < size_of::<DummyTls>());
-    // The pops above follow the order of the fields.
-    assert!(offset_of!(Frame, r15) == 40 && offset_of!(Frame, rax) == 40 + 80);
-    assert!(offset_of!(Frame, rflags) == 160 && offset_of!(Frame, rip) == 168);
 };
