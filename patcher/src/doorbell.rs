@@ -20,7 +20,7 @@ use std::mem::offset_of;
 use std::time::{Duration, Instant};
 use suture_abi::block::RuntimeBlock;
 use suture_abi::doorbell::{self as frame, Frame, RED_ZONE};
-use suture_elf::Addr;
+use suture_elf::{Addr, Memory};
 
 /// Kernel-internal results of an interrupted call (`linux/errno.h`), seen only by tracers.
 const ERESTARTSYS: i64 = 512;
@@ -45,13 +45,25 @@ pub struct Ring {
     pub held: Duration,
     /// Threads that were stopped and let go again unused.
     pub tries: u32,
+    /// Where its frame was written.
+    pub frame: u64,
 }
 
 /// Makes the worker. On return the clone was made or an error says why not.
 ///
 /// # Errors
-/// No thread could be stopped, the process is stopped or gone, or no thread can be made in it.
+/// As [`borrow`], or no thread can be made in the process.
 pub fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<Ring, Error> {
+    let ring = borrow(target, entry, deadline)?;
+    await_worker(target, block, deadline)?;
+    Ok(ring)
+}
+
+/// Sends one thread through `entry`, which must end with `suture_abi::doorbell_return`.
+///
+/// # Errors
+/// No thread could be stopped, the process is stopped or gone.
+pub fn borrow(target: &Target, entry: u64, deadline: Deadline) -> Result<Ring, Error> {
     let pid = target.pid();
     if target.facts.shadow_stack {
         return Err(Error::ShadowStack { pid });
@@ -62,10 +74,7 @@ pub fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Res
         let mut stopped_by = None;
         for thread in candidates(pid)? {
             match try_thread(target, entry, thread, deadline) {
-                Ok(Some(held)) => {
-                    await_worker(target, block, deadline)?;
-                    return Ok(Ring { tid: thread.tid, held, tries });
-                }
+                Ok(Some((held, frame))) => return Ok(Ring { tid: thread.tid, held, tries, frame }),
                 Ok(None) | Err(StopError::Gone) => tries += 1,
                 Err(StopError::Stopped(signal)) => stopped_by = Some(signal),
                 Err(StopError::Deadline) => {}
@@ -81,6 +90,14 @@ pub fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Res
         }
         backoff.pause();
     }
+}
+
+/// The errno an entry left in its frame under the given mark. Only to be asked soon after: the
+/// memory is below the thread's stack, and its own again.
+#[must_use]
+pub fn note(target: &Target, ring: &Ring, mark: u64) -> Option<i32> {
+    let note = target.memory.read_u64(Addr(ring.frame)).ok()?;
+    (note >> 32 == mark).then(|| (note & 0xffff_ffff) as i32)
 }
 
 /// Living threads that may be stopped, most suitable first.
@@ -119,7 +136,7 @@ fn try_thread(
     entry: u64,
     thread: ThreadFacts,
     deadline: Deadline,
-) -> Result<Option<Duration>, StopError> {
+) -> Result<Option<(Duration, u64)>, StopError> {
     let started = Instant::now();
     // No shorter limit than the whole: a thread that was asked to stop and abandoned would stop
     // later, with nobody there to let it go. Threads that cannot stop were sorted out by state.
@@ -140,7 +157,7 @@ fn try_thread(
     held.set_registers(&sent).map_err(os)?;
     held.set_signal_mask(u64::MAX).map_err(os)?;
     held.release().map_err(os)?;
-    Ok(Some(started.elapsed()))
+    Ok(Some((started.elapsed(), at.0)))
 }
 
 fn in_syscall(regs: &Registers) -> bool {
@@ -171,6 +188,7 @@ fn plan_frame(regs: &Registers, mask: u64, caught: u64) -> Option<(Addr, Frame)>
     };
     let at = regs.rsp.checked_sub(RED_ZONE + size_of::<Frame>() as u64)?;
     let frame = Frame {
+        note: 0,
         mask,
         caught,
         pending: 0,
@@ -199,6 +217,7 @@ fn plan_frame(regs: &Registers, mask: u64, caught: u64) -> Option<(Addr, Frame)>
 
 fn frame_bytes(frame: &Frame) -> Vec<u8> {
     let Frame {
+        note,
         mask,
         caught,
         pending,
@@ -223,8 +242,8 @@ fn frame_bytes(frame: &Frame) -> Vec<u8> {
         rip,
     } = *frame;
     let words = [
-        mask, caught, pending, restart, orig_rax, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx,
-        rdx, rsi, rdi, rflags, rip,
+        note, mask, caught, pending, restart, orig_rax, r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax,
+        rcx, rdx, rsi, rdi, rflags, rip,
     ];
     words.iter().flat_map(|w| w.to_le_bytes()).collect()
 }

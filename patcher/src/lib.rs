@@ -14,6 +14,7 @@ pub mod description;
 pub mod disable;
 pub mod doorbell;
 pub mod error;
+pub mod inject;
 pub mod log;
 pub mod report;
 pub mod run;
