@@ -1,0 +1,154 @@
+//! System calls that std does not have.
+//!
+//! # Safety
+//!
+//! Each wrapper passes only memory it owns for the length of the call, and checks the result.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+fn check(result: i64) -> io::Result<i64> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The user the tests run as.
+#[must_use]
+pub fn effective_user() -> u32 {
+    // SAFETY: no arguments, no memory.
+    unsafe { libc::geteuid() }
+}
+
+/// Sends a signal.
+///
+/// # Panics
+/// When there is no such process.
+pub fn kill(pid: i32, signal: i32) {
+    // SAFETY: no memory.
+    let result = unsafe { libc::kill(pid, signal) };
+    check(result.into()).unwrap_or_else(|e| panic!("cannot send signal {signal} to {pid}: {e}"));
+}
+
+/// Ends a process if it is still there.
+pub fn kill_if_there(pid: i32) {
+    // SAFETY: no memory. It fails only when the process is gone.
+    unsafe { libc::kill(pid, libc::SIGKILL) };
+}
+
+/// Whether a process ends within a time. It stays to be reaped.
+///
+/// # Panics
+/// When it is not a process.
+#[must_use]
+pub fn ends_within(pid: i32, patience: Duration) -> bool {
+    // SAFETY: no memory; the result is checked before it is used as a descriptor.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
+    let fd = check(fd).unwrap_or_else(|e| panic!("cannot watch process {pid}: {e}"));
+    // SAFETY: the descriptor was just made and nobody else has it.
+    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) };
+    let mut waiting = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let limit = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: one pollfd, alive for the call.
+    let ready = unsafe { libc::poll(&raw mut waiting, 1, limit) };
+    ready == 1
+}
+
+/// Makes the calling process die with its parent's thread, so that no target outlives its test.
+///
+/// # Errors
+/// Never on Linux.
+pub fn die_with_parent() -> io::Result<()> {
+    // SAFETY: prctl with plain numbers.
+    let result = unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    check(result.into()).map(|_| ())
+}
+
+/// A resource limit, by number (`libc::RLIMIT_*`), as (soft, hard).
+pub type Limit = (u64, u64);
+
+/// Sets a limit of a process and gives the former one. 0 = the caller.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn set_limit(pid: i32, resource: u32, limit: Limit) -> io::Result<Limit> {
+    let new = libc::rlimit { rlim_cur: limit.0, rlim_max: limit.1 };
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: both structures live for the call.
+    let result = unsafe { libc::prlimit(pid, resource, &raw const new, &raw mut old) };
+    check(result.into()).map(|_| (old.rlim_cur, old.rlim_max))
+}
+
+/// A limit of a process.
+///
+/// # Panics
+/// When there is no such process.
+#[must_use]
+pub fn limit(pid: i32, resource: u32) -> Limit {
+    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure lives for the call; a null new limit changes nothing.
+    let result = unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut old) };
+    check(result.into()).unwrap_or_else(|e| panic!("cannot read a limit of process {pid}: {e}"));
+    (old.rlim_cur, old.rlim_max)
+}
+
+/// This thread as the tracer of another, which goes on running.
+#[derive(Debug)]
+pub struct Tracer {
+    tid: i32,
+}
+
+impl Tracer {
+    /// Attaches without stopping.
+    ///
+    /// # Panics
+    /// When the kernel refuses it.
+    #[must_use]
+    pub fn seize(tid: i32) -> Self {
+        // SAFETY: PTRACE_SEIZE takes no memory.
+        let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) };
+        check(result).unwrap_or_else(|e| panic!("cannot trace {tid}: {e}"));
+        Self { tid }
+    }
+}
+
+impl Drop for Tracer {
+    fn drop(&mut self) {
+        let mut status = 0;
+        // SAFETY: numbers and one int; detaching needs a stopped tracee. All fail when it is gone.
+        unsafe {
+            libc::ptrace(libc::PTRACE_INTERRUPT, self.tid, 0, 0);
+            libc::waitpid(self.tid, &raw mut status, libc::__WALL);
+            libc::ptrace(libc::PTRACE_DETACH, self.tid, 0, 0);
+        }
+    }
+}
+
+/// A kernel probe on an instruction of a file; gone when dropped.
+#[derive(Debug)]
+pub struct Uprobe {
+    _event: OwnedFd,
+}
+
+impl Uprobe {
+    /// Puts a counting uprobe on `offset` of `file` in one process.
+    ///
+    /// # Errors
+    /// When the kernel has no uprobes or refuses this one.
+    pub fn place(pid: i32, file: &std::path::Path, offset: u64) -> io::Result<Self> {
+        let kind = std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?;
+        let kind: u32 = kind.trim().parse().map_err(io::Error::other)?;
+        let path = std::ffi::CString::new(file.as_os_str().as_encoded_bytes())?;
+        // perf_event_attr, version 1 (72 bytes): type, size, config, period, sample type, read
+        // format, flags, wakeup, breakpoint type, path pointer, offset.
+        let mut attr = [0u64; 9];
+        attr[0] = u64::from(kind) | 72 << 32;
+        attr[7] = path.as_ptr() as u64;
+        attr[8] = offset;
+        // SAFETY: the structure states its own size; it and the path live for the call.
+        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, attr.as_ptr(), pid, -1, -1, 0) };
+        let fd = i32::try_from(check(fd)?).map_err(io::Error::other)?;
+        // SAFETY: the descriptor was just made and nobody else has it.
+        Ok(Self { _event: unsafe { OwnedFd::from_raw_fd(fd) } })
+    }
+}
