@@ -12,6 +12,7 @@
 //! 5. detach.
 
 use crate::error::Error;
+use crate::seccomp;
 use crate::sys::proc::{self, ThreadFacts};
 use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::{Backoff, Deadline};
@@ -68,6 +69,9 @@ pub fn borrow(target: &Target, entry: u64, deadline: Deadline) -> Result<Ring, E
     if target.facts.shadow_stack {
         return Err(Error::ShadowStack { pid });
     }
+    if target.facts.seccomp != 0 {
+        check_filters(target, deadline)?;
+    }
     let mut tries = 0;
     let mut backoff = Backoff::default();
     loop {
@@ -92,12 +96,39 @@ pub fn borrow(target: &Target, entry: u64, deadline: Deadline) -> Result<Ring, E
     }
 }
 
+/// Stops one thread to read the program's filters.
+fn check_filters(target: &Target, deadline: Deadline) -> Result<(), Error> {
+    for thread in candidates(target.pid())? {
+        match StoppedThread::stop(thread.tid, deadline) {
+            Ok(held) => {
+                hide_interruption(&held).map_err(|e| Error::from_ptrace(target, &e))?;
+                return seccomp::check(target, &held);
+            }
+            Err(StopError::Os(e)) => return Err(Error::from_ptrace(target, &e)),
+            Err(StopError::Stopped(signal)) => return Err(Error::Stopped { pid: target.pid(), signal }),
+            Err(StopError::Gone | StopError::Deadline) => {}
+        }
+    }
+    target.still_there()
+}
+
+/// Makes sure that the stop itself is not seen: calls that answer a stop with −EINTR are made to
+/// restart, as the kernel does for the others by itself.
+fn hide_interruption(held: &StoppedThread) -> std::io::Result<Registers> {
+    let mut regs = held.registers()?;
+    if in_syscall(&regs) && result(&regs) == -EINTR && regs.orig_rax != SYS_CLOSE {
+        regs.rax = (-ERESTARTNOHAND).cast_unsigned();
+        held.set_registers(&regs)?;
+    }
+    Ok(regs)
+}
+
 /// The errno an entry left in its frame under the given mark. Only to be asked soon after: the
 /// memory is below the thread's stack, and its own again.
 #[must_use]
 pub fn note(target: &Target, ring: &Ring, mark: u64) -> Option<i32> {
     let note = target.memory.read_u64(Addr(ring.frame)).ok()?;
-    (note >> 32 == mark).then(|| (note & 0xffff_ffff) as i32)
+    (note >> 32 == mark).then_some((note & 0xffff_ffff) as i32)
 }
 
 /// Living threads that may be stopped, most suitable first.
@@ -142,11 +173,7 @@ fn try_thread(
     // later, with nobody there to let it go. Threads that cannot stop were sorted out by state.
     let held = StoppedThread::stop(thread.tid, deadline)?;
     let os = StopError::Os;
-    let mut regs = held.registers().map_err(os)?;
-    if in_syscall(&regs) && result(&regs) == -EINTR && regs.orig_rax != SYS_CLOSE {
-        regs.rax = (-ERESTARTNOHAND).cast_unsigned();
-        held.set_registers(&regs).map_err(os)?;
-    }
+    let regs = hide_interruption(&held).map_err(os)?;
     let mask = held.signal_mask().map_err(os)?;
     let Some((at, frame)) = plan_frame(&regs, mask, target.facts.caught) else { return Ok(None) };
     // A stack that ends here cannot take the frame; another thread's will.

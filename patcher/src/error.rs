@@ -106,6 +106,14 @@ pub enum Error {
         /// Process id.
         pid: i32,
     },
+    /// The program's own filter is in the way.
+    #[error("the seccomp filter of process {pid} does not allow {call}")]
+    Seccomp {
+        /// Process id.
+        pid: i32,
+        /// System call.
+        call: String,
+    },
     /// No thread could be used.
     #[error("no thread of process {pid} could be borrowed ({tries} tries)")]
     Unreachable {
@@ -311,6 +319,9 @@ impl Error {
                 "try again in a moment".into()
             }
             Self::AbiMismatch { .. } => "use the suture command that came with that runtime".into(),
+            Self::Seccomp { call, .. } => {
+                format!("allow {call} in the service's filter, or restart it without one")
+            }
             Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
             Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
                 "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
@@ -352,6 +363,7 @@ impl Error {
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",
             Self::ShadowStack { .. } => "ENOSYS",
+            Self::Seccomp { .. } => "EPERM",
             Self::Worker { .. } | Self::Unreadable { .. } | Self::Store { .. } | Self::Io { .. } => "EIO",
         }
     }

@@ -18,6 +18,7 @@ pub mod inject;
 pub mod log;
 pub mod report;
 pub mod run;
+pub mod seccomp;
 pub mod session;
 pub mod status;
 pub mod stores;

@@ -8,6 +8,7 @@
 #![allow(unsafe_code)]
 
 use super::time::{Backoff, Deadline};
+use crate::seccomp::bpf::Instruction;
 use std::io;
 
 /// Registers of a stopped thread, as `PTRACE_GETREGS` gives them.
@@ -17,6 +18,7 @@ const PTRACE_SEIZE: libc::c_uint = 0x4206;
 const PTRACE_INTERRUPT: libc::c_uint = 0x4207;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
+const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
 const PTRACE_EVENT_STOP: i32 = 128;
 
 fn request(op: libc::c_uint, tid: i32, addr: usize, data: usize) -> io::Result<()> {
@@ -123,6 +125,27 @@ impl StoppedThread {
     /// When the thread was killed meanwhile.
     pub fn set_signal_mask(&self, mask: u64) -> io::Result<()> {
         request(PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask).addr())
+    }
+
+    /// Reads the thread's seccomp filters, newest first.
+    ///
+    /// # Errors
+    /// `EACCES` without `CAP_SYS_ADMIN`, or when we run under a filter ourselves.
+    pub fn seccomp_filters(&self) -> io::Result<Vec<Vec<Instruction>>> {
+        let mut filters = Vec::new();
+        loop {
+            let index = filters.len();
+            // SAFETY: with a null buffer the request only returns the filter's length.
+            let count = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.tid, index, 0) };
+            let Ok(count) = usize::try_from(count) else {
+                let error = io::Error::last_os_error();
+                return if error.raw_os_error() == Some(libc::ENOENT) { Ok(filters) } else { Err(error) };
+            };
+            let mut raw = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; count];
+            request(PTRACE_SECCOMP_GET_FILTER, self.tid, index, raw.as_mut_ptr().addr())?;
+            let program = raw.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k });
+            filters.push(program.collect());
+        }
     }
 
     /// Lets the thread run on with the registers it has now.
