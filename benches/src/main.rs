@@ -7,6 +7,7 @@
 mod error;
 mod groups;
 mod lab;
+mod processor;
 mod row;
 mod spinner;
 mod stats;

@@ -10,6 +10,11 @@ impl Samples {
         self.0.push(value);
     }
 
+    /// Adds the measurements of another run.
+    pub fn append(&mut self, other: Self) {
+        self.0.extend(other.0);
+    }
+
     /// The value below which `share` of the samples lie, interpolated; 0 without samples.
     #[must_use]
     pub fn quantile(&self, share: f64) -> f64 {
@@ -35,6 +40,15 @@ impl Samples {
     }
 }
 
+/// Samples of both sides of a row.
+pub type Pair = (Samples, Samples);
+
+/// Adds the measurements of another run to both sides.
+pub fn append(to: &mut Pair, more: Pair) {
+    to.0.append(more.0);
+    to.1.append(more.1);
+}
+
 /// Measures `ours` and `baseline` in turn, `rounds` times each, so that what else happens on the
 /// machine meets both. Which goes first alternates, so that neither profits from the other.
 ///
@@ -44,7 +58,7 @@ pub fn interleave<E>(
     rounds: usize,
     mut ours: impl FnMut() -> Result<f64, E>,
     mut baseline: impl FnMut() -> Result<f64, E>,
-) -> Result<(Samples, Samples), E> {
+) -> Result<Pair, E> {
     let (mut a, mut b) = (Samples::default(), Samples::default());
     for round in 0..rounds {
         if round % 2 == 0 {

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::lab::Lab;
+use crate::processor::Avoiding;
 use crate::row::{Budget, Row};
 use crate::spinner::Spinner;
 use crate::stats::{Samples, interleave};
@@ -73,6 +74,7 @@ fn sample(
 ) -> Result<(), Error> {
     let mut spinner = Spinner::start(program, &lab.runtime, threads)?;
     let pid = spinner.pid();
+    let elsewhere = Avoiding::processor_of(pid)?;
     let mut quiet = |spinner: &mut Spinner| {
         let (gap, run) = spinner.longest_gap(|| suture::info(lab, patch))?;
         all.quiet_gap.push(gap);
@@ -87,6 +89,7 @@ fn sample(
     if !quiet_first {
         quiet(&mut spinner)?;
     }
+    drop(elsewhere);
     super::calls::check("apply", (old + 1) as f64, spinner.value()? as f64)?;
     all.gap.push(gap);
     all.wall.push(run.wall.as_secs_f64() * 1e3);

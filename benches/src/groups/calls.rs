@@ -3,9 +3,10 @@
 use crate::error::Error;
 use crate::lab::{CALL_FUNCTIONS, Lab};
 use crate::row::{Budget, Row};
-use crate::stats::interleave;
+use crate::stats::{Pair, append, interleave};
 use crate::suture;
 use crate::target::Subject;
+use std::cell::RefCell;
 
 /// Sets of functions: one called directly, others through a table in random order.
 const SIZES: [usize; 4] = [1, 64, 512, 2048];
@@ -19,11 +20,13 @@ const TWIN: &str = "an unpatched twin in the same process";
 /// When a target or the command fails, or a patch does not do what it says.
 pub fn calls(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     let program = lab.subject(CALL_FUNCTIONS, 16)?;
-    let rounds = lab.rounds(300);
-    let mut plain = Subject::start(&program, None)?;
-    let mut loaded = Subject::start(&program, Some(&lab.runtime))?;
-    let (ours, baseline) = interleave(rounds, || loaded.ask("subject 1"), || plain.ask("subject 1"))?;
-    let row = Row::new("call.plain", "ns", &ours, &baseline);
+    let mut all = Pair::default();
+    for _ in 0..lab.rounds(10) {
+        let mut plain = Subject::start(&program, None)?;
+        let mut loaded = Subject::start(&program, Some(&lab.runtime))?;
+        append(&mut all, interleave(lab.rounds(30), || loaded.ask("subject 1"), || plain.ask("subject 1"))?);
+    }
+    let row = Row::new("call.plain", "ns", &all.0, &all.1);
     rows.push(row.budget(Budget::Factor(1.05)).against("the same call without preload"));
     for size in SIZES {
         rows.extend(patched_and_reverted(lab, size, None)?);
@@ -34,29 +37,38 @@ pub fn calls(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Patches `size` functions of a fresh process, measures, takes it back and measures again.
+/// Rows about `size` functions of the classes asked for, from several processes: where address
+/// randomisation puts things moves the cost of a call for the whole life of a process.
 fn patched_and_reverted(lab: &Lab, size: usize, classes: Option<&str>) -> Result<[Row; 2], Error> {
-    let (rounds, patch) = (lab.rounds(300), lab.patch(size)?);
-    let subject =
-        std::cell::RefCell::new(Subject::start(&lab.subject(CALL_FUNCTIONS, 16)?, Some(&lab.runtime))?);
-    let pid = subject.borrow().pid();
-    let ask = |question: &str| subject.borrow_mut().ask(question);
-    let pair = || interleave(rounds, || ask(&format!("subject {size}")), || ask(&format!("plain {size}")));
-    let sum = || ask(&format!("sum {size}"));
-    let old = sum()?;
-    suture::apply(lab, &patch, &[pid], classes)?;
-    check("apply", old + size as f64, sum()?)?;
-    let patched = pair()?;
-    suture::disable(lab, &Lab::patch_name(size), &[pid])?;
-    check("disable", old, sum()?)?;
-    let reverted = pair()?;
+    let (mut patched, mut reverted) = (Pair::default(), Pair::default());
+    for _ in 0..lab.rounds(10) {
+        let (with, after) = one_process(lab, size, classes)?;
+        append(&mut patched, with);
+        append(&mut reverted, after);
+    }
     let class = if classes.is_some() { "-j" } else { "" };
-    let row = |what: &str, (ours, baseline)| {
+    let row = |what: &str, (ours, baseline): Pair| {
         Row::new(format!("call.{what}{class}.{size}"), "ns", &ours, &baseline).against(TWIN)
     };
     // The budget was set for a call that is hot; with many functions the cache decides.
     let budget = if size == 1 { Budget::Added(0.5) } else { Budget::None };
     Ok([row("patched", patched).budget(budget), row("reverted", reverted).budget(Budget::Factor(1.05))])
+}
+
+/// Patches `size` functions of a fresh process, measures, takes it back and measures again.
+fn one_process(lab: &Lab, size: usize, classes: Option<&str>) -> Result<(Pair, Pair), Error> {
+    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let subject = RefCell::new(Subject::start(&program, Some(&lab.runtime))?);
+    let pid = subject.borrow().pid();
+    let ask = |question: &str| subject.borrow_mut().ask(&format!("{question} {size}"));
+    let pair = || interleave(lab.rounds(30), || ask("subject"), || ask("plain"));
+    let old = ask("sum")?;
+    suture::apply(lab, &lab.patch(size)?, &[pid], classes)?;
+    check("apply", old + size as f64, ask("sum")?)?;
+    let patched = pair()?;
+    suture::disable(lab, &Lab::patch_name(size), &[pid])?;
+    check("disable", old, ask("sum")?)?;
+    Ok((patched, pair()?))
 }
 
 /// Compares what the functions answer with what they should.

@@ -4,7 +4,7 @@
 use crate::error::{Error, io};
 use crate::lab::{CALL_FUNCTIONS, Lab};
 use crate::row::{Budget, Row};
-use crate::stats::interleave;
+use crate::stats::{Pair, append, interleave};
 use crate::suture;
 use crate::target::{self, Subject};
 use std::path::Path;
@@ -79,20 +79,25 @@ pub fn fputc(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
 }
 
 /// A call of libc that nobody patches, under the bare preload and after a patch was applied.
+///
+/// In a given process both run a few percent faster or slower for good, as address randomisation
+/// happened to lay out the caches; so many processes are asked, each for a short while.
 fn undisturbed(lab: &Lab, operation: &str, rows: &mut Vec<Row>) -> Result<(), Error> {
     let program = lab.subject(CALL_FUNCTIONS, 16)?;
-    let mut plain = Subject::start(&program, None)?;
-    let mut loaded = Subject::start(&program, Some(&lab.runtime))?;
-    let rounds = lab.rounds(300);
-    // "None" cannot be told from noise; a twentieth can.
-    let row = |name: &str, (ours, baseline)| {
-        let name = format!("{operation}.{name}");
-        Row::new(name, "ns", &ours, &baseline).budget(Budget::Factor(1.05)).against(PLAIN)
-    };
-    let mut pair =
-        |loaded: &mut Subject| interleave(rounds, || loaded.ask(operation), || plain.ask(operation));
-    rows.push(row("preload", pair(&mut loaded)?));
-    suture::apply(lab, &lab.patch(1)?, &[loaded.pid()], None)?;
-    rows.push(row("applied", pair(&mut loaded)?));
+    let patch = lab.patch(1)?;
+    for (name, patched) in [("preload", false), ("applied", true)] {
+        let mut all = Pair::default();
+        for _ in 0..lab.rounds(40) {
+            let mut plain = Subject::start(&program, None)?;
+            let mut loaded = Subject::start(&program, Some(&lab.runtime))?;
+            if patched {
+                suture::apply(lab, &patch, &[loaded.pid()], None)?;
+            }
+            append(&mut all, interleave(10, || loaded.ask(operation), || plain.ask(operation))?);
+        }
+        // "None" cannot be told from noise; a twentieth can.
+        let row = Row::new(format!("{operation}.{name}"), "ns", &all.0, &all.1);
+        rows.push(row.budget(Budget::Factor(1.05)).against(PLAIN));
+    }
     Ok(())
 }
