@@ -1,2 +1,100 @@
-//! Under construction.
-fn main() {}
+//! The project's chores: `cargo xtask --help`.
+//!
+//! Needs Rust, a C compiler, and root (or sudo) for what looks into other processes. Programs that
+//! the tests and demos use are installed from the distribution's packages when they are missing,
+//! and only then; each installation is announced.
+
+mod ci;
+mod demo;
+mod dist;
+mod header;
+mod packages;
+mod programs;
+mod step;
+mod suite;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use step::Project;
+
+/// The project's chores.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build the command and the runtime for use: dist/suture and dist/libsuture.so
+    Build,
+    /// Compile the sample patches, without any warning, into dist/samples
+    Samples,
+    /// Patch a running service under load and take it back, checking every step
+    Demo {
+        /// What to patch
+        #[arg(value_enum, default_value_t = demo::Target::Service)]
+        target: demo::Target,
+    },
+    /// Build, then run the tests of all packages, or of those given
+    Test {
+        /// Packages, all default members when none is given
+        packages: Vec<String>,
+    },
+    /// Write include/suture.h from the descriptor
+    Header {
+        /// Write nothing, fail when the committed file differs
+        #[arg(long)]
+        check: bool,
+    },
+    /// Measure; arguments go to the benchmark program: --json, --only NAME, --quick
+    Bench {
+        /// Arguments of the benchmark program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Store into code that threads are running, for long; arguments go to the stress program
+    Stress {
+        /// Arguments of the stress program
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run the tests again and again for a while
+    Soak {
+        /// How long
+        #[arg(long, value_name = "S", default_value_t = 600)]
+        seconds: u64,
+        /// Packages, suture-tests when none is given
+        packages: Vec<String>,
+    },
+    /// Everything the continuous integration checks
+    Ci,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    let project = Project::find()?;
+    match verb {
+        Verb::Build => dist::build(&project),
+        Verb::Samples => dist::samples(&project),
+        Verb::Demo { target } => demo::run(&project, target),
+        Verb::Test { packages } => suite::run(&project, &packages),
+        Verb::Header { check } => header::run(&project, check),
+        Verb::Bench { args } => programs::bench(&project, &args),
+        Verb::Stress { args } => programs::stress(&project, &args),
+        Verb::Soak { seconds, packages } => suite::soak(&project, seconds, &packages),
+        Verb::Ci => ci::run(&project),
+    }
+}
