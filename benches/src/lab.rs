@@ -12,6 +12,8 @@ use tempfile::TempDir;
 
 /// Functions of each kind in the target for call costs.
 pub const CALL_FUNCTIONS: usize = 2048;
+/// Distance of functions with nothing between them: each is 8 bytes long and starts at a multiple of 16.
+pub const SHORT: usize = 16;
 /// Functions in the target for install costs.
 pub const INSTALL_FUNCTIONS: usize = 10_000;
 
@@ -64,7 +66,8 @@ impl Lab {
         Ok(program)
     }
 
-    /// Compiles the self-measuring target with `count` functions of each kind, `spacing` bytes apart.
+    /// Compiles the self-measuring target with `count` functions of each kind, `spacing` bytes (a
+    /// multiple of 16) apart.
     ///
     /// # Errors
     /// When the compiler refuses it.
@@ -74,10 +77,9 @@ impl Lab {
             return Ok(program);
         }
         let generated = self.at(&format!("functions-{count}.c"));
-        fs::write(&generated, functions(count)).map_err(io("write generated functions"))?;
-        let (generated, align) = (path(&generated), format!("-falign-functions={spacing}"));
+        fs::write(&generated, functions(count, spacing)).map_err(io("write generated functions"))?;
         let count = format!("-DCOUNT={count}");
-        self.compile(&self.source("subject.c"), &program, &[&generated, &align, &count])?;
+        self.compile(&self.source("subject.c"), &program, &[&path(&generated), &count])?;
         Ok(program)
     }
 
@@ -88,7 +90,7 @@ impl Lab {
     pub fn spinner(&self) -> Result<PathBuf, Error> {
         let program = self.at("spinner");
         let generated = self.at("functions-1.c");
-        fs::write(&generated, functions(1)).map_err(io("write a generated function"))?;
+        fs::write(&generated, functions(1, SHORT)).map_err(io("write a generated function"))?;
         self.compile(&self.source("spinner.c"), &program, &[&path(&generated), "-pthread"])?;
         Ok(program)
     }
@@ -150,12 +152,19 @@ fn constant(index: usize) -> usize {
     (index + 1) << 16 | (0x9000 + index * 37 % 0x5000)
 }
 
-fn functions(count: usize) -> String {
+/// The functions of a target. Larger distances are filled with functions that nobody calls: an
+/// assembler pads that much with a jump over it, which no compiled program has.
+fn functions(count: usize, spacing: usize) -> String {
     let mut text = String::new();
+    let filler = spacing.saturating_sub(2 * SHORT);
     // Writing to a string cannot fail.
     for kind in ["plain", "subject"] {
         for index in 0..count {
             let _ = writeln!(text, "long {kind}_{index}(long x) {{ return x + {}; }}", constant(index));
+            if filler > 0 {
+                let body = format!("__asm__ volatile(\".skip {filler}, 0x90\");");
+                let _ = writeln!(text, "void {kind}_filler_{index}(void) {{ {body} }}");
+            }
         }
         let _ = writeln!(text, "long (*const {kind}_table[])(long) = {{");
         (0..count).for_each(|index| _ = writeln!(text, "{kind}_{index},"));
@@ -202,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_patch_adds_one_to_each_function() {
-        let (old, new) = (functions(2), patch_source(2));
+        let (old, new) = (functions(2, SHORT), patch_source(2));
         for index in 0..2 {
             assert!(old.contains(&format!("subject_{index}(long x) {{ return x + {}; }}", constant(index))));
             assert!(new.contains(&format!("new_{index}(long x) {{ return x + {}; }}", constant(index) + 1)));

@@ -105,7 +105,7 @@ fn sample(
 /// # Errors
 /// When a target or the command fails.
 pub fn many(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let (program, patch) = (lab.subject(lab::CALL_FUNCTIONS, 16)?, lab.patch(1)?);
+    let (program, patch) = (lab.subject(lab::CALL_FUNCTIONS, lab::SHORT)?, lab.patch(1)?);
     let wall = |run: suture::Run| run.wall.as_secs_f64() * 1e3;
     let mut back = Samples::default();
     let (ours, info) = interleave(

@@ -1,7 +1,7 @@
 //! What one call of a patched function costs, beside a call of an unpatched twin in the same process.
 
 use crate::error::Error;
-use crate::lab::{CALL_FUNCTIONS, Lab};
+use crate::lab::{CALL_FUNCTIONS, Lab, SHORT};
 use crate::row::{Budget, Row};
 use crate::stats::{Pair, append, interleave};
 use crate::suture;
@@ -19,7 +19,7 @@ const TWIN: &str = "an unpatched twin in the same process";
 /// # Errors
 /// When a target or the command fails, or a patch does not do what it says.
 pub fn calls(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let program = lab.subject(CALL_FUNCTIONS, SHORT)?;
     let mut all = Pair::default();
     for _ in 0..lab.rounds(10) {
         let mut plain = Subject::start(&program, None)?;
@@ -57,7 +57,7 @@ fn patched_and_reverted(lab: &Lab, size: usize, classes: Option<&str>) -> Result
 
 /// Patches `size` functions of a fresh process, measures, takes it back and measures again.
 fn one_process(lab: &Lab, size: usize, classes: Option<&str>) -> Result<(Pair, Pair), Error> {
-    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let program = lab.subject(CALL_FUNCTIONS, SHORT)?;
     let subject = RefCell::new(Subject::start(&program, Some(&lab.runtime))?);
     let pid = subject.borrow().pid();
     let ask = |question: &str| subject.borrow_mut().ask(&format!("{question} {size}"));

@@ -2,7 +2,7 @@
 
 use super::calls::check;
 use crate::error::Error;
-use crate::lab::{CALL_FUNCTIONS, Lab};
+use crate::lab::{CALL_FUNCTIONS, Lab, SHORT};
 use crate::row::{Budget, Row};
 use crate::stats::interleave;
 use crate::suture;
@@ -15,7 +15,7 @@ const FUNCTIONS: usize = 100;
 /// # Errors
 /// When a target or the command fails, or a patch does not do what it says.
 pub fn fork(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let program = lab.subject(CALL_FUNCTIONS, SHORT)?;
     let patch = lab.patch(FUNCTIONS)?;
     let mut plain = Subject::start(&program, Some(&lab.runtime))?;
     for (name, classes, budget) in [("fork.patched.100", "PSA", 1.2), ("fork.patched-j.100", "J", 2.0)] {

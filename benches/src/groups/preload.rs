@@ -2,7 +2,7 @@
 //! interposed allocator would make slower.
 
 use crate::error::{Error, io};
-use crate::lab::{CALL_FUNCTIONS, Lab};
+use crate::lab::{CALL_FUNCTIONS, Lab, SHORT};
 use crate::row::{Budget, Row};
 use crate::stats::{Pair, append, interleave};
 use crate::suture;
@@ -37,7 +37,7 @@ pub fn startup(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
 /// # Errors
 /// When a target or the command fails.
 pub fn memory(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let program = lab.subject(CALL_FUNCTIONS, SHORT)?;
     let patch = lab.patch(1)?;
     let start = |preload: Option<&Path>| Subject::start(&program, preload);
     let plain = || private_dirty(start(None)?.pid());
@@ -83,7 +83,7 @@ pub fn fputc(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
 /// In a given process both run a few percent faster or slower for good, as address randomisation
 /// happened to lay out the caches; so many processes are asked, each for a short while.
 fn undisturbed(lab: &Lab, operation: &str, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let program = lab.subject(CALL_FUNCTIONS, 16)?;
+    let program = lab.subject(CALL_FUNCTIONS, SHORT)?;
     let patch = lab.patch(1)?;
     for (name, patched) in [("preload", false), ("applied", true)] {
         let mut all = Pair::default();
