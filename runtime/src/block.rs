@@ -80,6 +80,12 @@ impl BlockCell {
         unsafe { &(*self.0.get()).worker_errno }
     }
 
+    /// Not 0 while new patches are refused. Written by the command.
+    pub fn hooking_off(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).hooking_off }
+    }
+
     /// Number of changes of the books.
     pub fn generation(&self) -> &AtomicU64 {
         // SAFETY: as `worker`.

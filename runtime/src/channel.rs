@@ -9,9 +9,11 @@
 #![allow(unsafe_code)]
 
 use crate::block::BLOCK;
+use crate::commit::Engine;
+use crate::reply::Reply;
 use crate::sys::fd::{self, Fd, MemfdUse};
 use crate::sys::mem::{self, PROT_READ, PROT_WRITE};
-use crate::sys::{Errno, thread};
+use crate::sys::{EINVAL, Errno, thread};
 use core::ptr::{addr_of, addr_of_mut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use suture_abi::ABI_VERSION;
@@ -25,34 +27,13 @@ const IDLE: u32 = 50_000_000;
 /// `ETIMEDOUT`.
 const ETIMEDOUT: Errno = Errno(110);
 
-/// What the worker says to a request.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Reply {
-    /// 0 or one of [`error`].
-    pub error: u32,
-    /// Kernel errno, or 0.
-    pub errno: u32,
-    /// Meaning depends on operation and error.
-    pub results: [u64; 4],
-}
-
-impl Reply {
-    /// Done, with one number.
-    pub fn ok(first: u64, second: u64) -> Self {
-        Reply { error: error::OK, errno: 0, results: [first, second, 0, 0] }
-    }
-
-    /// Not done.
-    pub fn err(error: u32) -> Self {
-        Reply { error, ..Reply::default() }
-    }
-}
-
 /// The open channel.
 #[derive(Debug)]
 pub struct Channel {
     fd: Fd,
     header: *mut Header,
+    payload: u64,
+    payload_len: u64,
 }
 
 impl Channel {
@@ -70,7 +51,7 @@ impl Channel {
             addr_of_mut!((*header).abi).write_volatile(ABI_VERSION);
             addr_of_mut!((*header).magic).write_volatile(CHANNEL_MAGIC);
         }
-        Ok(Channel { fd, header })
+        Ok(Channel { fd, header, payload: 0, payload_len: 0 })
     }
 
     fn request(&self) -> &AtomicU32 {
@@ -84,7 +65,7 @@ impl Channel {
     }
 
     /// Answers requests until the client leaves or dies.
-    pub fn serve(&mut self) {
+    pub fn serve(&mut self, engine: &mut Engine) {
         let give_up = thread::monotonic().saturating_add(PATIENCE);
         let mut met = false;
         loop {
@@ -92,7 +73,7 @@ impl Channel {
             // pairs with: the client's release store of `request`
             if self.request().load(Ordering::Acquire) != answered {
                 met = true;
-                if self.answer(answered) {
+                if self.answer(answered, engine) {
                     return;
                 }
                 continue;
@@ -116,21 +97,22 @@ impl Channel {
     }
 
     /// Answers one request; true if it was the last.
-    fn answer(&mut self, answered: u32) -> bool {
+    fn answer(&mut self, answered: u32, engine: &mut Engine) -> bool {
         let header = self.header;
         // SAFETY: between request and reply the page is the worker's.
-        let op = unsafe { addr_of!((*header).op).read_volatile() };
-        let reply = match op {
-            op::HELLO => {
-                let block = BLOCK.as_ptr().expose_provenance() as u64;
-                Reply::ok(BLOCK.generation().load(Ordering::Relaxed), block)
+        let (op, args, len) = unsafe {
+            (
+                addr_of!((*header).op).read_volatile(),
+                addr_of!((*header).args).read_volatile(),
+                addr_of!((*header).payload_len).read_volatile(),
+            )
+        };
+        let reply = match self.payload(len) {
+            Ok(payload) => engine.answer(op, args, payload),
+            Err(errno) => {
+                let field = core::mem::offset_of!(Header, payload_len) as u64;
+                Reply::refused(error::MALFORMED).with(field, len, 0).because(errno)
             }
-            op::SYNC => match thread::sync_core() {
-                Ok(()) => Reply::ok(0, 0),
-                Err(errno) => Reply { errno: errno.0, ..Reply::err(error::BARRIER) },
-            },
-            op::BYE => Reply::ok(0, 0),
-            _ => Reply::err(error::UNKNOWN_OP),
         };
         // SAFETY: as above.
         unsafe {
@@ -143,10 +125,41 @@ impl Channel {
         thread::futex_wake(self.reply());
         op == op::BYE
     }
+
+    /// The request's payload, mapped on demand.
+    fn payload<'p>(&mut self, len: u64) -> Result<&'p [u8], Errno> {
+        if len == 0 {
+            return Ok(&[]);
+        }
+        let end = len.checked_add(PAYLOAD_OFFSET).ok_or(EINVAL)?;
+        if end > fd::size(&self.fd)? {
+            return Err(EINVAL);
+        }
+        if self.payload_len < len {
+            let pages = len.checked_next_multiple_of(mem::PAGE).ok_or(EINVAL)?;
+            let mapped = mem::map_shared(&self.fd, PAYLOAD_OFFSET, pages, PROT_READ)?;
+            self.unmap_payload();
+            (self.payload, self.payload_len) = (mapped, pages);
+        }
+        let start = core::ptr::with_exposed_provenance(self.payload as usize);
+        // SAFETY: `len` bytes are mapped there and backed by the file, which cannot shrink. The slice is
+        // used until the reply only (by `answer`), so that long the client does not write, and should
+        // it do so all the same, values are copied out once before they are checked.
+        Ok(unsafe { core::slice::from_raw_parts(start, len as usize) })
+    }
+
+    fn unmap_payload(&mut self) {
+        if self.payload_len != 0 {
+            // SAFETY: mapped by `payload`; no slice of it outlives a request.
+            let _ = unsafe { mem::unmap(self.payload, self.payload_len) };
+            self.payload_len = 0;
+        }
+    }
 }
 
 impl Drop for Channel {
     fn drop(&mut self) {
+        self.unmap_payload();
         // SAFETY: the page was mapped by `open` and nothing refers to it any more.
         let _ = unsafe { mem::unmap(self.header.expose_provenance() as u64, PAYLOAD_OFFSET) };
     }

@@ -10,7 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::block::{BLOCK, NO_CHANNEL};
-use crate::{arch, sys};
+use crate::{arch, events, sys};
 use core::ptr::addr_of_mut;
 use core::sync::atomic::Ordering;
 use suture_abi::ABI_VERSION;
@@ -47,6 +47,7 @@ pub unsafe fn init() {
         addr_of_mut!((*block).version).write(VERSION);
         addr_of_mut!((*block).doorbell_entry).write(arch::doorbell_entry());
         addr_of_mut!((*block).membarrier_errno).write(errno);
+        addr_of_mut!((*block).events).write(events::RING.as_ptr());
         (*block).channel_fd.store(NO_CHANNEL, Ordering::Relaxed);
         (*block).magic.store(BLOCK_MAGIC, Ordering::Release);
     }

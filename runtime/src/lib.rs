@@ -30,9 +30,21 @@
 #[cfg(not(target_arch = "x86_64"))]
 compile_error!("the runtime knows x86-64 only");
 
+extern crate alloc as alloc_crate;
+
+pub mod alloc;
 pub mod arch;
+pub mod batch;
 pub mod block;
+pub mod books;
 pub mod channel;
+pub mod commit;
+pub mod events;
 pub mod init;
+pub mod jit;
+pub mod list;
+pub mod publish;
+pub mod reply;
 pub mod sys;
+pub mod unwind;
 pub mod worker;

@@ -11,11 +11,14 @@
 //! it when the thread is off its stack. So what is here may use the statics without locks.
 #![allow(unsafe_code)]
 
+use crate::alloc::ARENA;
 use crate::block::{BLOCK, NO_CHANNEL};
 use crate::channel::Channel;
-use crate::sys;
+use crate::commit::{self, Engine};
+use crate::publish;
+use crate::sys::{self, Errno};
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes of the worker's stack, guard page included.
 pub const WORKER_STACK_LEN: usize = 64 * 1024;
@@ -48,22 +51,44 @@ pub static DUMMY_TLS: DummyTls = DummyTls(UnsafeCell::new([0; 512]));
 
 /// Left in the block by a worker that met a fault of its own.
 const EPROTO: u32 = 71;
+/// Out of memory.
+const ENOMEM: Errno = Errno(12);
 
 /// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS: what an instruction of the worker can raise.
 const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);
 
+/// Not 0 from the start of a worker until its orderly end. A worker that finds it set comes after one
+/// that died, or lives in a process that was forked while its parent's was at work: the arena and the
+/// slots may be in any state. Only the worker touches it.
+static UNFINISHED: AtomicU32 = AtomicU32::new(0);
+
 /// Where the worker starts, on its own stack with all signals blocked.
 pub extern "C" fn worker_main() -> ! {
     prepare_thread();
-    // SAFETY: the doorbell's clone gave this thread a table of its own, and no descriptor was opened.
-    let opened = unsafe { sys::fd::close_all() }.and_then(|()| Channel::open());
-    match opened {
-        Ok(mut channel) => channel.serve(),
-        Err(errno) => BLOCK.worker_errno().store(errno.0, Ordering::Relaxed),
+    if let Err(errno) = work() {
+        BLOCK.worker_errno().store(errno.0, Ordering::Relaxed);
     }
     BLOCK.channel_fd().store(NO_CHANNEL, Ordering::Release);
     // SAFETY: this is the worker.
     unsafe { sys::thread::exit_thread() }
+}
+
+fn work() -> Result<(), Errno> {
+    // SAFETY: the doorbell's clone gave this thread a table of its own, and no descriptor was opened.
+    unsafe { sys::fd::close_all() }?;
+    if UNFINISHED.swap(1, Ordering::Relaxed) != 0 {
+        // SAFETY: this is the worker, and nothing of the old arena is freed after the rescue.
+        unsafe {
+            ARENA.abandon();
+            publish::rescue().map_err(|_| ENOMEM)?;
+        }
+        commit::recover().map_err(|_| ENOMEM)?;
+    }
+    let mut engine = Engine::default();
+    let served = Channel::open().map(|mut channel| channel.serve(&mut engine));
+    engine.finish();
+    UNFINISHED.store(0, Ordering::Relaxed);
+    served
 }
 
 /// Ends the worker after a fault of its own. On a thread of the program there is no way on.

@@ -1,6 +1,6 @@
 //! `libsuture.so`: what makes a library of the runtime.
 //!
-//! Panic handler, constructor and the few memory functions the compiler calls by
+//! Panic handler, global allocator, constructor and the few memory functions the compiler calls by
 //! name. The logic is in `suture-runtime`. Built alone (`cargo build -p suture-preload --profile
 //! runtime`), so that no other member can turn a dependency's `std` on.
 #![no_std]
@@ -8,7 +8,11 @@
 mod mem;
 
 use core::panic::PanicInfo;
+use suture_runtime::alloc::GlobalArena;
 use suture_runtime::{init, worker};
+
+#[global_allocator]
+static ALLOCATOR: GlobalArena = GlobalArena;
 
 /// Called by the loader.
 extern "C" fn constructor() {

@@ -3,3 +3,4 @@
 mod x86_64;
 
 pub use x86_64::doorbell::doorbell_entry;
+pub use x86_64::tlsdesc::tlsdesc_static;

@@ -1,0 +1,191 @@
+//! The runtime's own memory.
+//!
+//! One small chunk in `.bss`, then chunks from `mmap`, managed by talc. The worker is the only user:
+//! there is no lock, and nothing on the program's threads allocates. It is never the program's
+//! allocator and takes nothing from it.
+//!
+//! After a fork the child's copy may be in any state, because the parent's worker may have been in the
+//! middle of it. [`Arena::abandon`] then starts with fresh chunks; what lies in the old ones stays
+//! readable and is never reused.
+//!
+//! # Safety
+//!
+//! Interior mutability without a lock rests on "only the worker", which the doorbell's claim of the
+//! worker's word guarantees.
+#![allow(unsafe_code)]
+
+use crate::sys::mem;
+use core::alloc::{GlobalAlloc, Layout};
+use core::cell::UnsafeCell;
+use talc::base::Talc;
+use talc::base::binning::{Binning, DefaultBinning};
+use talc::source::Source;
+
+/// Bytes of the first chunk.
+const FIRST: usize = 16 * 1024;
+/// Least size of a mapped chunk.
+const CHUNK: usize = 256 * 1024;
+
+/// The first chunk.
+#[repr(C, align(16))]
+struct FirstChunk(UnsafeCell<[u8; FIRST]>);
+
+// SAFETY: handed to the one arena, which only the worker uses.
+unsafe impl Sync for FirstChunk {}
+
+static FIRST_CHUNK: FirstChunk = FirstChunk(UnsafeCell::new([0; FIRST]));
+
+/// Where talc gets its memory.
+#[derive(Debug)]
+struct Chunks {
+    /// Memory to be used before any is mapped.
+    first: Option<*mut u8>,
+}
+
+// SAFETY: `acquire` makes system calls only; it cannot reach this or any other allocator.
+unsafe impl Source for Chunks {
+    fn acquire<B: Binning>(talc: &mut Talc<Self, B>, layout: Layout) -> Result<(), ()> {
+        if let Some(first) = talc.source.first.take() {
+            // SAFETY: the chunk belongs to this arena and is given to it once.
+            if unsafe { talc.claim(first, FIRST) }.is_some() {
+                return Ok(());
+            }
+        }
+        let overhead = layout.align().saturating_add(1024);
+        let wanted = layout.size().checked_add(overhead).ok_or(())?;
+        let len = wanted.max(CHUNK).checked_next_multiple_of(4096).ok_or(())?;
+        let chunk = mem::map_anywhere(len as u64).map_err(drop)?;
+        let base = core::ptr::with_exposed_provenance_mut(chunk as usize);
+        // SAFETY: fresh memory nobody else knows, `len` bytes long.
+        unsafe { talc.claim(base, len) }.map(drop).ok_or(())
+    }
+}
+
+/// An allocator over chunks of its own.
+pub struct Arena(UnsafeCell<Talc<Chunks, DefaultBinning>>);
+
+// SAFETY: only the worker calls it (see the module), so there is one thread at a time.
+unsafe impl Sync for Arena {}
+
+impl Default for Arena {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Arena {
+    /// An arena that maps its chunks.
+    pub const fn new() -> Self {
+        Arena(UnsafeCell::new(Talc::new(Chunks { first: None })))
+    }
+
+    /// The arena that begins with the chunk in `.bss`, of which there is one.
+    const fn with_first_chunk() -> Self {
+        Arena(UnsafeCell::new(Talc::new(Chunks { first: Some(FIRST_CHUNK.0.get().cast()) })))
+    }
+
+    /// Forgets all chunks: what was allocated stays readable for ever and must not be freed.
+    ///
+    /// # Safety
+    ///
+    /// Only the worker may call it, with nothing allocated that it will free.
+    pub unsafe fn abandon(&self) {
+        // SAFETY: one thread (the caller's promise); the old value has no destructor that matters.
+        unsafe { self.0.get().write(Talc::new(Chunks { first: None })) };
+    }
+}
+
+/// The arena everything in this crate allocates from.
+pub static ARENA: Arena = Arena::with_first_chunk();
+
+/// [`ARENA`] as the global allocator of `libsuture.so`.
+#[derive(Debug)]
+pub struct GlobalArena;
+
+// SAFETY: forwards to an allocator.
+unsafe impl GlobalAlloc for GlobalArena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's promise.
+        unsafe { ARENA.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { ARENA.dealloc(ptr, layout) }
+    }
+}
+
+// SAFETY: talc keeps the contract of an allocator; one thread at a time (module).
+unsafe impl GlobalAlloc for Arena {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: one thread; the size is not 0 (contract of `GlobalAlloc`).
+        unsafe { (*self.0.get()).allocate(layout) }.map_or(core::ptr::null_mut(), |place| place.as_ptr())
+    }
+
+    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
+        // SAFETY: one thread; the block is one of this arena's (contract of `GlobalAlloc`).
+        unsafe { (*self.0.get()).deallocate(ptr, layout) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    proptest! {
+        /// Blocks never overlap and keep their content, whatever the order of allocations and frees.
+        #[test]
+        fn blocks_are_disjoint_and_keep_their_bytes(
+            steps in prop::collection::vec((0usize..6000, 0u32..8, any::<bool>()), 1..120),
+        ) {
+            let arena = Arena::new();
+            let mut live: BTreeMap<usize, (Layout, u8)> = BTreeMap::new();
+            for (n, (size, align, free)) in steps.into_iter().enumerate() {
+                if free && let Some((addr, (layout, fill))) = live.pop_first() {
+                    let block = addr as *mut u8;
+                    for i in 0..layout.size() {
+                        // SAFETY: inside the block this test allocated and filled.
+                        prop_assert_eq!(unsafe { block.add(i).read() }, fill);
+                    }
+                    // SAFETY: allocated below with this layout, freed once.
+                    unsafe { arena.dealloc(block, layout) };
+                    continue;
+                }
+                let layout = Layout::from_size_align(size + 1, 1 << align).unwrap();
+                // SAFETY: the layout is not empty.
+                let block = unsafe { arena.alloc(layout) };
+                prop_assert!(!block.is_null());
+                let addr = block as usize;
+                prop_assert_eq!(addr % layout.align(), 0);
+                let before = live.range(..=addr).next_back();
+                prop_assert!(before.is_none_or(|(a, (l, _))| a + l.size() <= addr));
+                let after = live.range(addr..).next();
+                prop_assert!(after.is_none_or(|(a, _)| addr + layout.size() <= *a));
+                let fill = n as u8;
+                // SAFETY: inside the fresh block.
+                unsafe { block.write_bytes(fill, layout.size()) };
+                live.insert(addr, (layout, fill));
+            }
+        }
+    }
+
+    #[test]
+    fn an_abandoned_arena_does_not_reuse_its_memory() {
+        let arena = Arena::new();
+        let layout = Layout::from_size_align(64, 8).unwrap();
+        // SAFETY: the layout is not empty; nothing of the first life is freed after `abandon`.
+        unsafe {
+            let old = arena.alloc(layout);
+            old.write_bytes(0x5a, 64);
+            arena.abandon();
+            for _ in 0..4096 {
+                let new = arena.alloc(layout);
+                assert!(!new.is_null() && new != old);
+                new.write_bytes(0, 64);
+            }
+            assert_eq!(old.read(), 0x5a);
+        }
+    }
+}

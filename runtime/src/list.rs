@@ -1,0 +1,110 @@
+//! Lists that can fail: a `Vec` whose growth is an error instead of a panic.
+//!
+//! Runs on the worker only (it allocates).
+//!
+//! # Safety
+//!
+//! The two raw helpers at the end own bytes whose address is published to other processes; the books
+//! decide when they die.
+#![allow(unsafe_code)]
+
+use alloc_crate::alloc::{alloc, dealloc};
+use alloc_crate::vec::Vec;
+use core::alloc::Layout;
+
+/// The runtime's arenas are full and the kernel gives no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoMemory;
+
+/// Appends `item`. Never goes through the growth path of `Vec` that panics.
+pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
+    if list.len() == list.capacity() {
+        list.try_reserve(1).map_err(|_| NoMemory)?;
+    }
+    let len = list.len();
+    let spare = list.spare_capacity_mut().first_mut().ok_or(NoMemory)?;
+    spare.write(item);
+    // SAFETY: the element at `len` was written the line above and lies within the capacity.
+    unsafe { list.set_len(len.saturating_add(1)) };
+    Ok(())
+}
+
+/// Inserts `item` before position `at` (at the end if there is none).
+pub fn insert<T: Copy>(list: &mut Vec<T>, at: usize, item: T) -> Result<(), NoMemory> {
+    push(list, item)?;
+    if let Some(tail) = list.get_mut(at..) {
+        tail.rotate_right(1);
+    }
+    Ok(())
+}
+
+/// A copy with room for `extra` more.
+pub fn copy<T: Copy>(list: &[T], extra: usize) -> Result<Vec<T>, NoMemory> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(list.len().saturating_add(extra)).map_err(|_| NoMemory)?;
+    for (place, item) in out.spare_capacity_mut().iter_mut().zip(list) {
+        place.write(*item);
+    }
+    // SAFETY: the capacity is at least `list.len()` and that many elements were written.
+    unsafe { out.set_len(list.len()) };
+    Ok(out)
+}
+
+/// Copies bytes to a place of their own; gives its address.
+pub fn keep_bytes(bytes: &[u8]) -> Result<u64, NoMemory> {
+    if bytes.is_empty() {
+        return Ok(0);
+    }
+    let layout = Layout::for_value(bytes);
+    // SAFETY: the layout is not empty.
+    let place = unsafe { alloc(layout) };
+    if place.is_null() {
+        return Err(NoMemory);
+    }
+    // SAFETY: `place` has room for `bytes.len()` bytes and is fresh, so nothing overlaps.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+    Ok(place.expose_provenance() as u64)
+}
+
+/// Frees what [`keep_bytes`] gave.
+///
+/// # Safety
+///
+/// `addr` and `len` must come from one call of [`keep_bytes`], not freed since, by this arena.
+pub unsafe fn free_bytes(addr: u64, len: u64) {
+    let Ok(layout) = Layout::array::<u8>(len as usize) else { return };
+    if addr != 0 && len != 0 {
+        // SAFETY: the caller's promise.
+        unsafe { dealloc(core::ptr::with_exposed_provenance_mut(addr as usize), layout) };
+    }
+}
+
+/// Moves a value to a place of its own; gives its address, which stays valid until it is taken back
+/// with `Vec::from_raw_parts(place, 1, 1)` or for ever.
+pub fn keep<T>(value: T) -> Result<*mut T, NoMemory> {
+    let mut one = Vec::new();
+    one.try_reserve_exact(1).map_err(|_| NoMemory)?;
+    push(&mut one, value)?;
+    Ok(core::mem::ManuallyDrop::new(one).as_mut_ptr())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn insert_keeps_the_order_of_the_rest() {
+        let mut list = vec![1, 2, 4];
+        insert(&mut list, 2, 3).unwrap();
+        insert(&mut list, 0, 0).unwrap();
+        insert(&mut list, 99, 5).unwrap();
+        assert_eq!(list, [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn copies_have_room_and_the_same_content() {
+        let out = copy(&[7, 8, 9], 5).unwrap();
+        assert_eq!(out, [7, 8, 9]);
+        assert!(out.capacity() >= 8);
+    }
+}

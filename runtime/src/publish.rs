@@ -1,0 +1,133 @@
+//! Showing the books: one pointer inside, five tables outside.
+//!
+//! Runs on the worker only. Inside the process the current state is one pointer ([`current`]), so that
+//! a forked child finds it whole whatever the parent's worker was doing. For readers outside the block
+//! names the tables, under the sequence lock of [`suture_abi::block`]. While they change, each count is
+//! at no instant larger than the table its address names, for readers of a process that was forked
+//! right then.
+//!
+//! # Safety
+//!
+//! Published books are never changed. They are freed when the next ones are out: nobody inside but the
+//! worker looks at them, and readers outside copy, then look at the sequence number.
+#![allow(unsafe_code)]
+
+use crate::block::BLOCK;
+use crate::books::Books;
+use crate::list::{self, NoMemory};
+use alloc_crate::vec::Vec;
+use core::ptr::{addr_of_mut, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering, fence};
+use suture_abi::block::{Rows, RuntimeBlock};
+
+/// The published books, null before the first. Written by the worker, read by it and its successors.
+static CURRENT: AtomicPtr<Books> = AtomicPtr::new(null_mut());
+
+/// The published books.
+///
+/// # Safety
+///
+/// Only the worker may call it, and must not use the reference after [`Ready::show`].
+pub unsafe fn current<'b>() -> Option<&'b Books> {
+    // SAFETY: what is published is complete and lives until the next is (the caller's promise).
+    unsafe { CURRENT.load(Ordering::Acquire).as_ref() }
+}
+
+/// Books that have their place in memory: showing them cannot fail any more.
+#[derive(Debug)]
+pub struct Ready(*mut Books);
+
+/// Gives books their place.
+pub fn ready(next: Books) -> Result<Ready, NoMemory> {
+    list::keep(next).map(Ready)
+}
+
+impl Ready {
+    /// The books that will be shown.
+    pub fn books(&self) -> &Books {
+        // SAFETY: made by `ready`, not shown yet, so not freed either.
+        unsafe { &*self.0 }
+    }
+
+    /// Frees them unseen.
+    pub fn discard(self) {
+        // SAFETY: made by `list::keep` with capacity 1; never shown.
+        drop(unsafe { Vec::from_raw_parts(self.0, 1, 1) });
+    }
+
+    /// Makes them the current books and frees the old ones.
+    ///
+    /// # Safety
+    ///
+    /// Only the worker may call it; no reference from [`current`] may be used afterwards.
+    pub unsafe fn show(self) {
+        // pairs with: `current` in a worker of a forked child
+        let old = CURRENT.swap(self.0, Ordering::Release);
+        let block: *mut RuntimeBlock = BLOCK.as_ptr();
+        let books = self.books();
+        // SAFETY: the block is a static whose plain fields the worker alone writes.
+        unsafe {
+            let seq = (*block).rows_seq.load(Ordering::Relaxed) | 1;
+            (*block).rows_seq.store(seq, Ordering::Relaxed);
+            // pairs with: the reader's second look at `rows_seq`
+            fence(Ordering::Release);
+            show(addr_of_mut!((*block).patches), &books.patches);
+            show(addr_of_mut!((*block).sites), &books.sites);
+            show(addr_of_mut!((*block).funcs), &books.funcs);
+            show(addr_of_mut!((*block).images), &books.images);
+            show(addr_of_mut!((*block).mappings), &books.mappings);
+            (*block).generation.fetch_add(1, Ordering::Relaxed);
+            (*block).rows_seq.store(seq.wrapping_add(1), Ordering::Release);
+        }
+        if !old.is_null() {
+            // SAFETY: made by `list::keep` with capacity 1 and not used any more (caller).
+            drop(unsafe { Vec::from_raw_parts(old, 1, 1) });
+        }
+    }
+}
+
+/// Changes what one of the block's tables names.
+///
+/// # Safety
+///
+/// `place` must be valid for writes by this thread alone.
+unsafe fn show<T>(place: *mut Rows, rows: &[T]) {
+    let addr = if rows.is_empty() { 0 } else { rows.as_ptr().expose_provenance() as u64 };
+    let count = u32::try_from(rows.len()).unwrap_or(u32::MAX);
+    // SAFETY: the caller's promise. Volatile, so that the order is kept: never a count larger than the
+    // table in sight.
+    unsafe {
+        let before = addr_of_mut!((*place).count).read_volatile();
+        addr_of_mut!((*place).count).write_volatile(before.min(count));
+        addr_of_mut!((*place).addr).write_volatile(addr);
+        addr_of_mut!((*place).count).write_volatile(count);
+        addr_of_mut!((*place).row_size).write_volatile(size_of::<T>() as u32);
+    }
+}
+
+/// After a fork in the middle of something: a deep copy of the published books in fresh memory,
+/// descriptions included. The old ones are left alone for ever.
+///
+/// # Safety
+///
+/// Only the worker may call it, right after the arena was abandoned.
+pub unsafe fn rescue() -> Result<(), NoMemory> {
+    // SAFETY: the caller is the worker; the old books are never freed from here on.
+    let Some(old) = (unsafe { current() }) else { return Ok(()) };
+    let mut copy = old.try_clone()?;
+    for patch in &mut copy.patches {
+        let start = core::ptr::with_exposed_provenance(patch.description as usize);
+        if patch.description != 0 {
+            // SAFETY: the description was kept with this length and the arena it lies in was abandoned,
+            // not reused.
+            let bytes = unsafe { core::slice::from_raw_parts(start, patch.description_len as usize) };
+            patch.description = list::keep_bytes(bytes)?;
+        }
+    }
+    let ready = ready(copy)?;
+    // Showing must not free books of an arena that is gone.
+    CURRENT.store(null_mut(), Ordering::Relaxed);
+    // SAFETY: the caller is the worker.
+    unsafe { ready.show() };
+    Ok(())
+}
