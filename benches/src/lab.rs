@@ -79,7 +79,11 @@ impl Lab {
         let generated = self.at(&format!("functions-{count}.c"));
         fs::write(&generated, functions(count, spacing)).map_err(io("write generated functions"))?;
         let count = format!("-DCOUNT={count}");
-        self.compile(&self.source("subject.c"), &program, &[&path(&generated), &count])?;
+        self.compile(
+            &self.source("subject.c"),
+            &program,
+            &[&path(&generated), &count, "-fno-toplevel-reorder"],
+        )?;
         Ok(program)
     }
 
