@@ -6,6 +6,7 @@
  * Even threads pass it spinning, odd ones blocked in poll with a timeout, where rcx and r11 belong
  * to the kernel and the result must be 0.
  *
+ *     rounds N    ->  rounds N                       when N more rounds are done
  *     report      ->  report rounds R wrong W [WHAT]     WHAT: the first difference seen
  *
  * Usage: regs [THREADS]     4 by default */
@@ -36,7 +37,10 @@ struct frame {
     uint64_t timeout;       /* 384 */
 };
 
-static long rounds, wrong; /* written by all threads, with atomics */
+static long wrong;  /* written by all threads, with atomics */
+static long rounds; /* under round_lock */
+static pthread_mutex_t round_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t round_done = PTHREAD_COND_INITIALIZER;
 static char first_wrong[128];
 static pthread_mutex_t first_lock = PTHREAD_MUTEX_INITIALIZER;
 static uint64_t states;
@@ -193,7 +197,21 @@ static void hold_once(struct frame *frame, unsigned char *load, unsigned char *s
         if (frame->red_zone[i] != red_value)
             report_wrong("red zone", i, red_value, frame->red_zone[i]);
     compare(load, store);
-    __atomic_fetch_add(&rounds, 1, __ATOMIC_RELAXED);
+    pthread_mutex_lock(&round_lock);
+    ++rounds;
+    pthread_cond_broadcast(&round_done);
+    pthread_mutex_unlock(&round_lock);
+}
+
+/* Waits for that many more rounds. */
+static long wait_rounds(long more)
+{
+    pthread_mutex_lock(&round_lock);
+    long wanted = rounds + more, seen;
+    while ((seen = rounds) < wanted)
+        pthread_cond_wait(&round_done, &round_lock);
+    pthread_mutex_unlock(&round_lock);
+    return seen;
 }
 
 static void *run(void *index)
@@ -219,6 +237,7 @@ static uint64_t usable_states(void)
 int main(int argc, char **argv)
 {
     char line[128];
+    long more;
     int threads = argc > 1 ? atoi(argv[1]) : 4;
     states = usable_states();
     for (int i = 0; i < threads; ++i) {
@@ -228,11 +247,15 @@ int main(int argc, char **argv)
     }
     answer("ready");
     while (read_line(line, sizeof line)) {
-        if (!strcmp(line, "report"))
-            answer("report rounds %ld wrong %ld%s", __atomic_load_n(&rounds, __ATOMIC_RELAXED),
+        if (!strcmp(line, "report")) {
+            answer("report rounds %ld wrong %ld%s", wait_rounds(0),
                    __atomic_load_n(&wrong, __ATOMIC_RELAXED), first_wrong);
-        else
+        } else if (sscanf(line, "rounds %ld", &more) == 1) {
+            wait_rounds(more);
+            answer("rounds %ld", more);
+        } else {
             answer_common(line);
+        }
     }
     return 0;
 }
