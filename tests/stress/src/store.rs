@@ -1,0 +1,113 @@
+//! The arming store: the one rule, and the protocols that break it.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Release};
+
+use suture_abi::batch::Site;
+
+use crate::error::{Error, Result};
+
+/// How bytes get to their place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Means {
+    /// One store instruction.
+    Direct,
+    /// One pwrite to the process's memory file, as the command does it.
+    Pwrite,
+}
+
+/// In which steps a site is armed and disarmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// One byte, or one aligned word.
+    OneStore,
+    /// The changed bytes one after the other, as memcpy may write them.
+    ByteByByte,
+    /// The second byte of a two-byte store before the first.
+    SecondByteFirst,
+    /// `CC` on the first byte, then the rest, then the first byte; a handler finishes traps.
+    Int3,
+}
+
+/// Makes the stores of one process.
+#[derive(Debug)]
+pub struct Writer {
+    memory: File,
+    protocol: Protocol,
+}
+
+impl Writer {
+    /// Opens this process's own memory.
+    pub fn new(protocol: Protocol) -> Result<Self> {
+        let opened = OpenOptions::new().read(true).write(true).open("/proc/self/mem");
+        let memory = opened.map_err(|source| Error::System { what: "open /proc/self/mem", source })?;
+        Ok(Self { memory, protocol })
+    }
+
+    /// Makes the site lead to its stub (`on`) or puts the old bytes back.
+    ///
+    /// # Safety
+    /// The site was planned for code that is mapped, writable when `means` is direct, and its stub
+    /// and slot are in place.
+    pub unsafe fn set(&self, site: &Site, on: bool, means: Means) -> Result<()> {
+        let value = if on { site.new_word } else { site.old_word };
+        if self.protocol == Protocol::OneStore {
+            return match means {
+                // SAFETY: handed on to the caller.
+                Means::Direct => {
+                    unsafe { store_direct(site, value) };
+                    Ok(())
+                }
+                Means::Pwrite => self.pwrite(site, value),
+            };
+        }
+        let first = (site.site - site.store_addr) as usize;
+        let bytes = value.to_le_bytes();
+        let changed = (site.old_word ^ site.new_word).to_le_bytes();
+        let last = changed.iter().rposition(|&byte| byte != 0).unwrap_or(first);
+        let order: Vec<usize> = match self.protocol {
+            Protocol::SecondByteFirst => vec![first + 1, first],
+            Protocol::Int3 => (first + 1..=last).chain([first]).collect(),
+            _ => (first..=last).collect(),
+        };
+        if self.protocol == Protocol::Int3 {
+            // SAFETY: handed on to the caller.
+            unsafe { store_byte(site.site, 0xcc) };
+        }
+        for at in order {
+            // SAFETY: handed on to the caller.
+            unsafe { store_byte(site.store_addr + at as u64, bytes[at]) };
+        }
+        Ok(())
+    }
+
+    fn pwrite(&self, site: &Site, value: u64) -> Result<()> {
+        let bytes = &value.to_le_bytes()[..usize::from(site.store_len)];
+        let written = self.memory.write_all_at(bytes, site.store_addr);
+        written.map_err(|source| Error::System { what: "write a site by pwrite", source })
+    }
+}
+
+/// The arming store as one instruction.
+///
+/// # Safety
+/// The word is mapped and writable.
+unsafe fn store_direct(site: &Site, value: u64) {
+    if site.store_len == 1 {
+        // SAFETY: by this function's contract.
+        unsafe { store_byte(site.store_addr, value as u8) };
+        return;
+    }
+    // SAFETY: by this function's contract; plans align eight-byte stores.
+    let word = unsafe { AtomicU64::from_ptr(site.store_addr as *mut u64) };
+    word.store(value, Release);
+}
+
+/// # Safety
+/// The byte is mapped and writable.
+unsafe fn store_byte(addr: u64, value: u8) {
+    // SAFETY: by this function's contract.
+    let byte = unsafe { AtomicU8::from_ptr(addr as *mut u8) };
+    byte.store(value, Release);
+}

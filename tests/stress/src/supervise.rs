@@ -1,0 +1,121 @@
+//! The outer process: starts the process under stress, waits with a deadline, reads the scoreboard.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crate::board::{Board, SharedBoard};
+use crate::error::{Error, Result};
+
+/// How a process under stress ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, having found nothing.
+    Clean,
+    /// By itself, unable to make a step.
+    Failed(i32),
+    /// By a signal.
+    Killed(i32),
+    /// Not before the deadline.
+    Hung,
+}
+
+/// A finished run.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub end: End,
+    /// Its figures.
+    pub board: SharedBoard,
+}
+
+impl Outcome {
+    /// Whether the harness found anything.
+    pub fn is_clean(&self) -> bool {
+        self.end == End::Clean && self.board.get().wrong_total.load(Relaxed) == 0
+    }
+
+    /// Whether what was found is due to the stores: the unarmed victims had passed.
+    pub fn caught(&self) -> bool {
+        let board: &Board = self.board.get();
+        let wrong = board.wrong_total.load(Relaxed) != 0;
+        let ended = matches!(self.end, End::Killed(_) | End::Hung);
+        board.baseline.load(Relaxed) == 1 && (wrong || ended)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let board = self.board.get();
+        match self.end {
+            End::Clean => write!(f, "ended by itself")?,
+            End::Failed(code) => write!(f, "ended with code {code}")?,
+            End::Killed(signal) => write!(f, "killed by signal {signal}")?,
+            End::Hung => write!(f, "did not end in time")?,
+        }
+        let fault = board.fault_signal.load(Relaxed);
+        if fault != 0 {
+            let (ip, addr) = (board.fault_ip.load(Relaxed), board.fault_addr.load(Relaxed));
+            write!(f, ", signal {fault} at {ip:#x} on address {addr:#x}")?;
+        }
+        let total = board.wrong_total.load(Relaxed);
+        if total != 0 {
+            let [got, old, new, registers, case] =
+                [0, 1, 2, 3, 4].map(|i: usize| board.wrong[i].load(Relaxed));
+            write!(f, ", {total} wrong, first in case {case}: got {got:#x}, old {old:#x}, new {new:#x}")?;
+            write!(f, ", changed registers {registers:#x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Starts `exe` as a worker with `arguments` and waits at most `limit` for its end.
+pub fn supervise(exe: &Path, arguments: &[String], limit: Duration) -> Result<Outcome> {
+    let board = SharedBoard::create()?;
+    let mut command = Command::new(exe);
+    command.arg("worker").arg("--board").arg(board.raw_fd().to_string()).args(arguments);
+    let spawned = command.spawn();
+    let mut child = spawned.map_err(|source| Error::System { what: "start a worker", source })?;
+    let ended = wait(&mut child, limit)?;
+    let end = match ended {
+        None => End::Hung,
+        Some(status) => match (status.code(), status.signal()) {
+            (Some(0), _) => End::Clean,
+            (Some(code), _) => End::Failed(code),
+            (None, signal) => End::Killed(signal.unwrap_or(0)),
+        },
+    };
+    Ok(Outcome { end, board })
+}
+
+/// Waits for the end of `child`; after `limit` kills it and gives `None`.
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let system = |what| move |source| Error::System { what, source };
+    // SAFETY: plain system call on a child that was not waited for.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.id(), 0) };
+    if fd < 0 {
+        return Err(Error::last("watch a worker"));
+    }
+    // SAFETY: the descriptor was just made and belongs to nobody else.
+    let pidfd = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let mut poll = libc::pollfd { fd: pidfd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    let timeout = i32::try_from(limit.as_millis()).unwrap_or(i32::MAX);
+    let ready = loop {
+        // SAFETY: one pollfd, a local.
+        let ready = unsafe { libc::poll(&raw mut poll, 1, timeout) };
+        if ready >= 0 || io::Error::last_os_error().kind() != io::ErrorKind::Interrupted {
+            break ready;
+        }
+    };
+    if ready > 0 {
+        return Ok(Some(child.wait().map_err(system("wait for a worker"))?));
+    }
+    child.kill().map_err(system("kill a worker"))?;
+    child.wait().map_err(system("wait for a killed worker"))?;
+    Ok(None)
+}
