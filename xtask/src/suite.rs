@@ -21,15 +21,16 @@ struct Outcome {
 
 /// Builds what the tests use and runs them, package by package; fails when any fails.
 pub fn run(project: &Project, only: &[String]) -> Result<()> {
+    let names = chosen(project, only)?;
     prepare(project)?;
-    run_packages(project, &chosen(project, only)?)
+    run_packages(project, &names)
 }
 
 /// Runs tests again and again until the time is over or one fails.
 pub fn soak(project: &Project, seconds: u64, only: &[String]) -> Result<()> {
-    prepare(project)?;
     let default = [String::from("suture-tests")];
     let names = chosen(project, if only.is_empty() { &default } else { only })?;
+    prepare(project)?;
     let (start, limit) = (Instant::now(), Duration::from_secs(seconds));
     let mut rounds = 0;
     while rounds == 0 || start.elapsed() < limit {
