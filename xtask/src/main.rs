@@ -51,12 +51,14 @@ enum Verb {
         check: bool,
     },
     /// Measure; arguments go to the benchmark program: --json, --only NAME, --quick
+    #[command(disable_help_flag = true)]
     Bench {
         /// Arguments of the benchmark program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
     /// Store into code that threads are running, for long; arguments go to the stress program
+    #[command(disable_help_flag = true)]
     Stress {
         /// Arguments of the stress program
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
