@@ -66,6 +66,16 @@ impl Lab {
         program
     }
 
+    /// Compiles and starts `several.c` with its twin.
+    ///
+    /// # Panics
+    /// When either fails.
+    pub fn start_several(&self) -> Target {
+        let twin = root().join("tests/targets/several-twin.c").to_string_lossy().into_owned();
+        let program = self.compile_target("several.c", &[&twin]);
+        Target::start(&program, &[], Options::default())
+    }
+
     /// Compiles a target and starts it with the runtime preloaded.
     ///
     /// # Panics
@@ -92,14 +102,28 @@ impl Lab {
         self.patch_file(&source, name)
     }
 
+    /// The same, with further compiler flags.
+    ///
+    /// # Panics
+    /// When the compiler refuses it.
+    pub fn patch_with(&self, name: &str, text: &str, flags: &[&str]) -> PathBuf {
+        let source = self.write(&format!("{name}.c"), text);
+        self.compile_patch(&source, name, flags)
+    }
+
     /// Compiles a C or C++ file, for instance a sample, into a patch `NAME.so`.
     ///
     /// # Panics
     /// When the compiler refuses it.
     pub fn patch_file(&self, source: &Path, name: &str) -> PathBuf {
+        self.compile_patch(source, name, &[])
+    }
+
+    fn compile_patch(&self, source: &Path, name: &str, more: &[&str]) -> PathBuf {
         let patch = self.path(&format!("{name}.so"));
         let include = root().join("include").to_string_lossy().into_owned();
-        let flags = ["-O2", "-fPIC", "-shared", "-nostartfiles", "-Wl,--build-id", "-I", &include];
+        let mut flags = vec!["-O2", "-fPIC", "-shared", "-nostartfiles", "-Wl,--build-id", "-I", &include];
+        flags.extend(more);
         compile(source, &patch, &flags);
         patch
     }
@@ -121,6 +145,19 @@ pub fn replacing(name: &str, function: &str, body: &str) -> String {
         "#include <suture.h>\n\
          static long patched(long n) {{ {body} }}\n\
          SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"{function}\", patched)));\n"
+    )
+}
+
+/// Text of a patch that replaces several `long f(long n)` of the main executable; the function at
+/// position i returns N + 1000 + i.
+#[must_use]
+pub fn replacing_all(name: &str, functions: &[&str]) -> String {
+    let new = |i: usize| format!("static long new_{i}(long n) {{ return n + {}; }}\n", 1000 + i);
+    let definitions: String = (0..functions.len()).map(new).collect();
+    let rows = functions.iter().enumerate().map(|(i, f)| format!("SUTURE_FUNC(\"{f}\", new_{i})"));
+    let rows = rows.collect::<Vec<_>>().join(", ");
+    format!(
+        "#include <suture.h>\n{definitions}SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(SUTURE_MAIN, {rows}));\n"
     )
 }
 

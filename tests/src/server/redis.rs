@@ -57,12 +57,28 @@ impl Redis {
         self.try_command(line).unwrap_or_else(|| panic!("no reply to {line}"))
     }
 
-    fn try_command(&self, line: &str) -> Option<String> {
+    /// The value of a key in the reply to an INFO command.
+    ///
+    /// # Panics
+    /// When it is not in the reply.
+    #[must_use]
+    pub fn info(&self, section: &str, key: &str) -> String {
+        let reply = self.ask(&format!("INFO {section}")).expect("a connection");
+        let value = |line: String| line.strip_prefix(key)?.strip_prefix(':').map(|v| v.trim_end().to_owned());
+        let mut lines = reply.lines().map_while(Result::ok);
+        lines.find_map(value).unwrap_or_else(|| panic!("no {key} in INFO {section}"))
+    }
+
+    fn ask(&self, line: &str) -> Option<BufReader<TcpStream>> {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).ok()?;
         stream.write_all(format!("{line}\r\n").as_bytes()).ok()?;
+        Some(BufReader::new(stream))
+    }
+
+    fn try_command(&self, line: &str) -> Option<String> {
         let mut reply = String::new();
-        BufReader::new(stream).read_line(&mut reply).ok()?;
+        self.ask(line)?.read_line(&mut reply).ok()?;
         (!reply.is_empty()).then(|| reply.trim_end().to_owned())
     }
 
