@@ -6,6 +6,7 @@
 //! the first byte of the target is written.
 #![deny(unsafe_code)]
 
+pub mod apply;
 pub mod batch;
 pub mod channel;
 pub mod cli;
@@ -14,8 +15,11 @@ pub mod description;
 pub mod disable;
 pub mod doorbell;
 pub mod error;
+pub mod hooks;
 pub mod inject;
 pub mod log;
+pub mod patch;
+pub mod plan;
 pub mod report;
 pub mod run;
 pub mod seccomp;
@@ -24,3 +28,4 @@ pub mod status;
 pub mod stores;
 pub mod sys;
 pub mod target;
+pub mod view;

@@ -1,2 +1,22 @@
 //! `suture`: see `suture --help`.
-fn main() {}
+#![deny(unsafe_code)]
+
+mod commands;
+
+use clap::Parser;
+use std::process::ExitCode;
+use suture_patcher::cli::Cli;
+use suture_patcher::error::EXIT_USAGE;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // --help and --version are no errors.
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    ExitCode::from(commands::run(cli))
+}

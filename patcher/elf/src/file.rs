@@ -32,6 +32,8 @@ pub struct Segment {
     pub filesz: u64,
     /// `PF_R`, `PF_W`, `PF_X`.
     pub flags: u32,
+    /// Alignment.
+    pub align: u64,
 }
 
 impl Segment {
@@ -155,6 +157,7 @@ impl ObjectFile {
                 offset: phdr.p_offset(endian),
                 filesz: phdr.p_filesz(endian),
                 flags: phdr.p_flags(endian).0,
+                align: phdr.p_align(endian),
             };
             let kind = phdr.p_type(endian);
             let content = bytes.read_bytes_at(segment.offset, segment.filesz);

@@ -118,14 +118,12 @@ pub fn maps(pid: i32) -> io::Result<String> {
     per_thread(pid, "maps")
 }
 
-/// The auxiliary vector.
+/// The auxiliary vector, raw.
 ///
 /// # Errors
 /// As [`maps`].
-pub fn auxv(pid: i32) -> io::Result<Vec<(u64, u64)>> {
-    let bytes = read_per_thread(pid, "auxv")?;
-    let word = |b: &[u8]| b.try_into().map_or(0, u64::from_ne_bytes);
-    Ok(bytes.chunks_exact(16).map(|c| (word(&c[..8]), word(&c[8..]))).take_while(|&(t, _)| t != 0).collect())
+pub fn auxv(pid: i32) -> io::Result<Vec<u8>> {
+    read_per_thread(pid, "auxv")
 }
 
 fn per_thread(pid: i32, file: &str) -> io::Result<String> {

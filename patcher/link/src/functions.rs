@@ -1,0 +1,205 @@
+//! The functions that are replaced, found in the objects that have them.
+
+use crate::descriptor::{FuncDescriptor, object_label};
+use crate::lookup::bound_bodies;
+use crate::process::{LoadedObject, ProcessView};
+use suture_elf::{Symbol, SymbolKind, Vaddr, demangle};
+use thiserror::Error;
+
+/// Why a function cannot be replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum FunctionError {
+    /// No such function.
+    #[error("{object} has no function `{name}`{}", suggest(similar))]
+    Unknown {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+        /// Names that look like it.
+        similar: Vec<String>,
+    },
+    /// Only its dynamic symbols are left.
+    #[error(
+        "{object} has no function `{name}` among its exported ones, and is stripped of the others; install its unstripped build (same build-id), or replace an exported function"
+    )]
+    Stripped {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+    },
+    /// A symbol of that name is no function.
+    #[error("`{name}` in {object} is not a function")]
+    NotFunction {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+    },
+    /// Several functions of that name.
+    #[error("{object} has {} functions `{name}`: {}; name one with SUTURE_FUNC_AT", places.len(), places.join(", "))]
+    Ambiguous {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+        /// Positions with addresses.
+        places: Vec<String>,
+    },
+    /// A position that does not exist.
+    #[error("{object} has {count} function(s) `{name}`, so there is no position {sympos}")]
+    Position {
+        /// Name.
+        name: String,
+        /// Position asked for.
+        sympos: u64,
+        /// Object.
+        object: String,
+        /// How many there are.
+        count: usize,
+    },
+    /// An indirect function that nobody calls yet.
+    #[error(
+        "`{name}` in {object} is an indirect function and no slot shows yet which body the loader chose; name the body itself"
+    )]
+    IndirectUnbound {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+    },
+    /// An indirect function with several bodies in use.
+    #[error("`{name}` in {object} is an indirect function with several bodies in use ({}); name each body itself", bodies.join(", "))]
+    IndirectSeveral {
+        /// Name.
+        name: String,
+        /// Object.
+        object: String,
+        /// The bodies.
+        bodies: Vec<String>,
+    },
+    /// Two names of one function (`EEXIST`).
+    #[error("`{first}` and `{second}` are one function in {object}; replace it once")]
+    Same {
+        /// First name.
+        first: String,
+        /// Second name.
+        second: String,
+        /// Object.
+        object: String,
+    },
+}
+
+fn suggest(similar: &[String]) -> String {
+    if similar.is_empty() {
+        return String::new();
+    }
+    let names: Vec<String> = similar.iter().map(|name| format!("`{}`", demangle(name))).collect();
+    format!("; did you mean {}?", names.join(" or "))
+}
+
+/// Where a function that is replaced lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OldFunc {
+    /// Index into [`ProcessView::objects`] of the object its code lies in.
+    pub object: usize,
+    /// Symbol name there.
+    pub symbol: String,
+    /// Entry.
+    pub entry: Vaddr,
+    /// Size in bytes; 0 = the symbol does not say.
+    pub size: u64,
+}
+
+/// Finds the function a descriptor entry means.
+///
+/// # Errors
+/// When there is none, or several, or it is an indirect function without one known body.
+pub fn find(view: &ProcessView<'_>, object: usize, func: &FuncDescriptor) -> Result<OldFunc, FunctionError> {
+    let loaded = &view.objects[object];
+    let label = label(loaded);
+    let found = candidates(loaded, &func.old_name);
+    let count = found.len();
+    let name = || func.old_name.clone();
+    let symbol = match (func.sympos, count) {
+        (_, 0) => return Err(unknown(loaded, &func.old_name)),
+        (0, 1) => found[0],
+        (0, _) => {
+            let place =
+                |(i, s): (usize, &&Symbol)| format!("{} at {} ({})", i + 1, s.addr, demangle(&s.name));
+            let places = found.iter().enumerate().map(place).collect();
+            return Err(FunctionError::Ambiguous { name: name(), object: label, places });
+        }
+        (n, _) if n <= count as u64 => found[(n - 1) as usize],
+        (sympos, _) => return Err(FunctionError::Position { name: name(), sympos, object: label, count }),
+    };
+    if symbol.kind != SymbolKind::Ifunc {
+        return Ok(OldFunc { object, symbol: symbol.name.clone(), entry: symbol.addr, size: symbol.size });
+    }
+    let bodies = bound_bodies(view, object, symbol.addr, Some(&symbol.name));
+    match bodies[..] {
+        [(object, entry)] => {
+            let body = view.symbol_at(object, view.objects[object].base + entry);
+            let symbol = body.map_or_else(|| symbol.name.clone(), |s| s.name.clone());
+            Ok(OldFunc { object, symbol, entry, size: body.map_or(0, |s| s.size) })
+        }
+        [] => Err(FunctionError::IndirectUnbound { name: name(), object: label }),
+        _ => {
+            let body = |&(o, at): &(usize, Vaddr)| {
+                let base = view.objects[o].base;
+                view.symbol_at(o, base + at).map_or_else(|| at.to_string(), |s| s.name.clone())
+            };
+            let bodies = bodies.iter().map(body).collect();
+            Err(FunctionError::IndirectSeveral { name: name(), object: label, bodies })
+        }
+    }
+}
+
+fn label(object: &LoadedObject) -> String {
+    if object.main { object_label(None) } else { object.name.clone() }
+}
+
+/// Functions of that name: the symbol name itself, else the name as people read it, with or without
+/// its parameters.
+fn candidates<'v>(object: &'v LoadedObject, name: &str) -> Vec<&'v Symbol> {
+    let symbols = object.file.symbols();
+    let exact = symbols.functions_named(name);
+    if !exact.is_empty() {
+        return exact;
+    }
+    // Demangling every symbol of a large program takes 0.1 s; a mangled name contains the last
+    // identifier of the readable one literally.
+    let without_parameters = name.split('(').next().unwrap_or(name).trim_end();
+    let last = without_parameters.rsplit("::").next().unwrap_or(without_parameters);
+    let last = last.split('<').next().unwrap_or(last);
+    if !last.chars().all(|c| c.is_alphanumeric() || c == '_') || last.is_empty() {
+        return Vec::new();
+    }
+    let mut found: Vec<&Symbol> = Vec::new();
+    for symbol in symbols.all().iter().filter(|s| is_function(s) && s.name.contains(last)) {
+        let readable = demangle(&symbol.name);
+        let fits = readable == name || !name.contains('(') && readable.split('(').next() == Some(name);
+        if fits && readable != symbol.name && !found.iter().any(|s| s.addr == symbol.addr) {
+            found.push(symbol);
+        }
+    }
+    found
+}
+
+fn is_function(symbol: &Symbol) -> bool {
+    matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc)
+}
+
+fn unknown(object: &LoadedObject, name: &str) -> FunctionError {
+    let symbols = object.file.symbols();
+    let (name, label) = (name.to_owned(), label(object));
+    if symbols.named(&name).next().is_some() {
+        return FunctionError::NotFunction { name, object: label };
+    }
+    let similar: Vec<String> = symbols.similar_functions(&name, 3).into_iter().map(str::to_owned).collect();
+    if similar.is_empty() && symbols.all().iter().all(|s| s.dynamic) {
+        return FunctionError::Stripped { name, object: label };
+    }
+    FunctionError::Unknown { name, object: label, similar }
+}

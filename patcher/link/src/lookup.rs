@@ -1,0 +1,268 @@
+//! Looking names up as the process's own loader would.
+//!
+//! The rules are the loader's (scope order, versions, weak and unique definitions, the address of a
+//! function in a program that is not position independent), with three differences: a patch is bound
+//! only to objects that cannot be unloaded under it, never to the runtime, and names that nobody
+//! exports are looked for among the private symbols of the objects it patches.
+
+mod error;
+mod ifunc;
+mod private;
+mod tls;
+mod versions;
+
+pub use error::SymbolError;
+pub(crate) use ifunc::bound_bodies;
+pub use private::DebugFile;
+pub use tls::TlsPlace;
+
+use crate::elf;
+use crate::image::PatchFile;
+use crate::process::ProcessView;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use suture_elf::{DynSymbol, ObjectFile, SymbolKind, Vaddr};
+
+/// What a symbol of the patch is bound to. Symbolic: no load address is in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Binding {
+    /// A definition of the patch itself.
+    Own(Vaddr),
+    /// Nothing: a weak reference that nobody satisfies.
+    Null,
+    /// An address in an object.
+    Address {
+        /// Index into [`ProcessView::objects`].
+        object: usize,
+        /// Address in it.
+        vaddr: Vaddr,
+    },
+    /// A number that moves with nothing.
+    Absolute(u64),
+    /// What the resolver of an indirect function returns.
+    Resolver {
+        /// Index into [`ProcessView::objects`].
+        object: usize,
+        /// The resolver.
+        vaddr: Vaddr,
+    },
+    /// A thread-local variable.
+    Tls {
+        /// Index into [`ProcessView::objects`].
+        object: usize,
+        /// Offset in the object's TLS block.
+        offset: u64,
+    },
+}
+
+/// A definition found in an object's dynamic symbol table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Found<'v> {
+    pub object: usize,
+    pub symbol: DynSymbol<'v>,
+}
+
+/// How the address of a definition will be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Use {
+    /// Its address is taken or its data read: all users must agree on one address.
+    Address,
+    /// It is called through a slot, or is thread-local: an undefined symbol with a value does not
+    /// count.
+    Call,
+}
+
+/// Looks names up for one patch in one process.
+#[derive(Debug)]
+pub struct Resolver<'v, 'm> {
+    view: &'v ProcessView<'m>,
+    patch: &'v PatchFile,
+    /// Objects names are looked up in, in order.
+    scope: Vec<usize>,
+    /// Objects the patch changes: their private symbols count too.
+    patched: Vec<usize>,
+    /// Names the patch needs that are not loaded, for messages.
+    not_loaded: Vec<String>,
+    /// Objects of the patch that are not loaded, for messages.
+    absent: Vec<String>,
+    debug_file: DebugFile<'v>,
+    debug_files: RefCell<HashMap<usize, Option<ObjectFile>>>,
+    bindings: RefCell<HashMap<(u32, Use), Result<Binding, SymbolError>>>,
+}
+
+impl<'v, 'm> Resolver<'v, 'm> {
+    /// A resolver for a patch that changes `patched`, all in one namespace.
+    #[must_use]
+    pub fn new(
+        view: &'v ProcessView<'m>,
+        patch: &'v PatchFile,
+        patched: Vec<usize>,
+        absent: Vec<String>,
+        debug_file: DebugFile<'v>,
+    ) -> Self {
+        let mut scope: Vec<usize> = Vec::new();
+        let roots = if patched.is_empty() { &[0][..] } else { &patched };
+        for &object in roots.iter().filter(|&&o| o < view.objects.len()) {
+            for i in view.scope_of(object) {
+                if !scope.contains(&i) && !view.objects[i].runtime {
+                    scope.push(i);
+                }
+            }
+        }
+        let namespace = roots.first().and_then(|&o| view.objects.get(o)).map_or(0, |o| o.namespace);
+        Self {
+            not_loaded: view.not_loaded(patch.file(), namespace),
+            view,
+            patch,
+            scope,
+            patched,
+            absent,
+            debug_file,
+            debug_files: RefCell::default(),
+            bindings: RefCell::default(),
+        }
+    }
+
+    /// Refuses exported definitions of the patch that the process has too.
+    ///
+    /// # Errors
+    /// [`SymbolError::Preempted`] for the first of them.
+    pub fn check_exports(&self, exported: &[String]) -> Result<(), SymbolError> {
+        for name in exported {
+            if let Some(found) = self.find(name, None, Use::Call) {
+                let object = self.view.objects[found.object].name.clone();
+                return Err(SymbolError::Preempted { name: name.clone(), object });
+            }
+        }
+        Ok(())
+    }
+
+    /// What a symbol of the patch's dynamic symbol table is bound to.
+    ///
+    /// # Errors
+    /// When it cannot be bound, or not safely.
+    pub fn bind(&self, index: u32, used: Use) -> Result<Binding, SymbolError> {
+        if let Some(known) = self.bindings.borrow().get(&(index, used)) {
+            return known.clone();
+        }
+        let binding = self.bind_new(index, used);
+        self.bindings.borrow_mut().insert((index, used), binding.clone());
+        binding
+    }
+
+    fn bind_new(&self, index: u32, used: Use) -> Result<Binding, SymbolError> {
+        let tables = self.patch.tables();
+        let Some(symbol) = tables.symbol(index).filter(|s| s.index != 0) else {
+            return Ok(Binding::Null);
+        };
+        let defined = symbol.section != 0;
+        let own = || {
+            if symbol.section == elf::SHN_ABS {
+                Binding::Absolute(symbol.value)
+            } else {
+                Binding::Own(Vaddr(symbol.value))
+            }
+        };
+        let bound_here = symbol.visibility != elf::STV_DEFAULT || symbol.binding == elf::STB_LOCAL;
+        // Strong definitions are the patch's own: those that the process has too were refused.
+        if defined && (bound_here || symbol.binding == elf::STB_GLOBAL || self.symbolic()) {
+            return Ok(own());
+        }
+        let version = tables.version_of(index).filter(|v| v.file.is_some());
+        if let Some(found) = self.find(symbol.name, version, used) {
+            return self.binding_of(&found);
+        }
+        if let Some(binding) = self.bind_private(symbol.name, symbol.kind)? {
+            return Ok(binding);
+        }
+        if defined {
+            return Ok(own());
+        }
+        if symbol.binding == elf::STB_WEAK {
+            return Ok(Binding::Null);
+        }
+        Err(self.missing(symbol.name, version))
+    }
+
+    /// Whether the patch was linked to prefer its own definitions.
+    fn symbolic(&self) -> bool {
+        let file = self.patch.file();
+        file.dynamic_value(elf::DT_SYMBOLIC).is_some()
+            || file.dynamic_value(elf::DT_FLAGS).unwrap_or(0) & elf::DF_SYMBOLIC != 0
+    }
+
+    /// The first definition in scope order.
+    pub(crate) fn find(
+        &self,
+        name: &str,
+        version: Option<&suture_elf::Version>,
+        used: Use,
+    ) -> Option<Found<'v>> {
+        find_in(self.view, &self.scope, name, version, used)
+    }
+
+    fn binding_of(&self, found: &Found<'v>) -> Result<Binding, SymbolError> {
+        let Found { object, symbol } = *found;
+        let vaddr = Vaddr(symbol.value);
+        Ok(match symbol.kind {
+            elf::STT_TLS => Binding::Tls { object, offset: symbol.value },
+            elf::STT_IFUNC if symbol.section != 0 => self.bind_ifunc(object, vaddr, Some(symbol)),
+            _ if symbol.section == elf::SHN_ABS => Binding::Absolute(symbol.value),
+            _ => Binding::Address { object, vaddr },
+        })
+    }
+
+    /// A symbol of an object, by its own symbol table: for the descriptor's reference table.
+    ///
+    /// # Errors
+    /// When the name is unknown there, ambiguous, or thread-local.
+    pub fn bind_in(&self, object: usize, name: &str, sympos: u64) -> Result<Binding, SymbolError> {
+        let symbol = self.private_symbol(object, name, sympos)?;
+        let label = || self.view.objects[object].name.clone();
+        let symbol = symbol.ok_or_else(|| SymbolError::NotInObject { name: name.into(), object: label() })?;
+        match symbol.kind {
+            SymbolKind::Tls => Err(SymbolError::TlsPointer { name: name.into() }),
+            SymbolKind::Ifunc => Ok(self.bind_ifunc(object, symbol.addr, None)),
+            _ => Ok(Binding::Address { object, vaddr: symbol.addr }),
+        }
+    }
+
+    fn missing(&self, name: &str, version: Option<&suture_elf::Version>) -> SymbolError {
+        let name = name.to_owned();
+        // The name with another version says that the library is another one than at link time.
+        if let Some(version) = version {
+            let others = versions::known(self.view, &self.scope, &name);
+            if !others.is_empty() {
+                return SymbolError::Version { name, version: version.name.clone(), others };
+            }
+        }
+        let elsewhere = (0..self.view.objects.len()).filter(|i| !self.scope.contains(i)).find(|&i| {
+            let o = &self.view.objects[i];
+            !o.vdso && !o.runtime && find_in(self.view, &[i], &name, None, Use::Call).is_some()
+        });
+        if let Some(object) = elsewhere {
+            return SymbolError::CanGo { name, object: self.view.objects[object].name.clone() };
+        }
+        let library = version.and_then(|v| v.file.clone());
+        let not_loaded = match library {
+            Some(library) if self.not_loaded.contains(&library) => vec![library],
+            Some(_) => Vec::new(),
+            None => self.not_loaded.clone(),
+        };
+        SymbolError::Missing { name, not_loaded, absent: self.absent.clone() }
+    }
+}
+
+/// The first definition of a name in the objects of a scope.
+pub(crate) fn find_in<'v>(
+    view: &'v ProcessView<'_>,
+    scope: &[usize],
+    name: &str,
+    version: Option<&suture_elf::Version>,
+    used: Use,
+) -> Option<Found<'v>> {
+    scope.iter().find_map(|&object| {
+        let symbol = versions::pick(&view.objects[object].tables, name, version, used)?;
+        Some(Found { object, symbol })
+    })
+}

@@ -1,0 +1,124 @@
+//! Names that nobody exports: the symbol tables of the patched objects, and of their debug files.
+
+use super::{Binding, Resolver, SymbolError};
+use crate::elf;
+use crate::process::LoadedObject;
+use suture_elf::{ObjectFile, Symbol, SymbolKind};
+
+/// Where the debug file of an object comes from (by its build-id), if there is one.
+#[derive(Clone, Copy)]
+pub struct DebugFile<'a>(pub &'a dyn Fn(&LoadedObject) -> Option<ObjectFile>);
+
+impl std::fmt::Debug for DebugFile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DebugFile")
+    }
+}
+
+/// Parts into which gcc takes functions: what is left cannot be called as the function.
+const PARTS: [&str; 5] = [".cold", ".part.", ".constprop.", ".isra.", ".llvm."];
+
+impl Resolver<'_, '_> {
+    /// Binds an ordinary import to a private symbol of the patched objects: exactly one must match.
+    pub(super) fn bind_private(&self, name: &str, kind: u8) -> Result<Option<Binding>, SymbolError> {
+        let mut found: Vec<(usize, Symbol)> = Vec::new();
+        let mut places = Vec::new();
+        for &object in &self.patched {
+            let candidates = self.candidates(object, name);
+            let count = candidates.len();
+            let label = &self.view.objects[object].name;
+            places.extend((1..=count).map(|i| format!("position {i} in {label}")));
+            found.extend(candidates.into_iter().map(|s| (object, s)));
+        }
+        if found.len() > 1 {
+            return Err(SymbolError::Ambiguous { name: name.into(), places });
+        }
+        let Some((object, symbol)) = found.pop() else {
+            return self.check_folded(name, kind).map(|()| None);
+        };
+        self.check_size(object, &symbol)?;
+        Ok(Some(match symbol.kind {
+            SymbolKind::Tls => Binding::Tls { object, offset: symbol.addr.0 },
+            SymbolKind::Ifunc => self.bind_ifunc(object, symbol.addr, None),
+            _ => Binding::Address { object, vaddr: symbol.addr },
+        }))
+    }
+
+    /// The symbol of that name and position in one object. `None` when there is none.
+    pub(super) fn private_symbol(
+        &self,
+        object: usize,
+        name: &str,
+        sympos: u64,
+    ) -> Result<Option<Symbol>, SymbolError> {
+        let mut candidates = self.candidates(object, name);
+        let label = self.view.objects[object].name.clone();
+        let count = candidates.len();
+        let index = match (sympos, count) {
+            (_, 0) => return Ok(None),
+            (0, 1) => 0,
+            (0, _) => {
+                let places = (1..=count).map(|i| format!("position {i} in {label}")).collect();
+                return Err(SymbolError::Ambiguous { name: name.into(), places });
+            }
+            (n, _) if n <= count as u64 => (n - 1) as usize,
+            _ => {
+                return Err(SymbolError::Position { name: name.into(), sympos, object: label, count });
+            }
+        };
+        let symbol = candidates.swap_remove(index);
+        self.check_size(object, &symbol)?;
+        Ok(Some(symbol))
+    }
+
+    /// Symbols of that name at distinct addresses: the object's own table, else its debug file's.
+    fn candidates(&self, object: usize, name: &str) -> Vec<Symbol> {
+        let own = distinct(&self.view.objects[object].file, name);
+        if !own.is_empty() {
+            return own;
+        }
+        let mut files = self.debug_files.borrow_mut();
+        let file = files.entry(object).or_insert_with(|| (self.debug_file.0)(&self.view.objects[object]));
+        file.as_ref().map_or_else(Vec::new, |file| distinct(file, name))
+    }
+
+    fn check_size(&self, object: usize, symbol: &Symbol) -> Result<(), SymbolError> {
+        let label = &self.view.objects[object].name;
+        if symbol.kind == SymbolKind::Func && symbol.size == 0 {
+            let variant = format!("{} (size 0)", symbol.name);
+            return Err(SymbolError::Folded { name: symbol.name.clone(), object: label.clone(), variant });
+        }
+        Ok(())
+    }
+
+    /// Says so when the compiler left only parts of a function.
+    fn check_folded(&self, name: &str, kind: u8) -> Result<(), SymbolError> {
+        if kind == elf::STT_OBJECT || kind == elf::STT_TLS {
+            return Ok(());
+        }
+        for &object in &self.patched {
+            let file = &self.view.objects[object].file;
+            let part = file.symbols().all().iter().find(|s| {
+                s.name.strip_prefix(name).is_some_and(|rest| PARTS.iter().any(|p| rest.starts_with(p)))
+            });
+            if let Some(part) = part {
+                return Err(SymbolError::Folded {
+                    name: name.into(),
+                    object: self.view.objects[object].name.clone(),
+                    variant: part.name.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn distinct(file: &ObjectFile, name: &str) -> Vec<Symbol> {
+    let mut found: Vec<Symbol> = Vec::new();
+    for symbol in file.symbols().named(name) {
+        if !found.iter().any(|s| s.addr == symbol.addr && s.kind == symbol.kind) {
+            found.push(symbol.clone());
+        }
+    }
+    found
+}

@@ -1,0 +1,178 @@
+//! What the planner knows of one object file.
+
+use crate::refs::{self, Ranges, References};
+use iced_x86::{Decoder, DecoderOptions, Instruction};
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::{Arc, OnceLock};
+use suture_elf::{Frame, Frames, ObjectFile, SymbolKind, Vaddr};
+
+/// Ranges above this number are answered from the index instead of a search for each call.
+const SEARCH_LIMIT: usize = 24;
+
+/// One object file, decoded as far as somebody asked. Cheap to clone and to share.
+#[derive(Clone, Debug)]
+pub struct ObjectAnalysis(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    file: ObjectFile,
+    frames: Frames,
+    /// Addresses of function and label symbols, ascending, each once, and the symbol's position.
+    entries: OnceLock<Vec<(Vaddr, u32)>>,
+    index: OnceLock<References>,
+}
+
+impl ObjectAnalysis {
+    /// Prepares an object; nothing is decoded yet.
+    #[must_use]
+    pub fn new(file: &ObjectFile) -> Self {
+        Self(Arc::new(Inner {
+            file: file.clone(),
+            frames: Frames::new(file),
+            entries: OnceLock::new(),
+            index: OnceLock::new(),
+        }))
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &ObjectFile {
+        &self.0.file
+    }
+
+    /// Its unwind ranges.
+    #[must_use]
+    pub fn frames(&self) -> &Frames {
+        &self.0.frames
+    }
+
+    /// Executable segments: address and contents.
+    pub(crate) fn code(&self) -> impl Iterator<Item = (Vaddr, &[u8])> {
+        let file = &self.0.file;
+        file.segments()
+            .iter()
+            .filter(|s| s.executable())
+            .filter_map(|s| Some((s.addr, file.bytes_at(s.addr, s.filesz)?)))
+    }
+
+    /// From the first to the last executable byte.
+    pub(crate) fn code_hull(&self) -> Range<Vaddr> {
+        let start = self.code().map(|(addr, _)| addr).min().unwrap_or_default();
+        let end = self.code().map(|(addr, bytes)| addr + bytes.len() as u64).max().unwrap_or_default();
+        start..end
+    }
+
+    /// Code from `addr` to the end of its segment.
+    pub(crate) fn code_from(&self, addr: Vaddr) -> Option<&[u8]> {
+        let segment = self.0.file.segments().iter().find(|s| s.executable() && s.backs(addr))?;
+        self.0.file.bytes_at(addr, segment.addr.0 + segment.filesz - addr.0)
+    }
+
+    /// From the first to the last address of any segment.
+    pub(crate) fn image_hull(&self) -> Range<u64> {
+        let segments = self.0.file.segments();
+        let start = segments.iter().map(|s| s.addr.0 & !0xfff).min().unwrap_or_default();
+        let end = segments.iter().map(|s| s.addr.0 + s.memsz).max().unwrap_or_default();
+        start..end.next_multiple_of(0x1000)
+    }
+
+    fn entries(&self) -> &[(Vaddr, u32)] {
+        self.0.entries.get_or_init(|| {
+            let kinds = [SymbolKind::Func, SymbolKind::Ifunc, SymbolKind::Label];
+            let symbols = self.0.file.symbols().all().iter().enumerate();
+            let mut entries: Vec<(Vaddr, u32)> =
+                symbols.filter(|(_, s)| kinds.contains(&s.kind)).map(|(i, s)| (s.addr, i as u32)).collect();
+            entries.sort_unstable();
+            entries
+        })
+    }
+
+    /// Symbols that stand at the address.
+    pub(crate) fn symbols_at(&self, addr: Vaddr) -> impl Iterator<Item = &suture_elf::Symbol> {
+        let entries = self.entries();
+        let from = entries.partition_point(|e| e.0 < addr);
+        let here = entries[from..].iter().take_while(move |e| e.0 == addr);
+        here.map(|e| &self.0.file.symbols().all()[e.1 as usize])
+    }
+
+    /// The first symbol in the range, if there is one.
+    pub(crate) fn symbol_in(&self, range: &Range<Vaddr>) -> Option<Vaddr> {
+        let entries = self.entries();
+        let from = entries.partition_point(|e| e.0 < range.start);
+        entries.get(from).map(|e| e.0).filter(|a| *a < range.end)
+    }
+
+    /// Name of the function an address lies in, for messages.
+    pub(crate) fn name_of(&self, addr: Vaddr) -> String {
+        let start = self.0.frames.at(addr).map_or(addr, |f| f.start);
+        let named = self.symbols_at(start).next();
+        named.map_or_else(|| format!("the function at {start}"), |s| suture_elf::demangle(&s.name))
+    }
+
+    /// References into the ranges.
+    pub(crate) fn references(&self, ranges: Vec<Range<Vaddr>>) -> Cow<'_, References> {
+        let ranges = Ranges::new(ranges.into_iter().map(|r| r.start.0..r.end.0).collect());
+        match self.0.index.get() {
+            Some(index) => Cow::Borrowed(index),
+            None if ranges.len() > SEARCH_LIMIT => Cow::Borrowed(self.index()),
+            None => Cow::Owned(refs::search(self, &ranges)),
+        }
+    }
+
+    /// References into everything.
+    pub(crate) fn index(&self) -> &References {
+        self.0.index.get_or_init(|| refs::index(self))
+    }
+
+    /// Decodes `range`, up to its end or the end of the segment. What is no instruction ends it.
+    pub(crate) fn decode(&self, range: &Range<Vaddr>) -> Vec<Instruction> {
+        let Some(bytes) = self.code_from(range.start) else { return Vec::new() };
+        let length = usize::try_from(range.end.0.saturating_sub(range.start.0)).unwrap_or(0);
+        let bytes = &bytes[..length.min(bytes.len())];
+        let decoder = Decoder::with_ip(64, bytes, range.start.0, DecoderOptions::NONE);
+        decoder.into_iter().take_while(|insn| !insn.is_invalid()).collect()
+    }
+
+    /// Decodes one instruction.
+    pub(crate) fn instruction(&self, addr: Vaddr) -> Option<Instruction> {
+        let bytes = self.code_from(addr)?;
+        let insn = Decoder::with_ip(64, bytes, addr.0, DecoderOptions::NONE).decode();
+        (!insn.is_invalid()).then_some(insn)
+    }
+
+    /// Decodes all code that overlaps the range: function by function where unwind tables say where
+    /// functions start, else from the start of the segment or of the gap.
+    pub(crate) fn each_instruction(&self, range: &Range<Vaddr>, mut each: impl FnMut(&Instruction)) {
+        let frames = &self.0.frames;
+        for (addr, bytes) in self.code() {
+            let end = addr + bytes.len() as u64;
+            let mut at = addr;
+            if range.start > addr {
+                at = frames
+                    .index_before(range.start)
+                    .and_then(|i| frames.get(i))
+                    .map_or(addr, |f| f.start.max(addr));
+            }
+            let stop = range.end.min(end);
+            while at < stop {
+                // A frame's end is a boundary too: padding or code without unwind tables follows.
+                let next = frames.next_start(at).filter(|n| *n < end).unwrap_or(end);
+                let part = frames.starting_at(at).map_or(next, |f: Frame| f.end.min(next).max(at + 1));
+                self.decode_part(&bytes[(at.0 - addr.0) as usize..(part.0 - addr.0) as usize], at, &mut each);
+                at = part;
+            }
+        }
+    }
+
+    fn decode_part(&self, bytes: &[u8], addr: Vaddr, each: &mut impl FnMut(&Instruction)) {
+        let mut decoder = Decoder::with_ip(64, bytes, addr.0, DecoderOptions::NONE);
+        let mut insn = Instruction::default();
+        while decoder.can_decode() {
+            decoder.decode_out(&mut insn);
+            if !insn.is_invalid() {
+                each(&insn);
+            }
+        }
+    }
+}

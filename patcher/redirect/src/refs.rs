@@ -1,0 +1,281 @@
+//! Who refers to an address: direct branches and pointers of the whole object.
+//!
+//! Two ways give the same answer. A *search* looks for the few bytes that a reference to the asked
+//! ranges would have, at every offset of the code, and then checks the candidates: 1 ms for a C
+//! library, right for one patch. An *index* decodes everything once and sorts it: right for a
+//! census. Both see more than there is rather than less: a reference that is none only costs a site.
+
+use crate::analysis::ObjectAnalysis;
+use crate::pointers;
+use iced_x86::{Code, Instruction, OpKind};
+use std::ops::Range;
+use suture_elf::{Type, Vaddr};
+
+/// A direct branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Branch {
+    pub target: Vaddr,
+    /// The instruction, or its opcode behind prefixes.
+    pub source: Vaddr,
+    /// What follows it: the return address of a call.
+    pub next: Vaddr,
+    pub call: bool,
+}
+
+/// References into some ranges, by target.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct References {
+    branches: Vec<Branch>,
+    pointers: Vec<Vaddr>,
+}
+
+impl References {
+    /// Direct branches whose target lies in the range.
+    pub fn branches(&self, range: &Range<Vaddr>) -> &[Branch] {
+        let from = self.branches.partition_point(|b| b.target < range.start);
+        let to = self.branches.partition_point(|b| b.target < range.end);
+        &self.branches[from..to.max(from)]
+    }
+
+    /// Code pointers into the range.
+    pub fn pointers(&self, range: &Range<Vaddr>) -> &[Vaddr] {
+        let from = self.pointers.partition_point(|p| *p < range.start);
+        let to = self.pointers.partition_point(|p| *p < range.end);
+        &self.pointers[from..to.max(from)]
+    }
+
+    fn sort(&mut self) {
+        self.branches.sort_unstable();
+        self.branches.dedup();
+        self.pointers.sort_unstable();
+        self.pointers.dedup();
+    }
+
+    fn add(&mut self, insn: &Instruction, wanted: &Ranges, absolute: bool) {
+        if let Some(branch) = direct_branch(insn)
+            && wanted.contains(branch.target.0)
+        {
+            self.branches.push(branch);
+        }
+        if insn.is_ip_rel_memory_operand() && insn.code() == Code::Lea_r64_m {
+            let target = insn.ip_rel_memory_address();
+            if wanted.contains(target) {
+                self.pointers.push(Vaddr(target));
+            }
+        }
+        if absolute {
+            let kinds = [OpKind::Immediate32, OpKind::Immediate32to64];
+            let operands = (0..insn.op_count()).filter(|&i| kinds.contains(&insn.op_kind(i)));
+            for operand in operands {
+                let value = insn.immediate(operand);
+                if wanted.contains(value) {
+                    self.pointers.push(Vaddr(value));
+                }
+            }
+        }
+    }
+}
+
+/// The direct branch an instruction is, if it is one.
+pub(crate) fn direct_branch(insn: &Instruction) -> Option<Branch> {
+    let near = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::NearBranch64);
+    near.then(|| Branch {
+        target: Vaddr(insn.near_branch_target()),
+        source: Vaddr(insn.ip()),
+        next: Vaddr(insn.next_ip()),
+        call: insn.is_call_near(),
+    })
+}
+
+/// Disjoint ascending ranges of addresses.
+#[derive(Debug)]
+pub(crate) struct Ranges(Vec<Range<u64>>);
+
+impl Ranges {
+    pub fn new(mut ranges: Vec<Range<u64>>) -> Self {
+        ranges.sort_unstable_by_key(|r| r.start);
+        let mut merged: Vec<Range<u64>> = Vec::new();
+        for range in ranges {
+            match merged.last_mut() {
+                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
+                _ => merged.push(range),
+            }
+        }
+        Self(merged)
+    }
+
+    pub fn contains(&self, addr: u64) -> bool {
+        let after = self.0.partition_point(|r| r.start <= addr);
+        self.0[..after].last().is_some_and(|r| addr < r.end)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn hull(&self) -> Range<u64> {
+        let start = self.0.first().map_or(0, |r| r.start);
+        start..self.0.last().map_or(start, |r| r.end)
+    }
+}
+
+/// Decodes the whole object.
+pub(crate) fn index(object: &ObjectAnalysis) -> References {
+    let hull = object.code_hull();
+    let all = Ranges::new(vec![hull.start.0..hull.end.0]);
+    let absolute = object.file().kind() == Type::Exec;
+    let mut found = References::default();
+    object.each_instruction(&hull, |insn| found.add(insn, &all, absolute));
+    pointers::each(object.file(), &(hull.start.0..hull.end.0), |target, _| {
+        found.pointers.push(Vaddr(target))
+    });
+    found.sort();
+    found
+}
+
+/// Longest reach of a short branch, its own length included, with room for prefixes.
+const SHORT_REACH: u64 = 128 + 16;
+
+/// Looks for references into the ranges only.
+pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
+    let mut found = References::default();
+    let hull = wanted.hull();
+    let absolute = object.file().kind() == Type::Exec;
+    for (addr, bytes) in object.code() {
+        displacements(bytes, addr.0, &hull, |offset, target| {
+            if wanted.contains(target) {
+                classify(bytes, addr.0, offset, target, &mut found);
+            }
+        });
+        if absolute {
+            immediates(bytes, &hull, |value| {
+                if wanted.contains(value) {
+                    found.pointers.push(Vaddr(value));
+                }
+            });
+        }
+    }
+    for range in &wanted.0 {
+        let near = Vaddr(range.start.saturating_sub(SHORT_REACH))..Vaddr(range.end + SHORT_REACH);
+        object.each_instruction(&near, |insn| found.add(insn, wanted, absolute));
+    }
+    pointers::each(object.file(), &hull, |target, _| {
+        if wanted.contains(target) {
+            found.pointers.push(Vaddr(target));
+        }
+    });
+    found.sort();
+    found
+}
+
+/// Calls `hit(offset, target)` for every offset whose 32-bit word, taken as a displacement from the
+/// end of the word, leads into the hull.
+fn displacements(bytes: &[u8], addr: u64, hull: &Range<u64>, mut hit: impl FnMut(usize, u64)) {
+    let Ok(span) = u32::try_from(hull.end - hull.start) else { return };
+    // Modulo 2^32: `hit` gets the full address and the caller compares it again.
+    let origin = (addr.wrapping_add(4).wrapping_sub(hull.start)) as u32;
+    const BLOCK: usize = 64;
+    let mut at = 0;
+    while at + BLOCK + 3 < bytes.len() {
+        let block = &bytes[at..at + BLOCK + 3];
+        let start = origin.wrapping_add(at as u32);
+        let mut any = false;
+        for i in 0..BLOCK {
+            let word = u32::from_le_bytes([block[i], block[i + 1], block[i + 2], block[i + 3]]);
+            any |= word.wrapping_add(start.wrapping_add(i as u32)) < span;
+        }
+        if any {
+            exact(bytes, addr, hull, at..at + BLOCK, &mut hit);
+        }
+        at += BLOCK;
+    }
+    exact(bytes, addr, hull, at..bytes.len().saturating_sub(3), &mut hit);
+}
+
+fn exact(
+    bytes: &[u8],
+    addr: u64,
+    hull: &Range<u64>,
+    offsets: Range<usize>,
+    hit: &mut impl FnMut(usize, u64),
+) {
+    for offset in offsets {
+        let Some(word) = bytes.get(offset..offset + 4).and_then(|w| w.try_into().ok()) else { return };
+        let end = addr + offset as u64 + 4;
+        let target = end.wrapping_add_signed(i64::from(i32::from_le_bytes(word)));
+        if hull.contains(&target) {
+            hit(offset, target);
+        }
+    }
+}
+
+/// What the bytes in front of a displacement say it may be.
+fn classify(bytes: &[u8], addr: u64, offset: usize, target: u64, found: &mut References) {
+    let before = |n: usize| offset.checked_sub(n).map(|at| bytes[at]);
+    let branch = |back: u64, call| Branch {
+        target: Vaddr(target),
+        source: Vaddr(addr + offset as u64 - back),
+        next: Vaddr(addr + offset as u64 + 4),
+        call,
+    };
+    match (before(2), before(1)) {
+        (_, Some(0xe8)) => found.branches.push(branch(1, true)),
+        (_, Some(0xe9)) => found.branches.push(branch(1, false)),
+        (Some(0x0f), Some(0x80..=0x8f)) | (Some(0xc7), Some(0xf8)) => {
+            found.branches.push(branch(2, false));
+        }
+        (Some(0x8d), Some(modrm)) if modrm & 0xc7 == 0x05 => found.pointers.push(Vaddr(target)),
+        _ => {}
+    }
+}
+
+/// Every 32-bit word that is itself an address inside the hull.
+fn immediates(bytes: &[u8], hull: &Range<u64>, mut hit: impl FnMut(u64)) {
+    for word in bytes.windows(4) {
+        let value = u64::from(u32::from_le_bytes([word[0], word[1], word[2], word[3]]));
+        if hull.contains(&value) {
+            hit(value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ObjectAnalysis;
+    use std::path::Path;
+    use suture_elf::ObjectFile;
+
+    #[test]
+    fn ranges_merge_and_answer() {
+        let ranges = Ranges::new(vec![30..40, 10..20, 15..25]);
+        for (addr, inside) in [(9, false), (10, true), (24, true), (25, false), (30, true), (40, false)] {
+            assert_eq!(ranges.contains(addr), inside, "{addr}");
+        }
+        assert_eq!(ranges.hull(), 10..40);
+    }
+
+    /// Whatever the index knows of a range, the search finds.
+    #[test]
+    fn search_finds_what_the_index_has() {
+        let file = ObjectFile::open(Path::new("/proc/self/exe")).unwrap();
+        let object = ObjectAnalysis::new(&file);
+        let all = index(&object);
+        let starts: Vec<Vaddr> = object.frames().starts().collect();
+        let mut compared = 0;
+        for start in starts.iter().step_by(starts.len() / 20 + 1) {
+            let range = *start..*start + 300;
+            let found = search(&object, &Ranges::new(vec![start.0..start.0 + 300]));
+            let short = |bs: &[Branch]| bs.iter().map(|b| (b.target, b.call)).collect::<Vec<_>>();
+            let (known, seen) = (short(all.branches(&range)), short(found.branches(&range)));
+            for branch in &known {
+                assert!(seen.contains(branch), "{branch:?}");
+            }
+            for pointer in all.pointers(&range) {
+                assert!(found.pointers(&range).contains(pointer), "{pointer:?}");
+            }
+            compared += known.len();
+        }
+        assert!(compared > 20, "{compared}");
+    }
+}

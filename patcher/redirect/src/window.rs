@@ -1,0 +1,196 @@
+//! Places of a function that a redirect may stand at, best first.
+
+use crate::analysis::ObjectAnalysis;
+use crate::function::{Function, is_terminal};
+use crate::options::Class;
+use crate::padding;
+use iced_x86::{Code, Instruction, Mnemonic, OpKind, Register};
+use std::ops::Range;
+use suture_elf::Vaddr;
+
+/// One step of a prologue, and what undoes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Undo {
+    /// `pop` of the register with this number.
+    Pop(u8),
+    /// `lea rsp, [rsp + n]`.
+    Add(i32),
+}
+
+/// An instruction boundary at the entry or behind an undoable prologue.
+#[derive(Clone, Debug)]
+pub(crate) struct Boundary {
+    /// Index of the instruction at the boundary.
+    pub index: usize,
+    /// Its address.
+    pub at: Vaddr,
+    /// Steps to undo, in the order of the prologue.
+    pub undo: Vec<Undo>,
+}
+
+/// A place, a class, and the bytes it would change.
+#[derive(Clone, Debug)]
+pub(crate) struct Candidate {
+    pub class: Class,
+    /// Index into the boundaries.
+    pub boundary: usize,
+    /// Bytes that belong to the site.
+    pub window: Range<Vaddr>,
+    /// Five bytes of padding that get a near jump first (P, S).
+    pub pad: Option<Vaddr>,
+}
+
+/// Length of a near jump.
+pub(crate) const JUMP: u64 = 5;
+/// Boundaries looked at, prologues of more steps do not occur.
+const MAX_STEPS: usize = 12;
+/// Pads offered for one boundary.
+const MAX_PADS: usize = 6;
+
+/// The entry (behind `endbr64`) and every boundary behind an undoable prologue.
+pub(crate) fn boundaries(function: &Function) -> Vec<Boundary> {
+    let Some(first) = function.first() else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut undo = Vec::new();
+    for index in first..function.code.len().min(first + MAX_STEPS) {
+        let insn = &function.code[index];
+        found.push(Boundary { index, at: Vaddr(insn.ip()), undo: undo.clone() });
+        let before = index.checked_sub(1).filter(|b| *b >= first).map(|b| &function.code[b]);
+        match step(insn, before) {
+            Some(Some(undone)) => undo.push(undone),
+            Some(None) => {}
+            None => break,
+        }
+    }
+    found
+}
+
+/// What undoes the instruction: `Some(None)` = nothing has to, `None` = nothing can.
+fn step(insn: &Instruction, before: Option<&Instruction>) -> Option<Option<Undo>> {
+    match insn.code() {
+        Code::Push_r64 if insn.op0_register() != Register::RSP => {
+            Some(Some(Undo::Pop(insn.op0_register().number() as u8)))
+        }
+        // The `pop rbp` that undoes the push in front of it restores what this one changes.
+        Code::Mov_rm64_r64 | Code::Mov_r64_rm64
+            if insn.op0_kind() == OpKind::Register
+                && insn.op0_register() == Register::RBP
+                && insn.op1_kind() == OpKind::Register
+                && insn.op1_register() == Register::RSP
+                && before
+                    .is_some_and(|b| b.code() == Code::Push_r64 && b.op0_register() == Register::RBP) =>
+        {
+            Some(None)
+        }
+        Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32
+            if insn.op0_kind() == OpKind::Register && insn.op0_register() == Register::RSP =>
+        {
+            i32::try_from(insn.immediate(1).cast_signed()).ok().map(|n| Some(Undo::Add(n)))
+        }
+        _ => None,
+    }
+}
+
+/// All candidates of a function in the order they should be tried.
+pub(crate) fn candidates(
+    object: &ObjectAnalysis,
+    function: &Function,
+    places: &[Boundary],
+) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    let tail = if function.ends_for_good() {
+        padding::behind(object, function.entry, function.end)
+    } else {
+        function.end..function.end
+    };
+    for (boundary, place) in places.iter().enumerate() {
+        let insn = &function.code[place.index];
+        let mut add = |class, len, pad| {
+            found.push(Candidate { class, boundary, window: place.at..place.at + len, pad });
+        };
+        if boundary == 0
+            && let Some(pad) = compiler_pad(object, function, place)
+        {
+            add(Class::P, 2, Some(pad));
+        }
+        let len = insn.len() as u64;
+        if len >= 2 && in_one_word(place.at, 2) {
+            for pad in short_pads(object, place.at) {
+                add(Class::S, len, Some(pad));
+            }
+        }
+        if len >= JUMP && in_one_word(place.at, JUMP) {
+            add(Class::A, len, None);
+        } else if is_terminal(insn)
+            && insn.next_ip() == function.end.0
+            && place.at + JUMP <= tail.end
+            && in_one_word(place.at, JUMP)
+        {
+            add(Class::A, JUMP, None);
+        }
+    }
+    let mut puns: Vec<(usize, usize)> = places
+        .iter()
+        .enumerate()
+        .filter(|(_, p)| p.at + JUMP <= tail.end)
+        .map(|(i, p)| {
+            let inside = |insn: &&Instruction| insn.ip() < p.at.0 + JUMP;
+            (function.code[p.index + 1..].iter().take_while(inside).count(), i)
+        })
+        .collect();
+    puns.sort_unstable();
+    found.extend(puns.into_iter().map(|(_, boundary)| {
+        let at = places[boundary].at;
+        Candidate { class: Class::J, boundary, window: at..at + JUMP, pad: None }
+    }));
+    found
+}
+
+/// Whether `len` bytes at `at` lie in one aligned 8-byte word.
+pub(crate) fn in_one_word(at: Vaddr, len: u64) -> bool {
+    at.0 % 8 + len <= 8
+}
+
+/// Class P: two NOP bytes at the entry, and in front of the entry enough one-byte NOPs for a jump.
+/// The short jump is `EB F8` (pad at entry − 6), behind `endbr64` `EB F5` (pad at entry − 5): a
+/// thread between the two NOPs then runs `clc` or `cmc`, and flags are dead at an entry.
+fn compiler_pad(object: &ObjectAnalysis, function: &Function, place: &Boundary) -> Option<Vaddr> {
+    let bytes = object.code_from(place.at)?;
+    if !(bytes.starts_with(&[0x90, 0x90]) || bytes.starts_with(&[0x66, 0x90])) || !in_one_word(place.at, 2) {
+        return None;
+    }
+    let back = if place.at == function.entry { 6 } else { 5 };
+    let pad = Vaddr(function.entry.0.checked_sub(back)?);
+    let nops = object.file().bytes_at(pad, back)?;
+    nops.iter().all(|b| *b == 0x90).then_some(pad)
+}
+
+/// Class S: places for a near jump in padding that a short jump at `at` reaches, nearest first.
+fn short_pads(object: &ObjectAnalysis, at: Vaddr) -> Vec<Vaddr> {
+    let from = at + 2;
+    let reach = Vaddr(from.0.saturating_sub(128))..from + 128;
+    let mut pads: Vec<Vaddr> = Vec::new();
+    for padding in padding::around(object, &reach) {
+        let mut pad = Vaddr(padding.start.0.max(reach.start.0));
+        while pad + JUMP <= padding.end && pad < reach.end {
+            pads.push(pad);
+            pad = pad + JUMP;
+        }
+    }
+    pads.sort_by_key(|p| p.0.abs_diff(from.0));
+    pads.truncate(MAX_PADS);
+    pads
+}
+
+/// Whether the instruction may be run from a copy in place of where it is.
+pub(crate) fn movable(insn: &Instruction) -> Result<(), &'static str> {
+    use iced_x86::FlowControl;
+    match insn.flow_control() {
+        FlowControl::Call if insn.mnemonic() == Mnemonic::Call => Err("a call"),
+        FlowControl::Call => Err("a system call"),
+        FlowControl::IndirectCall => Err("a call"),
+        FlowControl::Interrupt => Err("an interrupt"),
+        FlowControl::XbeginXabortXend => Err("a transaction"),
+        _ => Ok(()),
+    }
+}

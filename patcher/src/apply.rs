@@ -1,0 +1,118 @@
+//! Enabling a patch in a process.
+
+use crate::commit::{CommitError, commit, restore_all};
+use crate::disable::{idle_sites, micros};
+use crate::error::Error;
+use crate::inject;
+use crate::patch::Patch;
+use crate::plan::{self, Plan, PlannedFunction};
+use crate::session::Session;
+use crate::target::{Target, books, runtime};
+use crate::view::Cache;
+use serde::Serialize;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+use suture_redirect::Classes;
+
+/// What an apply did.
+#[derive(Clone, Debug, Serialize)]
+pub struct Applied {
+    /// Patch name.
+    pub patch: String,
+    /// Its number in the process.
+    pub id: u32,
+    /// Its functions.
+    pub functions: Vec<PlannedFunction>,
+    /// Objects it names that are not loaded.
+    pub objects_absent: Vec<String>,
+    /// The runtime had to be put into the process first.
+    pub injected: bool,
+    /// Threads that were stopped.
+    pub stops: u32,
+    /// Microseconds the borrowed threads were held, in all.
+    pub held_us: u64,
+    /// Microseconds from start to end in this process.
+    pub wall_us: u64,
+}
+
+/// Plans made before a process that changes under each of them is given up.
+const TRIES: u32 = 5;
+
+/// Enables a patch.
+///
+/// # Errors
+/// Whatever speaks against it; the process is then as before.
+pub fn apply(
+    target: &Target,
+    patch: &Patch,
+    classes: Classes,
+    cache: &Cache,
+    interrupted: &AtomicBool,
+) -> Result<Applied, Error> {
+    let started = Instant::now();
+    let pid = target.pid();
+    // Everything that can be refused is refused before the process is touched.
+    let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
+    let injection = inject::ensure(target)?;
+    let mut session = Session::open(target)?;
+    for _ in 0..TRIES {
+        recover(&mut session)?;
+        let now = books::read(target, session.block)?;
+        let plan = match next.take() {
+            Some(plan) if plan.batch.generation == now.generation && injection.is_none() => plan,
+            _ => plan::plan(target, patch, &now, classes, cache)?,
+        };
+        let name_of = |entry: u64| name_of(&plan, entry);
+        match commit(&mut session, &plan.batch, interrupted, &name_of) {
+            Ok(id) => {
+                let rings = [Some(session.ring), injection];
+                let rings = || rings.iter().flatten();
+                session.close()?;
+                return Ok(Applied {
+                    patch: patch.descriptor.name.clone(),
+                    id,
+                    objects_absent: plan.absent,
+                    injected: injection.is_some(),
+                    stops: rings().map(|r| r.tries + 1).sum(),
+                    held_us: rings().map(|r| micros(r.held)).sum(),
+                    wall_us: micros(started.elapsed()),
+                    functions: plan.functions,
+                });
+            }
+            Err(CommitError::Stale) => {}
+            Err(CommitError::Failed(error)) => {
+                session.close()?;
+                return Err(error);
+            }
+        }
+    }
+    session.close()?;
+    Err(Error::MovingTarget { pid, tries: TRIES })
+}
+
+/// Finishes what a command that died left behind: entries that still lead to a stub whose slot is on
+/// the copy.
+fn recover(session: &mut Session<'_>) -> Result<(), Error> {
+    let left = idle_sites(session)?;
+    if left.is_empty() {
+        return Ok(());
+    }
+    restore_all(session, &left).map(|_| ())
+}
+
+/// A dry run.
+///
+/// # Errors
+/// As [`apply`], as far as it can be known without touching the process.
+pub fn check(target: &Target, patch: &Patch, classes: Classes, cache: &Cache) -> Result<Plan, Error> {
+    match runtime::find_block(target, &target.maps()?) {
+        Ok(_) | Err(Error::NotPrepared { .. }) => {}
+        Err(other) => return Err(other),
+    }
+    plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)
+}
+
+fn name_of(plan: &Plan, entry: u64) -> String {
+    let function = plan.functions.iter().find(|f| f.old == entry);
+    function.map_or_else(|| "a function of the loader".into(), |f| f.name.clone())
+}

@@ -1,0 +1,103 @@
+//! Printing, the same way for every command.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::Value;
+use std::fmt::Display;
+use std::io::{IsTerminal, Write};
+use suture_patcher::cli::Output;
+use suture_patcher::error::{EXIT_REFUSED, Error};
+use suture_patcher::report::{self, Ending, Outcome};
+use suture_patcher::run::Snapshot;
+use suture_patcher::sys::proc;
+
+/// Prints a JSON document. A closed pipe is nobody's problem.
+pub fn json(document: &Value) {
+    let _ = writeln!(std::io::stdout(), "{document:#}");
+}
+
+/// Prints text on standard output.
+pub fn text(text: impl Display) {
+    let _ = write!(std::io::stdout(), "{text}");
+}
+
+/// Prints an error that is not about one of several processes, and gives the exit status.
+pub fn failure(command: &str, error: &Error, output: Output) -> u8 {
+    if output.json {
+        json(&serde_json::json!({
+            "schema": report::SCHEMA, "command": command, "error": report::error_json(error),
+        }));
+    } else {
+        let _ = write!(std::io::stderr(), "{}", report::error_text(error));
+    }
+    error.exit_code()
+}
+
+/// Turns results into outcomes; where processes were not named one by one, `skip` says which errors
+/// only mean that the process does not concern the command.
+pub fn outcomes<T>(
+    results: Vec<(i32, Result<T, Error>)>,
+    skip: impl Fn(&Error) -> Option<String>,
+) -> Vec<Outcome<T>> {
+    let each = results.into_iter().map(|(pid, result)| Outcome {
+        pid,
+        comm: proc::facts(pid).map(|f| f.comm).unwrap_or_default(),
+        ending: match result {
+            Ok(done) => Ending::Done(done),
+            Err(error) => match skip(&error) {
+                Some(why) => Ending::Skipped(why),
+                None => Ending::Failed(error),
+            },
+        },
+    });
+    each.collect()
+}
+
+/// Prints outcomes and gives the exit status.
+pub fn results<T: Serialize>(
+    command: &str,
+    outcomes: &[Outcome<T>],
+    output: Output,
+    line: impl Fn(&Outcome<T>, &T) -> String,
+) -> u8 {
+    if output.json {
+        json(&report::outcomes_json(command, outcomes));
+    } else {
+        for outcome in outcomes {
+            match &outcome.ending {
+                Ending::Done(details) => text(line(outcome, details)),
+                Ending::Skipped(why) => text(format!("{} ({}): skipped: {why}\n", outcome.comm, outcome.pid)),
+                Ending::Failed(error) => {
+                    let _ = write!(std::io::stderr(), "{}", report::error_text(error));
+                }
+            }
+        }
+        if outcomes.is_empty() {
+            text("no process with the runtime in it\n");
+        }
+    }
+    report::exit_code(outcomes)
+}
+
+/// Refuses a command line that clap cannot judge.
+pub fn usage(message: &str) -> u8 {
+    let _ = writeln!(std::io::stderr(), "suture: {message}");
+    suture_patcher::error::EXIT_USAGE
+}
+
+/// A live bar on a terminal, nothing elsewhere.
+pub fn bar(total: usize, output: Output) -> impl FnMut(&Snapshot) {
+    let bar = (std::io::stderr().is_terminal() && !output.json).then(|| {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}");
+        ProgressBar::new(total as u64).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+    });
+    move |snapshot: &Snapshot| {
+        let Some(bar) = &bar else { return };
+        bar.set_position(snapshot.done as u64);
+        let work: Vec<String> = snapshot.at_work.iter().map(|(pid, step)| format!("{pid}: {step}")).collect();
+        bar.set_message(work.join(", "));
+    }
+}
+
+/// Exit status of a refusal that has no [`Error`].
+pub const REFUSED: u8 = EXIT_REFUSED;

@@ -1,0 +1,272 @@
+//! From a patch and a process to one batch. Writes nothing.
+
+use crate::batch::Batch;
+use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
+use crate::error::Error;
+use crate::hooks::{self, Hook};
+use crate::patch::Patch;
+use crate::target::books::Books;
+use crate::target::{Target, runtime};
+use crate::view::{self, Cache};
+use serde::Serialize;
+use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE};
+use suture_elf::{Addr, MapsSnapshot, Region};
+use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
+use suture_redirect::{
+    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Request, plan_sites,
+};
+
+/// A finished plan.
+#[derive(Debug)]
+pub struct Plan {
+    /// What is shipped.
+    pub batch: Batch,
+    /// What it would do, for people.
+    pub functions: Vec<PlannedFunction>,
+    /// Objects the patch names that are not loaded.
+    pub absent: Vec<String>,
+    /// Imports because of which the image is never unmapped.
+    pub pinned: Vec<String>,
+}
+
+/// One function of a plan.
+#[derive(Clone, Debug, Serialize)]
+pub struct PlannedFunction {
+    /// Name, demangled.
+    pub name: String,
+    /// Object it is in.
+    pub object: String,
+    /// Redirect class letter.
+    pub class: char,
+    /// Bytes from the entry to the site.
+    pub offset: u64,
+    /// Prologue steps the stub undoes.
+    pub undo: usize,
+    /// Entry of the old function.
+    pub old: u64,
+    /// Entry of the new function.
+    pub new: u64,
+    /// Each round of a loop is a call of the new function.
+    pub loop_head: bool,
+}
+
+/// Plans a patch for a process.
+///
+/// # Errors
+/// Everything that speaks against it: the patch is already there or does not fit, a function cannot
+/// be found or redirected.
+pub fn plan(
+    target: &Target,
+    patch: &Patch,
+    books: &Books,
+    classes: Classes,
+    cache: &Cache,
+) -> Result<Plan, Error> {
+    let pid = target.pid();
+    let name = &patch.descriptor.name;
+    if books.hooking_off {
+        return Err(Error::HookingOff { pid });
+    }
+    if books.patch(name).is_some() {
+        return Err(Error::AlreadyEnabled { pid, name: name.clone() });
+    }
+    supported(patch)?;
+    let maps = view::maps(target)?;
+    let view = view::process(target, maps.clone(), cache)?;
+    let linked = link(&view, patch)?;
+    let hooks = if linked.image.eh_frame_hdr == 0 { Vec::new() } else { hooks::missing(&view, &books.sites) };
+    let redirect = redirect(target, &view, &linked, &hooks, maps, books, classes, cache)?;
+    Ok(assemble(patch, &view, linked, &hooks, redirect, books))
+}
+
+/// Whether this version knows how to enable what the descriptor asks for.
+fn supported(patch: &Patch) -> Result<(), Error> {
+    let what = match &patch.descriptor {
+        d if !d.states.is_empty() => "states and callbacks",
+        d if d.replace => "atomic replace",
+        _ => return Ok(()),
+    };
+    Err(Error::Patch {
+        what: format!("{}: this version cannot enable patches with {what}", patch.path.display()),
+        errno: "ENOSYS",
+        hint: None,
+    })
+}
+
+fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
+    suture_link::link(view, patch.file.file(), &LinkOptions::default()).map_err(|e| {
+        let errno = match &e {
+            LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
+            LinkError::NoRoom { .. } => "ENOMEM",
+            _ => "EINVAL",
+        };
+        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint: None }
+    })
+}
+
+/// Plans the sites of the patch's functions and of the hooks, in this order.
+#[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
+fn redirect(
+    target: &Target,
+    view: &ProcessView<'_>,
+    linked: &LinkPlan,
+    hooks: &[Hook],
+    mut maps: MapsSnapshot,
+    books: &Books,
+    classes: Classes,
+    cache: &Cache,
+) -> Result<RedirectPlan, Error> {
+    // The image takes its place first; punned pages must not.
+    maps.regions.extend(linked.mappings.iter().map(|m| Region {
+        start: m.addr,
+        end: m.addr + m.len,
+        ..Region::default()
+    }));
+    maps.regions.sort_by_key(|r| r.start);
+    let mut used: Vec<usize> = linked.funcs.iter().map(|f| linked.objects[f.object as usize].index).collect();
+    used.extend(hooks.iter().map(|h| h.object));
+    used.sort_unstable();
+    used.dedup();
+    let objects: Vec<LoadedObject> = used
+        .iter()
+        .map(|&i| LoadedObject {
+            analysis: cache.analysis(&view.objects[i].file),
+            base: view.objects[i].base,
+        })
+        .collect();
+    let position = |index: usize| used.binary_search(&index).unwrap_or(0);
+    let mut requests: Vec<Request> = linked
+        .funcs
+        .iter()
+        .map(|f| Request {
+            object: position(linked.objects[f.object as usize].index),
+            entry: f.old_entry,
+            name: f.name.clone(),
+        })
+        .collect();
+    requests.extend(hooks.iter().map(|h| Request {
+        object: position(h.object),
+        entry: h.entry,
+        name: h.name.to_owned(),
+    }));
+    let existing: Vec<ExistingSite> =
+        books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();
+    let process =
+        suture_redirect::ProcessView { maps: Some(&maps), existing: &existing, memory: Some(&target.memory) };
+    let options = Options { classes, max_map_count: crate::sys::proc::max_map_count(), ..Options::default() };
+    plan_sites(&objects, &requests, &process, &options).map_err(|e| match e {
+        PlanError::Refused(_) => Error::Redirect { what: e.to_string() },
+        PlanError::NoRoom { .. } => Error::Patch { what: e.to_string(), errno: "ENOMEM", hint: None },
+    })
+}
+
+fn assemble(
+    patch: &Patch,
+    view: &ProcessView<'_>,
+    linked: LinkPlan,
+    hooks: &[Hook],
+    redirect: RedirectPlan,
+    books: &Books,
+) -> Plan {
+    let mut batch = Batch {
+        generation: books.generation,
+        name: linked.name.clone(),
+        description: describe(patch, view, &linked).to_bytes(),
+        objects: linked.object_rows(),
+        image: Some(linked.image),
+        ..Batch::default()
+    };
+    for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
+        let offset = batch.append_code(blob);
+        batch.mappings.extend(mappings.iter().map(|m| {
+            let shift = if m.kind == MAPPING_FILE { offset } else { 0 };
+            suture_abi::batch::Mapping { offset: m.offset + shift, ..*m }
+        }));
+    }
+    let mut functions = Vec::new();
+    let (own, hooked) = redirect.sites.split_at(linked.funcs.len().min(redirect.sites.len()));
+    for (func, planned) in linked.funcs.iter().zip(own) {
+        let site = site_index(&mut batch, planned);
+        batch.funcs.push(Func {
+            site,
+            hook: HOOK_NONE,
+            new_func: func.new_addr.0,
+            new_size: func.new_size,
+            old_size: planned.size,
+        });
+        functions.push(PlannedFunction {
+            name: func.name.clone(),
+            object: linked.objects[func.object as usize].name.clone(),
+            class: char::from(planned.class.letter()),
+            offset: planned.offset,
+            undo: planned.undo,
+            old: func.old_addr.0,
+            new: func.new_addr.0,
+            loop_head: planned.loop_head,
+        });
+    }
+    for (hook, planned) in hooks.iter().zip(hooked) {
+        let site = site_index(&mut batch, planned);
+        let func = Func { site, hook: hook.kind, old_size: planned.size, ..Func::default() };
+        batch.funcs.push(func);
+    }
+    batch.fixups = linked.fixups;
+    batch.fixups.extend(linked.old_refs.iter().map(|r| r.fixup(Addr(own[r.func].site.copy))));
+    Plan { batch, functions, absent: linked.absent, pinned: linked.pinned }
+}
+
+/// The site's place in the batch; functions at one entry share it.
+fn site_index(batch: &mut Batch, planned: &PlannedSite) -> u32 {
+    let known = batch.sites.iter().position(|s| s.entry == planned.site.entry);
+    let index = known.unwrap_or_else(|| {
+        batch.sites.push(planned.site);
+        batch.sites.len() - 1
+    });
+    u32::try_from(index).unwrap_or(u32::MAX)
+}
+
+fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Description {
+    let objects = patch.descriptor.objects.iter().map(|wanted| {
+        let found = view.objects_named(wanted.name.as_deref()).first().map(|&i| &view.objects[i]);
+        let funcs = linked.funcs.iter().filter(|f| {
+            let holder = view.objects_named(wanted.name.as_deref());
+            holder.contains(&linked.objects[f.object as usize].index)
+        });
+        ObjectDescription {
+            name: wanted.name.clone(),
+            path: found.map(|o| o.path.clone()),
+            build_id: found.and_then(|o| o.file.build_id()).map(ToString::to_string),
+            functions: funcs
+                .map(|f| FunctionDescription {
+                    name: f.symbol.clone(),
+                    sympos: wanted
+                        .funcs
+                        .iter()
+                        .find(|w| w.old_name == f.symbol)
+                        .map_or(1, |w| w.sympos.max(1)),
+                    old: f.old_addr.0,
+                    new: f.new_addr.0,
+                })
+                .collect(),
+        }
+    });
+    Description {
+        schema: SCHEMA,
+        file: patch.path.display().to_string(),
+        build_id: patch.file.file().build_id().map(ToString::to_string),
+        command: env!("CARGO_PKG_VERSION").to_owned(),
+        objects: objects.collect(),
+    }
+}
+
+/// Reads the books of a process, empty ones where there is no runtime yet.
+///
+/// # Errors
+/// As [`runtime::find_block`] and [`crate::target::books::read`], except for a missing runtime.
+pub fn books_or_none(target: &Target) -> Result<Books, Error> {
+    match runtime::find_block(target, &target.maps()?) {
+        Ok(block) => crate::target::books::read(target, block),
+        Err(Error::NotPrepared { .. }) => Ok(Books::default()),
+        Err(other) => Err(other),
+    }
+}
