@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use suture_tests::command::suture;
+use suture_tests::command::{apply, suture};
 use suture_tests::server::nginx::{Nginx, PROGRAM};
 use suture_tests::{Lab, Snapshot, code, repeat, report, snapshot};
 
@@ -109,7 +109,7 @@ fn the_master_hands_its_patch_to_new_workers() {
     let nginx = Nginx::start(&lab);
     let patch = timeless(&lab);
     let old = nginx.workers();
-    report::apply(&patch, nginx.master());
+    apply(&patch, nginx.master()).expect(0);
     assert!(!is_patched(&nginx.get("/")), "the workers were forked before");
     suture_tests::sys::kill(nginx.master(), libc::SIGHUP);
     let all_new = || nginx.workers().len() == 2 && nginx.workers().iter().all(|w| !old.contains(w));
