@@ -32,7 +32,7 @@ pub fn push<T>(list: &mut Vec<T>, item: T) -> Result<(), NoMemory> {
 /// Inserts `item` before position `at` (at the end if there is none).
 pub fn insert<T: Copy>(list: &mut Vec<T>, at: usize, item: T) -> Result<(), NoMemory> {
     push(list, item)?;
-    if let Some(tail) = list.get_mut(at..) {
+    if let Some(tail @ [_, ..]) = list.get_mut(at..) {
         tail.rotate_right(1);
     }
     Ok(())

@@ -81,12 +81,17 @@ pub unsafe fn protect(addr: u64, len: u64, prot: u32) -> Result<(), Errno> {
 /// every filter admits. Memory that somebody unmaps between that and the load still faults; the
 /// caller only asks for text and data of objects that were loaded a moment ago.
 pub fn peek(addr: u64) -> Result<u64, Errno> {
+    // A null mask is not read at all.
+    if addr == 0 {
+        return Err(EFAULT);
+    }
     let impossible = u64::from(u32::MAX);
     // SAFETY: the call changes nothing because `how` is invalid.
-    match unsafe { syscall(nr::RT_SIGPROCMASK, [impossible, addr, 0, 8, 0, 0]) } {
-        Err(EFAULT) => Err(EFAULT),
-        // SAFETY: the kernel has just read these 8 bytes for this thread. The load is volatile: other
-        // threads and the command may write them.
-        _ => Ok(unsafe { core::ptr::with_exposed_provenance::<u64>(addr as usize).read_unaligned() }),
+    if unsafe { syscall(nr::RT_SIGPROCMASK, [impossible, addr, 0, 8, 0, 0]) } == Err(EFAULT) {
+        return Err(EFAULT);
     }
+    let place = core::ptr::with_exposed_provenance::<u64>(addr as usize);
+    // SAFETY: the kernel has just read these 8 bytes for this thread. Volatile where it can be: other
+    // threads and the command may write them.
+    Ok(unsafe { if place.is_aligned() { place.read_volatile() } else { place.read_unaligned() } })
 }
