@@ -30,7 +30,8 @@ static struct plan plan;
 static int (*next_find_object)(void *, struct found_object *);
 
 /* Exported: libgcc's unwinder calls this one, before the loader's. */
-int _dl_find_object(void *pc, struct found_object *result)
+int find_object(void *pc, struct found_object *result) __asm__("_dl_find_object");
+int find_object(void *pc, struct found_object *result)
 {
     uint64_t at = (uint64_t)pc;
     if (plan.eh_frame_hdr && at >= plan.start && at < plan.end) {
