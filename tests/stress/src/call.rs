@@ -142,7 +142,7 @@ impl Rng {
     }
 
     /// The next value (splitmix64).
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -157,7 +157,7 @@ impl Rng {
 /// `entry` is a victim of this harness: it follows the calling convention and touches only the
 /// stack.
 pub unsafe fn checked_call(entry: u64, view: OldView, rng: &mut Rng) -> Verdict {
-    let seed = rng.next();
+    let seed = rng.draw();
     let mut frame = Frame::default();
     for (i, value) in frame.arguments.iter_mut().chain(&mut frame.saved).enumerate() {
         *value = seed.rotate_left(i as u32 * 5) ^ (i as u64).wrapping_mul(0x0101_0101_0101_0101);

@@ -122,7 +122,8 @@ fn check_baseline(shared: &Shared) -> Result<()> {
             let verdict = target.callee.call(&mut rng);
             if verdict != Verdict::Old {
                 shared.board.book_wrong(case, verdict);
-                return Err(Error::Unknown(format!("{}: a baseline (got {verdict:x?})", target.name)));
+                let verdict = format!("{verdict:x?}");
+                return Err(Error::Baseline { name: target.name.clone(), verdict });
             }
         }
     }
@@ -157,7 +158,7 @@ fn caller(shared: &Shared, index: usize) {
         shared.call(case, 192, &mut rng);
         turn = (turn + 1) % 8;
         if turn == 0 {
-            let other = rng.next() as usize % shared.world.targets.len();
+            let other = rng.draw() as usize % shared.world.targets.len();
             shared.call(other, 32, &mut rng);
             if options.forks && last_fork.elapsed() > Duration::from_millis(30) {
                 fork_and_call(shared, case);
@@ -213,7 +214,7 @@ fn child(shared: &Shared, case: usize) -> ! {
 
 /// Gives the slot or the dispatcher's side another value.
 fn set_route(target: &Target, rng: &mut Rng) {
-    let r = rng.next() as usize;
+    let r = rng.draw() as usize;
     let route = target.routes[r % target.routes.len()];
     target.set_word(target.planned.slot.side(), (r >> 8) as u64 & 1);
     target.set_word(target.planned.slot.addr, route);
@@ -255,7 +256,7 @@ fn write_turn(shared: &Shared, case: usize, turn: Duration, rng: &mut Rng) -> Re
     let mut armed = false;
     loop {
         for _ in 0..64 {
-            let r = rng.next();
+            let r = rng.draw();
             match r & 7 {
                 0..4 if shared.world.writable => {
                     armed = !armed;

@@ -65,6 +65,17 @@ pub enum Error {
         /// Compiler's answer, or what was looked for.
         reason: String,
     },
+    /// An unarmed victim did not give the old result: the harness itself is at fault.
+    #[error("cannot start from a sound baseline: {name} gave {verdict}")]
+    Baseline {
+        /// The case.
+        name: String,
+        /// What its call gave.
+        verdict: String,
+    },
+    /// A worker ended before it could show anything.
+    #[error("cannot run {0}: the worker gave up, see its message")]
+    Unfinished(String),
     /// No case or control has this name.
     #[error("nothing is called {0}")]
     Unknown(String),

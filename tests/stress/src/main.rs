@@ -10,13 +10,13 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use suture_stress::board::SharedBoard;
-use suture_stress::control::{CONTROLS, Control};
+use suture_stress::control::{CONTROLS, Control, Setting};
 use suture_stress::engine::{Options, run};
 use suture_stress::error::{Error, Result};
 use suture_stress::report::{HEAD, Totals, rows, summary};
 use suture_stress::store::Protocol;
 use suture_stress::suite::Suite;
-use suture_stress::supervise::supervise;
+use suture_stress::supervise::{End, supervise};
 
 #[derive(Parser)]
 #[command(about = "Write stress of redirect sites, with negative controls")]
@@ -52,6 +52,12 @@ enum Verb {
         /// Threads that call.
         #[arg(long, default_value_t = 3)]
         threads: usize,
+        /// Seconds a broken rule may go unnoticed.
+        #[arg(long, default_value_t = 15)]
+        seconds: u64,
+        /// Keeps the rule after all: nothing may be found.
+        #[arg(long)]
+        mended: bool,
     },
     /// Lists cases and controls.
     List,
@@ -65,8 +71,10 @@ enum Verb {
         #[arg(long)]
         control: Option<String>,
         #[arg(long)]
+        mended: bool,
+        #[arg(long)]
         threads: usize,
-        #[arg(long, default_value_t = 0)]
+        #[arg(long)]
         seconds: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
@@ -78,10 +86,14 @@ fn main() -> ExitCode {
         Verb::Run { class, threads, seconds, seed, quiet } => {
             run_classes(&class, threads, seconds, seed, quiet)
         }
-        Verb::Control { name, threads } => run_control(&name, threads),
+        Verb::Control { name, threads, seconds, mended } => run_control(&name, threads, seconds, mended),
         Verb::List => list(),
-        Verb::Worker { board, class, control, threads, seconds, seed } => {
-            worker(board, class.as_deref(), control.as_deref(), threads, seconds, seed)
+        Verb::Worker { board, class, control, mended, threads, seconds, seed } => {
+            let time = Duration::from_secs(seconds);
+            match (control, class) {
+                (Some(name), _) => work_control(board, &name, Setting { threads, mended, time }),
+                (None, class) => work_class(board, class.as_deref().unwrap_or("all"), threads, time, seed),
+            }
         }
     };
     match done {
@@ -130,15 +142,24 @@ fn run_classes(class: &str, threads: usize, seconds: u64, seed: u64, quiet: bool
     Ok(good)
 }
 
-fn run_control(name: &str, threads: usize) -> Result<bool> {
+fn run_control(name: &str, threads: usize, seconds: u64, mended: bool) -> Result<bool> {
     let control = Control::named(name)?;
-    let arguments = [format!("--control={name}"), format!("--threads={threads}")];
-    let outcome = supervise(&own_exe()?, &arguments, control.limit())?;
-    let totals = Totals::of(outcome.board.get(), 1);
-    println!("{}", summary(control.name, 1, &totals));
-    let verdict = if outcome.caught() { "caught" } else { "survived" };
+    let mut arguments =
+        vec![format!("--control={name}"), format!("--threads={threads}"), format!("--seconds={seconds}")];
+    arguments.extend(mended.then(|| "--mended".to_owned()));
+    let outcome = supervise(&own_exe()?, &arguments, Duration::from_secs(30 + seconds * 3))?;
+    if let (End::Failed(_), false) = (outcome.end, outcome.caught()) {
+        return Err(Error::Unfinished(name.to_owned()));
+    }
+    println!("{}", summary(control.name, 1, &Totals::of(outcome.board.get(), 1)));
+    let verdict = match (outcome.caught(), mended) {
+        (true, false) => "caught",
+        (false, false) => "survived",
+        (true, true) => "mended, but something was found",
+        (false, true) => "mended, nothing found",
+    };
     println!("{name}: {verdict}: {outcome}");
-    Ok(outcome.caught())
+    Ok(outcome.caught() != mended)
 }
 
 fn list() -> Result<bool> {
@@ -154,24 +175,19 @@ fn list() -> Result<bool> {
     Ok(true)
 }
 
-fn worker(
-    board: i32,
-    class: Option<&str>,
-    control: Option<&str>,
-    threads: usize,
-    seconds: u64,
-    seed: u64,
-) -> Result<bool> {
+fn work_control(board: i32, name: &str, setting: Setting) -> Result<bool> {
     let shared = SharedBoard::open(board)?;
-    if let Some(name) = control {
-        Control::named(name)?.work(shared.get(), threads)?;
-        return Ok(true);
-    }
-    let suite: Suite = class.unwrap_or("all").parse()?;
+    Control::named(name)?.work(shared.get(), setting)?;
+    Ok(true)
+}
+
+fn work_class(board: i32, class: &str, threads: usize, time: Duration, seed: u64) -> Result<bool> {
+    let shared = SharedBoard::open(board)?;
+    let suite: Suite = class.parse()?;
     let world = Box::leak(Box::new(suite.world()?));
     let options = Options {
         threads,
-        time: Duration::from_secs(seconds),
+        time,
         seed,
         protocol: Protocol::OneStore,
         signals: true,

@@ -56,7 +56,7 @@ impl Op {
     pub fn emit(self, a: &mut Assembler) {
         match self {
             Self::Endbr => dynasm!(a ; .arch x64 ; .bytes [0xf3_u8, 0x0f, 0x1e, 0xfa].iter()),
-            Self::Push(r) => dynasm!(a ; .arch x64 ; push Rq(r)),
+            Self::Push(r) => emit_short(a, 0x50, r),
             Self::MovRbpRsp => dynasm!(a ; .arch x64 ; mov rbp, rsp),
             Self::SubImm8(n) => dynasm!(a ; .arch x64 ; sub rsp, BYTE n),
             Self::SubImm32(n) => dynasm!(a ; .arch x64 ; sub rsp, DWORD n),
@@ -76,7 +76,7 @@ impl Op {
     }
 
     /// Length of the instruction itself, without padding behind it.
-    pub fn len(self) -> usize {
+    pub fn length(self) -> usize {
         match self {
             Self::Ret => 1,
             Self::JmpShort => 2,
@@ -101,7 +101,7 @@ impl Op {
     /// Emits what takes the instruction back, without touching flags.
     pub fn emit_undo(self, a: &mut Assembler) {
         match self {
-            Self::Push(r) => dynasm!(a ; .arch x64 ; pop Rq(r)),
+            Self::Push(r) => emit_short(a, 0x58, r),
             Self::SubImm8(_) | Self::SubImm32(_) => {
                 let n = self.depth();
                 dynasm!(a ; .arch x64 ; lea rsp, [rsp + n]);
@@ -114,4 +114,13 @@ impl Op {
     pub fn is_undoable(self) -> bool {
         matches!(self, Self::Endbr | Self::Push(_) | Self::MovRbpRsp | Self::SubImm8(_) | Self::SubImm32(_))
     }
+}
+
+/// `push` (0x50) or `pop` (0x58) in the compilers' form. The assembler gives a register chosen at
+/// run time a prefix even where none is needed, and the one-byte form is the one to attack.
+fn emit_short(a: &mut Assembler, opcode: u8, register: u8) {
+    if register >= 8 {
+        a.push(0x41);
+    }
+    a.push(opcode + register % 8);
 }

@@ -192,3 +192,12 @@ pub fn cases(class: Class) -> Vec<Case> {
         })
         .collect()
 }
+
+/// The shape of this class and name.
+///
+/// # Panics
+/// If the catalogue has none: callers name shapes that exist.
+pub fn named(class: Class, name: &str) -> Shape {
+    let found = SHAPES.iter().find(|shape| shape.class == class && shape.name == name);
+    *found.expect("the catalogue has the shape")
+}

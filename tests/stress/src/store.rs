@@ -42,6 +42,9 @@ impl Writer {
     pub fn new(protocol: Protocol) -> Result<Self> {
         let opened = OpenOptions::new().read(true).write(true).open("/proc/self/mem");
         let memory = opened.map_err(|source| Error::System { what: "open /proc/self/mem", source })?;
+        if protocol == Protocol::Int3 {
+            membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE)?;
+        }
         Ok(Self { memory, protocol })
     }
 
@@ -53,14 +56,12 @@ impl Writer {
     pub unsafe fn set(&self, site: &Site, on: bool, means: Means) -> Result<()> {
         let value = if on { site.new_word } else { site.old_word };
         if self.protocol == Protocol::OneStore {
-            return match means {
-                // SAFETY: handed on to the caller.
-                Means::Direct => {
-                    unsafe { store_direct(site, value) };
-                    Ok(())
-                }
-                Means::Pwrite => self.pwrite(site, value),
-            };
+            if means == Means::Pwrite {
+                return self.pwrite(site, value);
+            }
+            // SAFETY: handed on to the caller.
+            unsafe { store_direct(site, value) };
+            return Ok(());
         }
         let first = (site.site - site.store_addr) as usize;
         let bytes = value.to_le_bytes();
@@ -74,8 +75,12 @@ impl Writer {
         if self.protocol == Protocol::Int3 {
             // SAFETY: handed on to the caller.
             unsafe { store_byte(site.site, 0xcc) };
+            serialize_cores()?;
         }
         for at in order {
+            if self.protocol == Protocol::Int3 && at == first {
+                serialize_cores()?;
+            }
             // SAFETY: handed on to the caller.
             unsafe { store_byte(site.store_addr + at as u64, bytes[at]) };
         }
@@ -86,6 +91,19 @@ impl Writer {
         let bytes = &value.to_le_bytes()[..usize::from(site.store_len)];
         let written = self.memory.write_all_at(bytes, site.store_addr);
         written.map_err(|source| Error::System { what: "write a site by pwrite", source })
+    }
+}
+
+/// Makes every core that runs a thread of this process forget what it has fetched.
+fn serialize_cores() -> Result<()> {
+    membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE)
+}
+
+fn membarrier(command: i32) -> Result<()> {
+    // SAFETY: plain system call without pointers.
+    match unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(Error::last("make a memory barrier")),
     }
 }
 

@@ -32,7 +32,7 @@ pub struct Victim {
 pub fn emit(case: &Case, page: u64) -> Victim {
     let shape = &case.shape;
     let site = page + case.offset;
-    let before: usize = shape.before.iter().map(|op| op.len()).sum();
+    let before: usize = shape.before.iter().map(|op| op.length()).sum();
     let entry = site - before as u64;
     let mut a = Assembler::new(entry as usize);
     let ops: Vec<Op> = [shape.before, &[shape.site], shape.after].concat();
@@ -44,7 +44,7 @@ pub fn emit(case: &Case, page: u64) -> Victim {
     }
     let code = a.finalize().expect("no labels are left open");
     // Two NOPs are displaced by class P, one instruction by every other.
-    let displaced = shape.site.len() as u64 + u64::from(shape.class == Class::P);
+    let displaced = shape.site.length() as u64 + u64::from(shape.class == Class::P);
     let padded = matches!(shape.site, Op::Ret | Op::JmpShort);
     Victim {
         entry,
@@ -101,7 +101,8 @@ fn emit_hash(a: &mut Assembler, depth: i32) {
 }
 
 /// The old body: red zone, hash, frame pointer, changed callee-saved registers, epilogue.
-fn emit_body(a: &mut Assembler, ops: &[Op]) {
+#[expect(clippy::useless_conversion, reason = "the assembler's macro converts register numbers")]
+pub fn emit_body(a: &mut Assembler, ops: &[Op]) {
     let depth: i32 = ops.iter().map(|op| op.depth()).sum();
     dynasm!(a ; .arch x64 ; mov [rsp - 0x20], rdi);
     if ops.contains(&Op::SpillR11) {
@@ -120,8 +121,8 @@ fn emit_body(a: &mut Assembler, ops: &[Op]) {
         dynasm!(a ; .arch x64 ; lea r11, [rbp - below] ; sub r11, rsp ; add rax, r11);
     }
     for op in ops {
-        if let Op::Push(r) = *op {
-            dynasm!(a ; .arch x64 ; lea Rq(r), [rax + rdi]);
+        if let Op::Push(register) = *op {
+            dynasm!(a ; .arch x64 ; lea Rq(register), [rax + rdi]);
         }
     }
     dynasm!(a ; .arch x64 ; mov r11, QWORD OLD as i64 ; add rax, r11);

@@ -52,7 +52,7 @@ impl Callee {
             // SAFETY: `entry` is a victim of this harness, placed by `World`.
             Self::Registers { entry, view } => unsafe { checked_call(entry, view, rng) },
             Self::Compiled { call, expect } => {
-                let x = rng.next();
+                let x = rng.draw();
                 let (got, old) = (call(x), expect(x));
                 if got == old { Verdict::Old } else { Verdict::Wrong { got, old, new: old, registers: 0 } }
             }

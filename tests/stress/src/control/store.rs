@@ -2,46 +2,21 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::TIME;
+use super::{Setting, options, world_of};
 use crate::board::Board;
 use crate::engine::{Options, run, run_with_handlers};
 use crate::error::Result;
 use crate::memory::jump;
 use crate::op::Op;
-use crate::shape::{Case, Class, Pad, SHAPES, Shape};
-use crate::signals::{Handler, install, instruction_pointer, record_faults, set_instruction_pointer};
+use crate::shape::{Case, Class, Pad, Shape, named};
+use crate::signals::{install, instruction_pointer, record_faults, set_instruction_pointer};
 use crate::store::Protocol;
-use crate::world::{Text, World};
-
-/// Options of a control: everything on, over at the first finding.
-pub fn options(threads: usize, protocol: Protocol) -> Options {
-    Options {
-        threads,
-        time: TIME,
-        seed: 7,
-        protocol,
-        signals: true,
-        forks: true,
-        mask: false,
-        stop_on_wrong: true,
-    }
-}
-
-/// A shape of the catalogue.
-fn shape(class: Class, name: &str) -> Shape {
-    *SHAPES.iter().find(|s| s.class == class && s.name == name).expect("controls name shapes that exist")
-}
-
-/// A world of one case.
-pub fn world_of(case: Case) -> Result<World> {
-    World::of_cases(&[case], Text::Writable)
-}
 
 /// `push rbp; mov rbp,rsp; push rbx` covered by a five-byte jump.
 ///
 /// The site is planned as class J, whose entry, stub and copy are the same; only the store becomes
 /// the copy of a whole jump to a stub nearby.
-pub fn naive_copy(board: &'static Board, threads: usize) -> Result<()> {
+pub fn naive_copy(board: &'static Board, setting: Setting) -> Result<()> {
     let shape = Shape {
         name: "three instructions",
         class: Class::J,
@@ -52,38 +27,37 @@ pub fn naive_copy(board: &'static Board, threads: usize) -> Result<()> {
     };
     let mut world = world_of(Case { shape, offset: 0x800 })?;
     let planned = &mut world.targets[0].planned.site;
-    // SAFETY: the site is eight-byte aligned text of this world.
-    let old = unsafe { AtomicU64::from_ptr(planned.site as *mut u64) }.load(Relaxed);
-    let mut new = old.to_le_bytes();
-    new[..5].copy_from_slice(&jump(planned.site, planned.stub)?);
-    planned.store_len = 8;
-    planned.old_word = old;
-    planned.new_word = u64::from_le_bytes(new);
-    run(Box::leak(Box::new(world)), board, options(threads, Protocol::ByteByByte))
+    if !setting.mended {
+        // SAFETY: the site is eight-byte aligned text of this world.
+        let old = unsafe { AtomicU64::from_ptr(planned.site as *mut u64) }.load(Relaxed);
+        let mut new = old.to_le_bytes();
+        new[..5].copy_from_slice(&jump(planned.site, planned.stub)?);
+        planned.store_len = 8;
+        planned.old_word = old;
+        planned.new_word = u64::from_le_bytes(new);
+    }
+    run(Box::leak(Box::new(world)), board, options(setting, Protocol::ByteByByte))
 }
 
 /// Class S with the displacement stored before the opcode.
-pub fn split_store(board: &'static Board, threads: usize) -> Result<()> {
-    let world = world_of(Case { shape: shape(Class::S, "push r12"), offset: 0x802 })?;
-    run(Box::leak(Box::new(world)), board, options(threads, Protocol::SecondByteFirst))
-}
-
-/// The breakpoint protocol, with one caller that blocks all signals.
-pub fn int3_mask(board: &'static Board, threads: usize) -> Result<()> {
-    int3(board, threads, true)
+pub fn split_store(board: &'static Board, setting: Setting) -> Result<()> {
+    let world = world_of(Case { shape: named(Class::S, "push r12"), offset: 0x802 })?;
+    run(Box::leak(Box::new(world)), board, options(setting, Protocol::SecondByteFirst))
 }
 
 /// Site and stub the trap handler knows.
 static TRAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
-fn int3(board: &'static Board, threads: usize, mask: bool) -> Result<()> {
-    let world = world_of(Case { shape: shape(Class::A, "mov r11d"), offset: 0x801 })?;
+/// The breakpoint protocol, with one caller that blocks all signals. Mended, no caller does.
+pub fn int3_mask(board: &'static Board, setting: Setting) -> Result<()> {
+    let world = world_of(Case { shape: named(Class::A, "mov r11d"), offset: 0x801 })?;
     TRAP[0].store(world.targets[0].site().site, Relaxed);
     TRAP[1].store(world.targets[0].site().stub, Relaxed);
     record_faults(board)?;
-    let handler: Handler = on_trap;
-    install(libc::SIGTRAP, handler, true)?;
-    let options = Options { mask, ..options(threads, Protocol::Int3) };
+    // On the thread's own stack: traps nest with the timer's handler, which the small one may not hold.
+    install(libc::SIGTRAP, on_trap, false)?;
+    let broken = options(setting, Protocol::Int3);
+    let options = Options { mask: !setting.mended, protocol: Protocol::Int3, ..broken };
     run_with_handlers(Box::leak(Box::new(world)), board, options)
 }
 
