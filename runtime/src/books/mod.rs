@@ -132,12 +132,7 @@ impl Books {
     /// The books with a batch added: patch prepared, nothing on a stack yet.
     ///
     /// `description` is the address of the kept description.
-    pub fn with_batch(
-        &self,
-        view: &View<'_>,
-        description: u64,
-        now: u64,
-    ) -> Result<Books, BooksError> {
+    pub fn with_batch(&self, view: &View<'_>, description: u64, now: u64) -> Result<Books, BooksError> {
         if let Some(Batch(id)) = self.prepared() {
             return Err(BooksError::State(self.patch(id).map_or(PATCH_PREPARED, |p| p.state)));
         }
@@ -167,8 +162,16 @@ impl Books {
             }
             let description_len = view.description.len() as u64;
             let state = PATCH_PREPARED;
-            let row =
-                PatchRow { id: patch, state, name, time_ns: now, description, description_len, image, func_count };
+            let row = PatchRow {
+                id: patch,
+                state,
+                name,
+                time_ns: now,
+                description,
+                description_len,
+                image,
+                func_count,
+            };
             list::push(&mut next.patches, row)?;
         }
         Ok(next)
@@ -186,7 +189,8 @@ impl Books {
             }
             self.last_site = self.last_site.checked_add(1).ok_or(BooksError::NoMemory)?;
             let id = self.last_site;
-            let row = SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan: Site { id, ..plan } };
+            let row =
+                SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan: Site { id, ..plan } };
             list::push(&mut self.sites, row)?;
             list::push(&mut ids, id)?;
         }

@@ -119,7 +119,8 @@ pub fn restore(plan: &Site) -> Result<(), Errno> {
 
 /// The request: one store from inside, for kernels that forbid the command's. Compares first.
 pub fn store_request(addr: u64, old: u64, new: u64, len: u64) -> Result<Reply, Reply> {
-    let (Ok(width), true) = (u8::try_from(len), matches!(len, 1 | 8) && addr.checked_rem(len) == Some(0)) else {
+    let (Ok(width), true) = (u8::try_from(len), matches!(len, 1 | 8) && addr.checked_rem(len) == Some(0))
+    else {
         return Err(Reply::refused(error::MALFORMED).with(addr, len, 0));
     };
     let refused = Reply::refused(error::BYTES);

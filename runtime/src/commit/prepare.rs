@@ -94,7 +94,8 @@ fn apply_fixups(view: &View<'_>) -> Result<(), Reply> {
             FIXUP_TLSDESC => Some(arch::tlsdesc_static()),
             _ => Some(addend),
         };
-        let bad = Reply::refused(error::MALFORMED).with(u64::from(view.header.fixups.offset), index as u64, 0);
+        let bad =
+            Reply::refused(error::MALFORMED).with(u64::from(view.header.fixups.offset), index as u64, 0);
         let value = value.ok_or(bad)?;
         let place = core::ptr::with_exposed_provenance_mut::<u64>(place as usize);
         // SAFETY: eight bytes in a mapping of this batch that is writable now (checked by the view).

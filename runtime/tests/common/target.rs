@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::mem::offset_of;
 use std::os::unix::fs::FileExt;
 use std::process::{Child, Command, Stdio};
-use suture_abi::block::{RuntimeBlock, Rows};
+use suture_abi::block::{Rows, RuntimeBlock};
 use suture_abi::event::{EVENT_RING_LEN, Event};
 
 pub struct Target {
@@ -106,7 +106,10 @@ impl Target {
         assert_eq!(rows.row_size as usize, size_of::<T>());
         let bytes = self.read(rows.addr, rows.count as usize * size_of::<T>());
         // SAFETY: rows of the contract are integers; each chunk is one row long.
-        bytes.chunks_exact(size_of::<T>()).map(|b| unsafe { b.as_ptr().cast::<T>().read_unaligned() }).collect()
+        bytes
+            .chunks_exact(size_of::<T>())
+            .map(|b| unsafe { b.as_ptr().cast::<T>().read_unaligned() })
+            .collect()
     }
 
     /// Words of all events so far.
