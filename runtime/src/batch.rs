@@ -333,4 +333,4 @@ fn bytes_of(payload: &[u8], table: Table, field: usize) -> Result<&[u8], Malform
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

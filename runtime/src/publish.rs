@@ -131,3 +131,6 @@ pub unsafe fn rescue() -> Result<(), NoMemory> {
     unsafe { ready.show() };
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -168,3 +168,6 @@ extern "C" fn pass_on(info: *mut DlPhdrInfo, size: usize, walk: *mut c_void) -> 
     (walk.adds, walk.subs) = (copy.adds, copy.subs);
     (walk.callback)(&raw mut copy, size, walk.data)
 }
+
+#[cfg(test)]
+mod tests;
