@@ -11,11 +11,11 @@ use crate::process::{Claims, ProcessView, Room, check_bytes, claimed};
 use crate::refs::References;
 use crate::relocate;
 use crate::stub::{self, SLOT_JUMP};
-use crate::window::{Boundary, Candidate, JUMP, Undo, boundaries, candidates};
+use crate::window::{Boundary, Candidate, JUMP, Undo, boundaries, candidates, in_word_of};
 use std::borrow::Cow;
 use std::ops::Range;
 use suture_abi::batch::{MAPPING_ANON, MAPPING_FILE, Mapping, ROLE_ARENA, Site};
-use suture_elf::{Base, Vaddr};
+use suture_elf::{Addr, Base, Vaddr};
 
 const PROT_READ: u32 = 1;
 const PROT_WRITE: u32 = 2;
@@ -134,6 +134,15 @@ struct Subject<'a> {
     references: &'a References,
 }
 
+/// The jump that leads to the stub.
+#[derive(Clone, Copy)]
+struct Hop {
+    /// Where a near jump stands (P, S, A).
+    from: Addr,
+    /// Where the pun leads (J).
+    pun: Option<u64>,
+}
+
 struct Planner<'a> {
     objects: &'a [LoadedObject],
     requests: usize,
@@ -235,11 +244,12 @@ impl<'a> Planner<'a> {
 
     fn try_candidate(&mut self, subject: &Subject<'_>, candidate: &Candidate) -> Result<Site, Failure> {
         let (object, function) = (&subject.loaded.analysis, subject.function);
+        let base = subject.loaded.base;
         let place = &subject.places[candidate.boundary];
         check(object, function, subject.places, candidate, subject.references)?;
         let mut site = skeleton(subject, candidate)?;
         if let Some(at) = self.claims.conflict(&claimed(&site)) {
-            return Err(Refusal::Overlap(Vaddr(at.wrapping_sub(subject.loaded.base.0))).into());
+            return Err(Refusal::Overlap(Vaddr(at.wrapping_sub(base.0))).into());
         }
         self.check_live(subject, candidate, &site)?;
         // The displaced instructions: the one at the site, and the second NOP of a compiler pad.
@@ -257,7 +267,8 @@ impl<'a> Planner<'a> {
         }
         let arena = self.arena(subject, pun)?;
         let before = self.arenas[arena].len();
-        self.fill(arena, subject.loaded.base, code, &place.undo, pun, &mut site).inspect_err(|_| {
+        let hop = Hop { from: base + candidate.pad.unwrap_or(place.at), pun };
+        self.fill(arena, base, code, &place.undo, hop, &mut site).inspect_err(|_| {
             self.arenas[arena].truncate(before);
         })?;
         Ok(site)
@@ -343,9 +354,10 @@ impl<'a> Planner<'a> {
         base: Base,
         code: &[iced_x86::Instruction],
         undo: &[Undo],
-        pun: Option<u64>,
+        hop: Hop,
         site: &mut Site,
     ) -> Result<(), Failure> {
+        let Hop { from, pun } = hop;
         let arena = &mut self.arenas[arena];
         let unreachable = || {
             let page = pun.unwrap_or(site.site) & !(PAGE - 1);
@@ -353,16 +365,15 @@ impl<'a> Planner<'a> {
         };
         let slot = arena.next_slot();
         // Without a prologue to undo the punned page itself holds the jump through the slot.
-        let direct =
-            pun.filter(|_| undo.is_empty()).and_then(|at| stub::stub(&[], suture_elf::Addr(at), slot));
+        let direct = pun.filter(|_| undo.is_empty()).and_then(|at| stub::stub(&[], Addr(at), slot));
         let mut at_page = direct.clone();
         let stub_at = match (pun, &direct) {
-            (Some(target), Some(_)) => suture_elf::Addr(target),
+            (Some(target), Some(_)) => Addr(target),
             _ => {
                 let at = arena.next();
                 arena.push(&stub::stub(undo, at, slot).ok_or_else(unreachable)?);
                 if let Some(target) = pun {
-                    let jump = stub::jump(suture_elf::Addr(target), at).ok_or_else(unreachable)?;
+                    let jump = stub::jump(Addr(target), at).ok_or_else(unreachable)?;
                     at_page = Some(jump.to_vec());
                 }
                 at
@@ -376,12 +387,11 @@ impl<'a> Planner<'a> {
         site.copy = copy_at.0;
         site.copy_len = copy.len() as u64;
         if pun.is_none() {
-            let from = if site.pad_len > 0 { site.pad_addr } else { site.site };
-            let jump = stub::jump(suture_elf::Addr(from), stub_at).ok_or_else(unreachable)?;
+            let jump = stub::jump(from, stub_at).ok_or_else(unreachable)?;
             if site.pad_len > 0 {
                 site.pad_new[..jump.len()].copy_from_slice(&jump);
             } else {
-                site.new_word = with_bytes(site.new_word, site.site - site.store_addr, &jump);
+                site.new_word = with_bytes(site.new_word, from.0 - site.store_addr, &jump);
             }
         }
         arena.take_slot();
@@ -464,11 +474,13 @@ fn skeleton(subject: &Subject<'_>, candidate: &Candidate) -> Result<Site, Refusa
     site.old_word = bytes(word, 8)?.try_into().map_or(0, u64::from_le_bytes);
     site.new_word = site.old_word;
     if let Some(pad) = candidate.pad {
+        let distance = pad.0.wrapping_sub(at.0 + 2) as u8;
+        site.new_word = with_bytes(site.new_word, at.0 - word.0, &[0xeb, distance]);
+    }
+    if let Some(pad) = candidate.pad.filter(|pad| !in_word_of(*pad, at)) {
         site.pad_addr = (base + pad).0;
         site.pad_len = JUMP as u8;
         site.pad_old[..5].copy_from_slice(bytes(pad, JUMP)?);
-        let distance = pad.0.wrapping_sub(at.0 + 2) as u8;
-        site.new_word = with_bytes(site.new_word, at.0 - word.0, &[0xeb, distance]);
     }
     Ok(site)
 }

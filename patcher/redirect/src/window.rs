@@ -151,6 +151,18 @@ pub(crate) fn in_one_word(at: Vaddr, len: u64) -> bool {
     at.0 % 8 + len <= 8
 }
 
+/// Whether the pad lies outside the word that the store at `at` writes, or wholly inside it: then the
+/// store itself writes the pad (compilers put the two NOPs of class P at the end of a word).
+fn pad_fits(pad: Vaddr, at: Vaddr) -> bool {
+    let word = Vaddr(at.0 & !7);
+    pad + JUMP <= word || pad >= word + 8 || in_word_of(pad, at)
+}
+
+/// Whether the pad lies wholly in the word that the store at `at` writes.
+pub(crate) fn in_word_of(pad: Vaddr, at: Vaddr) -> bool {
+    pad.0 & !7 == at.0 & !7 && in_one_word(pad, JUMP)
+}
+
 /// Class P: two NOP bytes at the entry, and in front of the entry enough one-byte NOPs for a jump.
 /// The short jump is `EB F8` (pad at entry − 6), behind `endbr64` `EB F5` (pad at entry − 5): a
 /// thread between the two NOPs then runs `clc` or `cmc`, and flags are dead at an entry.
@@ -162,6 +174,9 @@ fn compiler_pad(object: &ObjectAnalysis, function: &Function, place: &Boundary) 
     let back = if place.at == function.entry { 6 } else { 5 };
     let pad = Vaddr(function.entry.0.checked_sub(back)?);
     let nops = object.file().bytes_at(pad, back)?;
+    if !pad_fits(pad, place.at) {
+        return None;
+    }
     nops.iter().all(|b| *b == 0x90).then_some(pad)
 }
 
@@ -173,7 +188,9 @@ fn short_pads(object: &ObjectAnalysis, at: Vaddr) -> Vec<Vaddr> {
     for padding in padding::around(object, &reach) {
         let mut pad = Vaddr(padding.start.0.max(reach.start.0));
         while pad + JUMP <= padding.end && pad < reach.end {
-            pads.push(pad);
+            if pad_fits(pad, at) {
+                pads.push(pad);
+            }
             pad = pad + JUMP;
         }
     }

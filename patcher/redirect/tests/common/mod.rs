@@ -11,7 +11,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use suture_abi::batch::{MAPPING_FILE, Site};
 use suture_elf::{Addr, Base, MapsSnapshot, Memory, MemoryError, ObjectFile, Vaddr};
 use suture_redirect::{
-    LoadedObject, ObjectAnalysis, Options, PlanError, PlannedSite, ProcessView, RedirectPlan, Request, plan_sites,
+    LoadedObject, ObjectAnalysis, Options, PlanError, PlannedSite, ProcessView, RedirectPlan, Request,
+    plan_sites,
 };
 
 /// Compiles one source file to a shared object and returns its path.
@@ -156,9 +157,14 @@ pub fn arm(planned: &PlannedSite) {
     store(site, site.old_word, site.new_word);
 }
 
-/// Takes the store back.
+/// Takes the store back, and then the jump in the padding.
 pub fn disarm(planned: &PlannedSite) {
-    store(&planned.site, planned.site.new_word, planned.site.old_word);
+    let site = &planned.site;
+    store(site, site.new_word, site.old_word);
+    for (i, byte) in site.pad_old[..usize::from(site.pad_len)].iter().enumerate() {
+        // SAFETY: padding that `arm` made writable.
+        unsafe { (site.pad_addr as *mut u8).add(i).write_volatile(*byte) };
+    }
 }
 
 fn store(site: &Site, from: u64, to: u64) {
