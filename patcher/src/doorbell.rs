@@ -16,6 +16,7 @@ use crate::seccomp;
 use crate::sys::proc::{self, ThreadFacts};
 use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::{Backoff, Deadline};
+use crate::sys::urgent::Urgent;
 use crate::target::{Target, books};
 use std::mem::offset_of;
 use std::time::{Duration, Instant};
@@ -168,6 +169,7 @@ fn try_thread(
     thread: ThreadFacts,
     deadline: Deadline,
 ) -> Result<Option<(Duration, u64)>, StopError> {
+    let _urgent = Urgent::begin();
     let started = Instant::now();
     // No shorter limit than the whole: a thread that was asked to stop and abandoned would stop
     // later, with nobody there to let it go. Threads that cannot stop were sorted out by state.

@@ -18,5 +18,6 @@ fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
+    suture_patcher::sys::urgent::keep_child_notices();
     ExitCode::from(commands::run(cli))
 }

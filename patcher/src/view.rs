@@ -11,11 +11,14 @@ use suture_elf::{ElfError, MapsSnapshot, ObjectFile};
 use suture_link::{Facts, FileRequest, ProcessView};
 use suture_redirect::ObjectAnalysis;
 
+/// Device, inode, size, time of change.
+type FileKey = (u64, u64, u64, i64, i64);
+
 /// Files that were opened before, by device, inode, size and time of change: fifty processes of one
 /// program share one parsed file and one analysis.
 #[derive(Debug, Default)]
 pub struct Cache {
-    files: Mutex<HashMap<(u64, u64, u64, i64, i64), ObjectFile>>,
+    files: Mutex<HashMap<FileKey, ObjectFile>>,
     analyses: Mutex<HashMap<(String, usize), ObjectAnalysis>>,
 }
 

@@ -11,6 +11,8 @@ const FLAG_SHIFT: u32 = 56;
 
 impl RegSet {
     pub const EMPTY: Self = Self(0);
+    pub const VECTORS: Self = Self(0xffff_ffff << 16);
+    pub const MASKS: Self = Self(0xff << 48);
     pub const FLAGS: Self = Self(0x3f << FLAG_SHIFT);
 
     /// The set of one register; empty for those that are not tracked.

@@ -6,7 +6,7 @@ use serde_json::Value;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
 use suture_patcher::cli::Output;
-use suture_patcher::error::{EXIT_REFUSED, Error};
+use suture_patcher::error::Error;
 use suture_patcher::report::{self, Ending, Outcome};
 use suture_patcher::run::Snapshot;
 use suture_patcher::sys::proc;
@@ -98,6 +98,3 @@ pub fn bar(total: usize, output: Output) -> impl FnMut(&Snapshot) {
         bar.set_message(work.join(", "));
     }
 }
-
-/// Exit status of a refusal that has no [`Error`].
-pub const REFUSED: u8 = EXIT_REFUSED;

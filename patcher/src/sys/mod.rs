@@ -7,3 +7,4 @@ pub mod proc;
 pub mod ptrace;
 pub mod seal;
 pub mod time;
+pub mod urgent;

@@ -7,9 +7,11 @@
 //! All requests name a thread id and take plain numbers or buffers of ours.
 #![allow(unsafe_code)]
 
-use super::time::{Backoff, Deadline};
+use super::time::Deadline;
+use super::urgent::await_child;
 use crate::seccomp::bpf::Instruction;
 use std::io;
+use std::time::Duration;
 
 /// Registers of a stopped thread, as `PTRACE_GETREGS` gives them.
 pub type Registers = libc::user_regs_struct;
@@ -60,14 +62,13 @@ impl StoppedThread {
         })?;
         let held = Self { tid, detached: false };
         request(PTRACE_INTERRUPT, tid, 0, 0).map_err(|_| StopError::Gone)?;
-        let mut backoff = Backoff::default();
         loop {
             let mut status = 0;
             // SAFETY: `status` is ours.
             let got = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
             match got {
                 0 if deadline.passed() => return Err(StopError::Deadline),
-                0 => backoff.pause(),
+                0 => await_child(Duration::from_micros(500)),
                 n if n == tid && libc::WIFSTOPPED(status) => {
                     let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
                     match (signal, event) {
