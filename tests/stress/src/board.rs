@@ -75,8 +75,8 @@ impl Board {
         }
     }
 
-    /// Books a forked child that died.
-    pub fn book_dead_child(&self, case: usize) {
+    /// Books a call that never came back: a forked child that died, a caller that hangs.
+    pub fn book_lost_call(&self, case: usize) {
         self.scores[case].wrong.fetch_add(1, Relaxed);
         self.wrong_total.fetch_add(1, Relaxed);
     }

@@ -3,6 +3,7 @@
 
 use std::hint::spin_loop;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -102,14 +103,27 @@ pub fn run_with_handlers(world: &'static World, board: &'static Board, options: 
     if options.signals {
         install(libc::SIGALRM, on_alarm, false)?;
     }
-    thread::scope(|scope| {
-        for index in 0..options.threads {
-            scope.spawn(move || caller(shared, index));
+    let (done, finished) = channel();
+    for index in 0..options.threads {
+        let done = done.clone();
+        thread::spawn(move || {
+            caller(shared, index);
+            // The receiver is gone once the writer has given up on a caller.
+            done.send(()).unwrap_or_default();
+        });
+    }
+    write_rounds(shared)?;
+    shared.stop.store(true, Relaxed);
+    if options.stop_on_wrong && board.wrong_total.load(Relaxed) != 0 {
+        // Found what was looked for; a victim that went astray may never come back.
+        return Ok(());
+    }
+    for _ in 0..options.threads {
+        if finished.recv_timeout(PATIENCE * 2).is_err() {
+            board.book_lost_call(shared.current());
         }
-        let written = write_rounds(shared);
-        shared.stop.store(true, Relaxed);
-        written
-    })
+    }
+    Ok(())
 }
 
 /// Unarmed, every victim gives the old result; called directly, the copy the old one and the new
@@ -144,7 +158,7 @@ fn caller(shared: &Shared, index: usize) {
     let options = &shared.options;
     let timer = options.signals.then(|| Interrupter::start(90_000 + 7_000 * index as i64));
     if matches!(timer, Some(Err(_))) {
-        shared.board.book_dead_child(shared.current());
+        shared.board.book_lost_call(shared.current());
         return;
     }
     if options.mask && index == 0 {
@@ -187,7 +201,7 @@ fn fork_and_call(shared: &Shared, case: usize) {
         }
     }
     if status != 0 {
-        shared.board.book_dead_child(case);
+        shared.board.book_lost_call(case);
     }
 }
 
@@ -202,7 +216,7 @@ fn child(shared: &Shared, case: usize) -> ! {
             let stored =
                 unsafe { shared.writer.set(shared.world.targets[case].site(), turn % 2 == 0, Means::Direct) };
             if stored.is_err() {
-                shared.board.book_dead_child(case);
+                shared.board.book_lost_call(case);
             }
         }
         set_route(&shared.world.targets[case], &mut rng);

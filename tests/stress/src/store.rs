@@ -1,6 +1,7 @@
 //! The arming store: the one rule, and the protocols that break it.
 
 use std::fs::{File, OpenOptions};
+use std::hint::spin_loop;
 use std::os::unix::fs::FileExt as _;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Release};
 
@@ -83,6 +84,10 @@ impl Writer {
             }
             // SAFETY: handed on to the caller.
             unsafe { store_byte(site.store_addr + at as u64, bytes[at]) };
+            if self.protocol == Protocol::SecondByteFirst {
+                // A writer may be interrupted here; a little of that keeps the control short.
+                (0..16).for_each(|_| spin_loop());
+            }
         }
         Ok(())
     }

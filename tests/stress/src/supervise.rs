@@ -65,9 +65,11 @@ impl fmt::Display for Outcome {
         }
         let total = board.wrong_total.load(Relaxed);
         if total != 0 {
-            let [got, old, new, registers, case] =
-                [0, 1, 2, 3, 4].map(|i: usize| board.wrong[i].load(Relaxed));
-            write!(f, ", {total} wrong, first in case {case}: got {got:#x}, old {old:#x}, new {new:#x}")?;
+            write!(f, ", {total} wrong")?;
+        }
+        let [got, old, new, registers, case] = [0, 1, 2, 3, 4].map(|i: usize| board.wrong[i].load(Relaxed));
+        if old != 0 {
+            write!(f, ", first in case {case}: got {got:#x}, old {old:#x}, new {new:#x}")?;
             write!(f, ", changed registers {registers:#x}")?;
         }
         Ok(())
