@@ -18,7 +18,7 @@ struct Error : Base { Error(int c) { code = c; } };
 extern "C" __attribute__((noinline)) long target(long x) { __asm__ volatile("" : "+r"(x)); return x; }
 extern "C" __attribute__((noinline)) void thrower(int code) { throw Error(code); }
 extern "C" Shape *make_square() { return new Square; }
-static inline int &shared_counter() { static int n = 100; return n; }
+inline int &shared_counter() { static int n = 100; return n; }
 int use_counter() { return ++shared_counter(); }
 static int destroyed;
 struct Guard { ~Guard() { destroyed++; } };
@@ -69,9 +69,9 @@ fn run(rows: &[Row]) {
     for row in rows {
         let cxx = row.compiler == "g++";
         let program = host(&format!("host-{}", row.name), "g++", HOST, row.host);
-        let (cast, declarations) = if cxx { ("", CLASSES) } else { ("", "") };
+        let declarations = if cxx { CLASSES } else { "" };
         let source = format!(
-            "{declarations}{}\n#include <suture.h>\nstatic {cast}long fixed(long x) {{ {} }}\n\
+            "{declarations}{}\n#include <suture.h>\nstatic long fixed(long x) {{ {} }}\n\
              SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)));\n",
             row.before, row.body,
         );
@@ -89,6 +89,8 @@ fn run(rows: &[Row]) {
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
+
+const INLINE: &str = "inline int &shared_counter() { static int n = 100; return n; }\nint use_counter();\n";
 
 #[test]
 #[rustfmt::skip]
@@ -111,6 +113,9 @@ fn cxx_rows() {
         cxx("typeid", &[], "#include <typeinfo>\n", "Shape *s = make_square(); long n = typeid(*s) == typeid(Square); delete s; return n;", 1),
         cxx("string", &[], "", "std::string s(\"abc\"); s += std::to_string(x); return (long)s.size();", 4),
         cxx("local-static", &[], "", "static std::string *s = new std::string(\"once\"); return (long)s->size();", 4),
+        // The static of an inline function is one object, exported by the program or not.
+        cxx("inline-static", &[], INLINE, "++shared_counter(); return use_counter() + x * 0;", 102),
+        cxx("inline-static-exported", EXPORT, INLINE, "++shared_counter(); return use_counter() + x * 0;", 102),
         c("pthread-exit", THREAD, "#include <pthread.h>", "pthread_exit(0); return x;", 1),
         c("pthread-cancel", THREAD, "#include <pthread.h>\n#include <unistd.h>", "pthread_cancel(pthread_self()); pause(); return x;", 1),
     ]);

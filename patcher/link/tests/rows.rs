@@ -88,8 +88,12 @@ impl Row {
             return Ok(());
         }
         let cxx = self.compiler.ends_with("++");
-        let program =
-            host(&format!("host-{}", self.name), if cxx { "g++" } else { "gcc" }, self.host_source, self.host);
+        let program = host(
+            &format!("host-{}", self.name),
+            if cxx { "g++" } else { "gcc" },
+            self.host_source,
+            self.host,
+        );
         let source = format!(
             "{}\n#include <suture.h>\n{}\nstatic long fixed(long x) {{ {} }}\n\
              SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)));\n",
@@ -258,8 +262,11 @@ fn library() -> &'static str {
     use std::sync::OnceLock;
     static BUILT: OnceLock<()> = OnceLock::new();
     BUILT.get_or_init(|| {
-        std::fs::write(dir().join("lib.map"), "V1 { global: rate; };\nV2 { global: rate; chosen; price; lib_tls; } V1;\n")
-            .unwrap();
+        std::fs::write(
+            dir().join("lib.map"),
+            "V1 { global: rate; };\nV2 { global: rate; chosen; price; lib_tls; } V1;\n",
+        )
+        .unwrap();
         let source = r#"
             __asm__(".symver rate_old,rate@V1\n.symver rate_new,rate@@V2");
             int rate_old(void) { return 1; }
@@ -314,12 +321,7 @@ fn run_with_library(name: &str, late: bool, patch_source: &str) -> Result<i64, S
 fn libraries_loaded_at_start_and_later() {
     let cases = [
         ("default-rate", "SUTURE_EXTERN int rate(void);", "rate()", 2),
-        (
-            "old-rate",
-            "SUTURE_EXTERN int rate_1(void); __asm__(\".symver rate_1,rate@V1\");",
-            "rate_1()",
-            1,
-        ),
+        ("old-rate", "SUTURE_EXTERN int rate_1(void); __asm__(\".symver rate_1,rate@V1\");", "rate_1()", 1),
         ("ifunc", "SUTURE_EXTERN int chosen(void);", "chosen()", 77),
         ("private", "SUTURE_EXTERN int take(int);", "take((int)x)", 23),
         ("tls", "SUTURE_EXTERN __thread int lib_tls;", "lib_tls", 31),

@@ -5,7 +5,7 @@
 
 use super::{AcceptError, AcceptOptions};
 use crate::elf;
-use suture_elf::{ObjectFile, Vaddr};
+use suture_elf::{ObjectFile, Segment, Vaddr};
 
 /// Encodings every linker writes: pc-relative pointer, 4-byte count, pairs of 4-byte offsets from the
 /// start of the header.
@@ -14,7 +14,8 @@ const HEADER: [u8; 4] = [1, 0x1b, 0x03, 0x3b];
 pub(super) fn check(file: &ObjectFile, options: AcceptOptions) -> Result<Option<Vaddr>, AcceptError> {
     let bad = |what: &str| AcceptError::Unwind { what: what.to_owned() };
     let Some(segment) = file.program_header(elf::PT_GNU_EH_FRAME) else {
-        if options.without_unwind_tables {
+        // A patch without code (states without callbacks) has nothing to unwind.
+        if options.without_unwind_tables || !file.segments().iter().any(Segment::executable) {
             return Ok(None);
         }
         return Err(bad("it has no unwind tables (.eh_frame_hdr)"));

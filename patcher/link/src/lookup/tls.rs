@@ -59,7 +59,7 @@ fn by_formula(view: &ProcessView<'_>, object: usize) -> Option<TlsPlace> {
     let tls: Segment = object.file.program_header(elf::PT_TLS).filter(|_| object.main)?;
     let align = tls.align.max(1);
     let first = tls.addr.0.wrapping_neg() & (align - 1);
-    let below = tls.memsz.checked_sub(first).unwrap_or(0).checked_next_multiple_of(align)? + first;
+    let below = tls.memsz.saturating_sub(first).checked_next_multiple_of(align)? + first;
     Some(TlsPlace { module: 1, below: Some(below) })
 }
 
