@@ -2,8 +2,8 @@
 
 use crate::descriptor::{FuncDescriptor, object_label};
 use crate::lookup::bound_bodies;
-use crate::process::{LoadedObject, ProcessView};
-use suture_elf::{Symbol, SymbolKind, Vaddr, demangle};
+use crate::process::{DebugFile, LoadedObject, ProcessView};
+use suture_elf::{Symbol, SymbolKind, SymbolTable, Vaddr, demangle};
 use thiserror::Error;
 
 /// Why a function cannot be replaced.
@@ -116,10 +116,20 @@ pub struct OldFunc {
 ///
 /// # Errors
 /// When there is none, or several, or it is an indirect function without one known body.
-pub fn find(view: &ProcessView<'_>, object: usize, func: &FuncDescriptor) -> Result<OldFunc, FunctionError> {
+pub fn find(
+    view: &ProcessView<'_>,
+    object: usize,
+    func: &FuncDescriptor,
+    debug_file: DebugFile<'_>,
+) -> Result<OldFunc, FunctionError> {
     let loaded = &view.objects[object];
     let label = label(loaded);
-    let found = candidates(loaded, &func.old_name);
+    let mut found = candidates(loaded.file.symbols(), &func.old_name);
+    if found.is_empty()
+        && let Some(symbols) = loaded.debug_symbols(debug_file)
+    {
+        found = candidates(symbols, &func.old_name);
+    }
     let count = found.len();
     let name = || func.old_name.clone();
     let symbol = match (func.sympos, count) {
@@ -162,8 +172,7 @@ fn label(object: &LoadedObject) -> String {
 
 /// Functions of that name: the symbol name itself, else the name as people read it, with or without
 /// its parameters.
-fn candidates<'v>(object: &'v LoadedObject, name: &str) -> Vec<&'v Symbol> {
-    let symbols = object.file.symbols();
+fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
     let exact = symbols.functions_named(name);
     if !exact.is_empty() {
         return exact;

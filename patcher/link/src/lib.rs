@@ -24,7 +24,7 @@ pub use accept::{AcceptError, AcceptOptions, Acceptance};
 pub use descriptor::{DescriptorError, PatchDescriptor};
 pub use image::PatchFile;
 pub use plan::{LinkError, LinkOptions, LinkPlan, link};
-pub use process::{Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView};
+pub use process::{DebugFile, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView};
 
 use serde::Serializer;
 use suture_elf::{BuildId, Vaddr};

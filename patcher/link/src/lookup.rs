@@ -13,15 +13,14 @@ mod versions;
 
 pub use error::SymbolError;
 pub(crate) use ifunc::bound_bodies;
-pub use private::DebugFile;
 pub use tls::TlsPlace;
 
 use crate::elf;
 use crate::image::PatchFile;
-use crate::process::ProcessView;
+use crate::process::{DebugFile, ProcessView};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use suture_elf::{DynSymbol, ObjectFile, SymbolKind, Vaddr};
+use suture_elf::{DynSymbol, SymbolKind, Vaddr};
 
 /// What a symbol of the patch is bound to. Symbolic: no load address is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +85,6 @@ pub struct Resolver<'v, 'm> {
     /// Objects of the patch that are not loaded, for messages.
     absent: Vec<String>,
     debug_file: DebugFile<'v>,
-    debug_files: RefCell<HashMap<usize, Option<ObjectFile>>>,
     bindings: RefCell<HashMap<(u32, Use), Result<Binding, SymbolError>>>,
 }
 
@@ -118,7 +116,6 @@ impl<'v, 'm> Resolver<'v, 'm> {
             patched,
             absent,
             debug_file,
-            debug_files: RefCell::default(),
             bindings: RefCell::default(),
         }
     }

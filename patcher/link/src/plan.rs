@@ -10,8 +10,8 @@ use crate::accept::{self, AcceptError, AcceptOptions};
 use crate::descriptor::{PatchDescriptor, ReferenceDescriptor, ReferenceTarget, object_label};
 use crate::image::PatchFile;
 use crate::layout::{ImageLayout, PROT_READ};
-use crate::lookup::{Binding, DebugFile, Resolver};
-use crate::process::ProcessView;
+use crate::lookup::{Binding, Resolver};
+use crate::process::{DebugFile, ProcessView};
 use crate::relocate::{BoundSymbol, ObjectSet, relocate};
 use crate::{debug_elf, elf};
 use objects::{Targets, find_targets};
@@ -158,7 +158,7 @@ pub fn link(
         return Err(LinkError::NeedsLoader);
     }
     check_frames(file, &descriptor, options.accept)?;
-    let targets = find_targets(view, &descriptor)?;
+    let targets = find_targets(view, &descriptor, options.debug_file)?;
     let patched = targets.patched.clone();
     let resolver = Resolver::new(view, &patch, patched, targets.absent.clone(), options.debug_file);
     resolver.check_exports(&acceptance.exported).map_err(|e| LinkError::Symbols(vec![e]))?;

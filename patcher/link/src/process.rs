@@ -9,7 +9,7 @@ mod object;
 mod scope;
 
 pub use link_map::{Facts, FileRequest, OpenFile};
-pub use object::LoadedObject;
+pub use object::{DebugFile, LoadedObject};
 
 use suture_elf::{Addr, ElfError, MapsSnapshot, Memory, MemoryError, Symbol};
 use thiserror::Error;

@@ -2,18 +2,7 @@
 
 use super::{Binding, Resolver, SymbolError};
 use crate::elf;
-use crate::process::LoadedObject;
-use suture_elf::{ObjectFile, Symbol, SymbolKind};
-
-/// Where the debug file of an object comes from (by its build-id), if there is one.
-#[derive(Clone, Copy)]
-pub struct DebugFile<'a>(pub &'a dyn Fn(&LoadedObject) -> Option<ObjectFile>);
-
-impl std::fmt::Debug for DebugFile<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("DebugFile")
-    }
-}
+use suture_elf::{Symbol, SymbolKind, SymbolTable};
 
 /// Parts into which gcc takes functions: what is left cannot be called as the function.
 const PARTS: [&str; 5] = [".cold", ".part.", ".constprop.", ".isra.", ".llvm."];
@@ -73,13 +62,12 @@ impl Resolver<'_, '_> {
 
     /// Symbols of that name at distinct addresses: the object's own table, else its debug file's.
     fn candidates(&self, object: usize, name: &str) -> Vec<Symbol> {
-        let own = distinct(&self.view.objects[object].file, name);
+        let object = &self.view.objects[object];
+        let own = distinct(object.file.symbols(), name);
         if !own.is_empty() {
             return own;
         }
-        let mut files = self.debug_files.borrow_mut();
-        let file = files.entry(object).or_insert_with(|| (self.debug_file.0)(&self.view.objects[object]));
-        file.as_ref().map_or_else(Vec::new, |file| distinct(file, name))
+        object.debug_symbols(self.debug_file).map_or_else(Vec::new, |symbols| distinct(symbols, name))
     }
 
     fn check_size(&self, object: usize, symbol: &Symbol) -> Result<(), SymbolError> {
@@ -113,9 +101,9 @@ impl Resolver<'_, '_> {
     }
 }
 
-fn distinct(file: &ObjectFile, name: &str) -> Vec<Symbol> {
+fn distinct(symbols: &SymbolTable, name: &str) -> Vec<Symbol> {
     let mut found: Vec<Symbol> = Vec::new();
-    for symbol in file.symbols().named(name) {
+    for symbol in symbols.named(name) {
         if !found.iter().any(|s| s.addr == symbol.addr && s.kind == symbol.kind) {
             found.push(symbol.clone());
         }

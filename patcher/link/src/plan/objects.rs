@@ -3,7 +3,7 @@
 use super::LinkError;
 use crate::descriptor::{ObjectDescriptor, PatchDescriptor, object_label};
 use crate::functions::{self, FunctionError, OldFunc};
-use crate::process::ProcessView;
+use crate::process::{DebugFile, ProcessView};
 use crate::relocate::ObjectSet;
 use suture_abi::batch::Object;
 use suture_elf::{Base, ObjectFile, Vaddr};
@@ -54,6 +54,7 @@ pub(super) struct Targets {
 pub(super) fn find_targets(
     view: &ProcessView<'_>,
     descriptor: &PatchDescriptor,
+    debug_file: DebugFile<'_>,
 ) -> Result<Targets, LinkError> {
     let mut targets = Targets { patched: Vec::new(), absent: Vec::new(), funcs: Vec::new() };
     for wanted in &descriptor.objects {
@@ -64,7 +65,7 @@ pub(super) fn find_targets(
                 check_object(view, object, wanted, &label)?;
                 check_namespace(view, &targets, object)?;
                 targets.patched.push(object);
-                find_funcs(view, object, wanted, &mut targets.funcs)?;
+                find_funcs(view, object, wanted, debug_file, &mut targets.funcs)?;
             }
             _ => return Err(LinkError::LoadedTwice { object: label }),
         }
@@ -105,10 +106,11 @@ fn find_funcs(
     view: &ProcessView<'_>,
     object: usize,
     wanted: &ObjectDescriptor,
+    debug_file: DebugFile<'_>,
     funcs: &mut Vec<TargetFunc>,
 ) -> Result<(), LinkError> {
     for func in &wanted.funcs {
-        let old = functions::find(view, object, func)?;
+        let old = functions::find(view, object, func, debug_file)?;
         let twin = funcs.iter().find(|f| f.old.object == old.object && f.old.entry == old.entry);
         if let Some(twin) = twin {
             return Err(LinkError::Function(FunctionError::Same {

@@ -4,6 +4,7 @@ use super::object::is_runtime;
 use super::{LoadedObject, MemoryRef, ProcessError, ProcessView, scope};
 use crate::elf;
 use std::ops::Range;
+use std::sync::OnceLock;
 use suture_elf::{Addr, Base, BuildId, DynamicTables, ElfError, MapsSnapshot, Memory, ObjectFile};
 
 const AT_PHDR: u64 = 3;
@@ -218,7 +219,8 @@ fn load(
         main,
         vdso,
         startup: false,
-        relocations: std::sync::OnceLock::new(),
+        relocations: OnceLock::new(),
+        debug: OnceLock::new(),
         path,
     })
 }

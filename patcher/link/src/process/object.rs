@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 use suture_abi::RUNTIME_SONAME;
-use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc};
+use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, SymbolTable};
 
 /// An object of the process, its file proven to be the mapped one.
 #[derive(Debug)]
@@ -36,6 +36,18 @@ pub struct LoadedObject {
     pub startup: bool,
     /// Read on first use: few patches need more than one object's.
     pub(super) relocations: OnceLock<Vec<Reloc>>,
+    /// Asked for on first use.
+    pub(super) debug: OnceLock<Option<ObjectFile>>,
+}
+
+/// Where the debug file of an object comes from (by its build-id), if there is one.
+#[derive(Clone, Copy)]
+pub struct DebugFile<'a>(pub &'a dyn Fn(&LoadedObject) -> Option<ObjectFile>);
+
+impl std::fmt::Debug for DebugFile<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DebugFile")
+    }
 }
 
 impl LoadedObject {
@@ -43,6 +55,16 @@ impl LoadedObject {
     #[must_use]
     pub fn relocations(&self) -> &[Reloc] {
         self.relocations.get_or_init(|| self.tables.relocations().unwrap_or_default())
+    }
+
+    /// Symbols of its debug file, where the object itself is stripped and there is such a file.
+    #[must_use]
+    pub fn debug_symbols(&self, from: DebugFile<'_>) -> Option<&SymbolTable> {
+        let stripped = || self.file.symbols().all().iter().all(|s| s.dynamic);
+        let file = self.debug.get_or_init(|| if stripped() { (from.0)(self) } else { None });
+        // A debug file of another build would name other addresses.
+        let same = |f: &&ObjectFile| f.build_id().is_some() && f.build_id() == self.file.build_id();
+        file.as_ref().filter(same).map(ObjectFile::symbols)
     }
 
     /// Whether a name in a descriptor or in `DT_NEEDED` means this object.

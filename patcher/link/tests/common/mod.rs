@@ -103,6 +103,10 @@ impl Host {
         line.trim_end().to_owned()
     }
 
+    pub fn id(&self) -> i32 {
+        self.memory.0
+    }
+
     pub fn facts(&self) -> Facts {
         let proc = PathBuf::from(format!("/proc/{}", self.child.id()));
         let maps = std::fs::read_to_string(proc.join("maps")).unwrap();
