@@ -93,7 +93,7 @@ proptest! {
         any::<u64>(), (0u64..0x5000), Just(u64::MAX), Just(1 << 47), Just(i64::MAX as u64)
     ]) {
         let mut bytes = whole().to_vec();
-        let at = at * 8 % (bytes.len() - 8) & !7;
+        let at = (at * 8 % (bytes.len() - 8)) & !7;
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
         read(bytes, None);
     }
