@@ -64,7 +64,7 @@ fn open_mapped(pid: i32, request: &FileRequest<'_>) -> std::io::Result<File> {
 /// When the process is gone or out of reach.
 pub fn maps(target: &Target) -> Result<MapsSnapshot, Error> {
     let mut maps = target.maps()?;
-    if let Ok((_, hard)) = proc::stack_limits(target.pid()) {
+    if let Ok((_, hard)) = proc::stack_limits(target.via) {
         maps.stack_limit = hard;
     }
     Ok(maps)
@@ -76,10 +76,10 @@ pub fn maps(target: &Target) -> Result<MapsSnapshot, Error> {
 /// When the process is gone, statically linked, or its loader is in the middle of something.
 pub fn process<'t>(target: &'t Target, maps: MapsSnapshot, cache: &Cache) -> Result<ProcessView<'t>, Error> {
     let pid = target.pid();
-    let auxv = proc::auxv(pid).map_err(|e| Error::from_proc(pid, &e))?;
-    let exe = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+    let auxv = proc::auxv(target.via).map_err(|e| Error::from_proc(pid, &e))?;
+    let exe = std::fs::read_link(format!("/proc/{}/exe", target.via)).unwrap_or_default();
     let facts = Facts { auxv, exe: exe.display().to_string(), maps };
-    ProcessView::read(&target.memory, facts, &|request| cache.open(pid, request)).map_err(|e| {
+    ProcessView::read(&target.memory, facts, &|request| cache.open(target.via, request)).map_err(|e| {
         match target.still_there() {
             Err(gone) => gone,
             Ok(()) => Error::Patch { what: format!("process {pid}: {e}"), errno: "EINVAL", hint: None },

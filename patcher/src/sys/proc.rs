@@ -109,13 +109,12 @@ pub fn thread_facts(pid: i32, tid: i32) -> Option<ThreadFacts> {
     })
 }
 
-/// `/proc/PID/maps` as text. A process whose main thread ended shows an empty one there, so it is
-/// read from a living thread.
+/// `/proc/PID/maps` as text.
 ///
 /// # Errors
 /// `EACCES` without ptrace rights, `ENOENT` when the process is gone.
 pub fn maps(pid: i32) -> io::Result<String> {
-    per_thread(pid, "maps")
+    fs::read(format!("/proc/{pid}/maps")).map(|b| String::from_utf8_lossy(&b).into_owned())
 }
 
 /// The auxiliary vector, raw.
@@ -123,25 +122,7 @@ pub fn maps(pid: i32) -> io::Result<String> {
 /// # Errors
 /// As [`maps`].
 pub fn auxv(pid: i32) -> io::Result<Vec<u8>> {
-    read_per_thread(pid, "auxv")
-}
-
-fn per_thread(pid: i32, file: &str) -> io::Result<String> {
-    read_per_thread(pid, file).map(|b| String::from_utf8_lossy(&b).into_owned())
-}
-
-fn read_per_thread(pid: i32, file: &str) -> io::Result<Vec<u8>> {
-    let own = fs::read(format!("/proc/{pid}/{file}"))?;
-    if !own.is_empty() {
-        return Ok(own);
-    }
-    for tid in threads(pid)? {
-        match fs::read(format!("/proc/{pid}/task/{tid}/{file}")) {
-            Ok(bytes) if !bytes.is_empty() => return Ok(bytes),
-            _ => {}
-        }
-    }
-    Err(io::Error::from_raw_os_error(libc::ESRCH))
+    fs::read(format!("/proc/{pid}/auxv"))
 }
 
 /// Soft limit of the stack (`None` = unlimited) and hard limit, in bytes.

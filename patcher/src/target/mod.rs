@@ -16,6 +16,9 @@ pub struct Target {
     pub facts: ProcessFacts,
     /// Its memory.
     pub memory: ProcessMemory,
+    /// Thread through which `/proc` shows the address space: the main thread, or any other one when
+    /// that has called `pthread_exit` and is a zombie without memory.
+    pub via: i32,
 }
 
 impl Target {
@@ -25,15 +28,13 @@ impl Target {
     /// No such process, a zombie, no rights, another tracer.
     pub fn open(pid: i32) -> Result<Self, Error> {
         let facts = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
-        if facts.state == 'Z' && proc::threads(pid).map_or(0, |t| t.len()) <= 1 {
-            return Err(Error::Vanished { pid });
-        }
+        let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
         if facts.tracer != 0 && facts.tracer != std::process::id().cast_signed() {
             let by = proc::facts(facts.tracer).map_or_else(|_| "?".into(), |f| f.comm);
             return Err(Error::Traced { pid, tracer: facts.tracer, by });
         }
-        let memory = ProcessMemory::open(pid).map_err(|e| Error::from_proc(pid, &e))?;
-        Ok(Self { facts, memory })
+        let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
+        Ok(Self { facts, memory, via })
     }
 
     /// Process id.
@@ -48,7 +49,7 @@ impl Target {
     /// When the process is gone or out of reach.
     pub fn maps(&self) -> Result<MapsSnapshot, Error> {
         let pid = self.pid();
-        let text = proc::maps(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        let text = proc::maps(self.via).map_err(|e| Error::from_proc(pid, &e))?;
         MapsSnapshot::parse(&text).map_err(|e| Error::Unreadable { pid, what: e.to_string() })
     }
 
@@ -65,4 +66,15 @@ impl Target {
             _ => Err(Error::Vanished { pid }),
         }
     }
+}
+
+/// The main thread if it lives, else the first other one that does.
+fn living_thread(pid: i32, facts: &ProcessFacts) -> Option<i32> {
+    if facts.state != 'Z' {
+        return Some(pid);
+    }
+    let others = proc::threads(pid).ok()?.into_iter().filter(|&tid| tid != pid);
+    others
+        .into_iter()
+        .find(|&tid| proc::thread_facts(pid, tid).is_some_and(|t| !matches!(t.state, 'Z' | 'X')))
 }
