@@ -6,6 +6,8 @@ use common::client::Client;
 use common::eventually;
 use common::ring::{ring, ring_with};
 use common::target::Target;
+use std::os::unix::process::CommandExt;
+use suture_abi::block::RuntimeBlock;
 use suture_abi::channel::{CHANNEL_MAGIC, error, op};
 
 const SYS_READ: u64 = 0;
@@ -32,6 +34,10 @@ fn two_hundred_rings_leave_no_trace() {
         client.expect(op::SYNC, [0; 4], &[]);
         assert_eq!(client.request(999, [0; 4], &[]).0, error::UNKNOWN_OP);
         assert_eq!(target.descriptors(), before.1, "the program's table while the worker lives");
+        assert_eq!(client.worker_fds(), 1, "the worker must not hold the program's files open");
+        // SAFETY: a call on an open descriptor.
+        let cut = unsafe { libc::ftruncate(client.fd(), 0) };
+        assert_eq!(cut, -1, "a truncated channel would kill the program");
         client.expect(op::BYE, [0; 4], &[]);
         target.await_no_worker();
     }
@@ -105,4 +111,42 @@ fn a_worker_without_a_client_leaves() {
     eventually("the worker", || (target.channel_fd() != u32::MAX).then_some(()));
     target.await_no_worker();
     assert_eq!(target.channel_fd(), u32::MAX);
+}
+
+#[test]
+fn a_limit_on_file_sizes_does_not_matter() {
+    let target = Target::start_as(|command| {
+        let limit = || {
+            let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+            // SAFETY: a plain call on a live local.
+            match unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const none) } {
+                0 => Ok(()),
+                _ => Err(std::io::Error::last_os_error()),
+            }
+        };
+        // SAFETY: the closure makes one system call and allocates nothing.
+        unsafe { command.pre_exec(limit) };
+    });
+    ring(&target, target.pid);
+    let client = Client::connect(&target);
+    client.expect(op::HELLO, [0; 4], &[]);
+    client.expect(op::BYE, [0; 4], &[]);
+    target.await_no_worker();
+    assert!(target.is_alive());
+}
+
+#[test]
+fn a_worker_that_cannot_open_its_channel_says_why() {
+    let target = Target::start();
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a plain call on a live local, for a process this test started.
+    let set =
+        unsafe { libc::prlimit(target.pid, libc::RLIMIT_NOFILE, &raw const none, std::ptr::null_mut()) };
+    assert_eq!(set, 0);
+    ring(&target, target.pid);
+    let offset = std::mem::offset_of!(RuntimeBlock, worker_errno);
+    let errno = || target.block_word(offset) as i32;
+    eventually("the reason", || (errno() == libc::EMFILE).then_some(()));
+    target.await_no_worker();
+    assert!(target.is_alive() && target.channel_fd() == u32::MAX);
 }

@@ -68,6 +68,16 @@ impl Client {
         results
     }
 
+    /// The client's descriptor of the channel.
+    pub fn fd(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
+    /// How many descriptors the worker has.
+    pub fn worker_fds(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task/{}/fd", self.pid, self.worker)).unwrap().count()
+    }
+
     /// Opens a descriptor of the worker.
     pub fn open_fd(&self, number: u64) -> File {
         let path = format!("/proc/{}/task/{}/fd/{number}", self.pid, self.worker);

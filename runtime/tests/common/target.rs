@@ -19,11 +19,15 @@ pub struct Target {
 impl Target {
     /// Starts the victim with the library preloaded.
     pub fn start() -> Self {
-        let mut child = Command::new(super::victim())
-            .env("LD_PRELOAD", super::library())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the victim starts");
+        Self::start_as(|_| ())
+    }
+
+    /// Starts it as `prepare` says.
+    pub fn start_as(prepare: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(super::victim());
+        command.env("LD_PRELOAD", super::library()).stdout(Stdio::piped());
+        prepare(&mut command);
+        let mut child = command.spawn().expect("the victim starts");
         let mut names = BTreeMap::new();
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
             let line = line.unwrap();
