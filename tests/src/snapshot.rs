@@ -122,6 +122,6 @@ fn numbers(folder: &str) -> impl Iterator<Item = i32> {
 #[must_use]
 pub fn status_number(pid: i32, field: &str) -> u64 {
     let fields = status_fields(&format!("/proc/{pid}/status"));
-    let value = fields.get(field).and_then(|v| v.split(' ').next()?.parse().ok());
+    let value = fields.get(field).and_then(|v| v.split_ascii_whitespace().next()?.parse().ok());
     value.unwrap_or_else(|| panic!("no number {field} for process {pid}"))
 }

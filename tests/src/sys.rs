@@ -67,16 +67,47 @@ pub fn die_with_parent() -> io::Result<()> {
 /// A resource limit, by number (`libc::RLIMIT_*`), as (soft, hard).
 pub type Limit = (u64, u64);
 
-/// Sets a limit of a process and gives the former one. 0 = the caller.
+/// Sets a limit of a process. 0 = the caller.
 ///
 /// # Errors
 /// When the kernel refuses it.
-pub fn set_limit(pid: i32, resource: u32, limit: Limit) -> io::Result<Limit> {
+pub fn set_limit(pid: i32, resource: u32, limit: Limit) -> io::Result<()> {
     let new = libc::rlimit { rlim_cur: limit.0, rlim_max: limit.1 };
-    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both structures live for the call.
-    let result = unsafe { libc::prlimit(pid, resource, &raw const new, &raw mut old) };
-    check(result.into()).map(|_| (old.rlim_cur, old.rlim_max))
+    // SAFETY: the structure lives for the call; a null old limit asks for nothing.
+    let result = unsafe { libc::prlimit(pid, resource, &raw const new, std::ptr::null_mut()) };
+    check(result.into()).map(|_| ())
+}
+
+/// A soft limit of a process that holds until it is lifted. The hard one stays, so that lifting
+/// needs no capability that containers lack.
+#[derive(Debug)]
+pub struct SoftLimit {
+    pid: i32,
+    resource: u32,
+    before: Limit,
+}
+
+impl SoftLimit {
+    /// Lowers the limit.
+    ///
+    /// # Panics
+    /// When the kernel refuses it.
+    #[must_use]
+    pub fn lower(pid: i32, resource: u32, soft: u64) -> Self {
+        let before = limit(pid, resource);
+        let done = set_limit(pid, resource, (soft, before.1));
+        done.unwrap_or_else(|e| panic!("cannot limit process {pid}: {e}"));
+        Self { pid, resource, before }
+    }
+
+    /// Puts the former limit back.
+    ///
+    /// # Panics
+    /// When the kernel refuses it.
+    pub fn lift(self) {
+        let done = set_limit(self.pid, self.resource, self.before);
+        done.unwrap_or_else(|e| panic!("cannot lift the limit of process {}: {e}", self.pid));
+    }
 }
 
 /// A limit of a process.

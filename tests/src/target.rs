@@ -2,8 +2,8 @@
 
 use crate::code;
 use crate::lab::runtime;
-use crate::poll::PATIENCE;
-use crate::sys;
+use crate::poll::{self, PATIENCE};
+use crate::{snapshot, sys};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,12 @@ impl Target {
         command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped());
         let target = Self::spawn(command, program, options);
         assert_eq!(target.line(), "ready", "first line of {}", program.display());
+        // libc makes threads with everything blocked, its own two signals too, and lets them unblock
+        // themselves: not before that is over do snapshots show what the program asked for.
+        let starting = |(_, mask): &(String, String)| mask.ends_with("bfeff") && mask.starts_with("ffffffff");
+        poll::until_true("all threads to have started", || {
+            !snapshot::threads(target.pid()).values().any(starting)
+        });
         target
     }
 
@@ -209,7 +215,7 @@ pub fn prepare(command: &mut Command, limits: Vec<(u32, sys::Limit)>) {
     unsafe {
         command.pre_exec(move || {
             sys::die_with_parent()?;
-            limits.iter().try_for_each(|&(resource, limit)| sys::set_limit(0, resource, limit).map(|_| ()))
+            limits.iter().try_for_each(|&(resource, limit)| sys::set_limit(0, resource, limit))
         });
     }
 }

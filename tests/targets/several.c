@@ -4,7 +4,7 @@
  *     call N      ->  call N = R        value(N)
  *     all N       ->  all A B C         alpha(N), beta(N), gamma(N): N + 10, N + 20, N + 30
  *     twins N     ->  twins A B         the two functions named `twin`: N + 1, N + 2
- *     tiny        ->  tiny 0            three bytes, with no room behind them
+ *     tiny        ->  tiny 1            calls tiny(), one byte with no room behind it
  *     pass N      ->  pass R            outer_of(N): twice alpha(N), through a caller of its own
  *
  * A second thread waits for ever; `threads` in a snapshot is 2.
@@ -16,7 +16,7 @@
 #define PATCHABLE __attribute__((noinline, noclone, noipa))
 
 long other_twin(long n);
-int tiny(void);
+void tiny(void);
 int behind_tiny(void);
 
 static volatile long ten = 10;
@@ -47,10 +47,10 @@ PATCHABLE static long twin(long n)
     return n + ten / 10;
 }
 
-/* The next function starts in the fourth byte: no jump has room here. */
+/* The next function starts in the second byte: no jump has room here. */
 __asm__(".text\n.balign 16\n"
         ".globl tiny\n.type tiny, @function\n"
-        "tiny: .cfi_startproc\n xor %eax, %eax\n ret\n.cfi_endproc\n.size tiny, . - tiny\n"
+        "tiny: .cfi_startproc\n ret\n.cfi_endproc\n.size tiny, . - tiny\n"
         ".globl behind_tiny\n.type behind_tiny, @function\n"
         "behind_tiny: .cfi_startproc\n mov $1, %eax\n ret\n.cfi_endproc\n.size behind_tiny, . - behind_tiny\n");
 
@@ -75,8 +75,10 @@ int main(void)
             answer("all %ld %ld %ld", alpha(n), beta(n), gamma_(n));
         else if (sscanf(line, "twins %ld", &n) == 1)
             answer("twins %ld %ld", twin(n), other_twin(n));
-        else if (!strcmp(line, "tiny"))
-            answer("tiny %d", tiny() * behind_tiny());
+        else if (!strcmp(line, "tiny")) {
+            tiny();
+            answer("tiny %d", behind_tiny());
+        }
         else if (sscanf(line, "pass %ld", &n) == 1)
             answer("pass %ld", outer_of(n));
         else

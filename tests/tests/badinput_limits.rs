@@ -2,13 +2,16 @@
 //! it is refused by name; in both cases the process goes on as before.
 
 use std::fs;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use suture_tests::command::{Outcome, apply, disable};
+use suture_tests::sys::SoftLimit;
 use suture_tests::target::{NOBODY, Options};
-use suture_tests::{Lab, Snapshot, Target, snapshot, sys};
+use suture_tests::{Lab, Snapshot, Target, need, snapshot};
 
-/// Applies at the limit; if it is refused, tries again with the limit lifted.
-fn at_limit(lab: &Lab, target: &mut Target, words: &[&str], lift: impl FnOnce(&Target)) -> Outcome {
+/// Applies at the limit; then again with the limit lifted.
+fn at_limit(lab: &Lab, target: &mut Target, words: &[&str], lift: impl FnOnce()) -> Outcome {
     let patch = lab.value_patch("fix", 100);
     let before = Snapshot::of(target.pid());
     let outcome = apply(&patch, target.pid());
@@ -21,7 +24,7 @@ fn at_limit(lab: &Lab, target: &mut Target, words: &[&str], lift: impl FnOnce(&T
         Snapshot::of(target.pid()).assert_untouched(&before);
     }
     assert_eq!(target.call(1), 2);
-    lift(target);
+    lift();
     apply(&patch, target.pid()).expect(0);
     assert_eq!(target.call(1), 101);
     outcome
@@ -32,29 +35,36 @@ fn out_of_descriptors() {
     let lab = Lab::new();
     let mut target = lab.start_several();
     let open = fs::read_dir(format!("/proc/{}/fd", target.pid())).expect("descriptors").count() as u64;
-    let old = sys::set_limit(target.pid(), libc::RLIMIT_NOFILE, (open, 4096)).expect("a limit");
-    let lift = |t: &Target| _ = sys::set_limit(t.pid(), libc::RLIMIT_NOFILE, old).expect("the old limit");
+    let limit = SoftLimit::lower(target.pid(), libc::RLIMIT_NOFILE, open);
     // The worker has a table of its own, so that a full one is none of its business.
-    at_limit(&lab, &mut target, &[], lift).expect(0);
+    at_limit(&lab, &mut target, &[], || limit.lift()).expect(0);
 }
 
 #[test]
 fn no_descriptor_allowed_at_all() {
     let lab = Lab::new();
     let mut target = lab.start_several();
-    let old = sys::set_limit(target.pid(), libc::RLIMIT_NOFILE, (0, 4096)).expect("a limit");
-    let lift = |t: &Target| _ = sys::set_limit(t.pid(), libc::RLIMIT_NOFILE, old).expect("the old limit");
-    at_limit(&lab, &mut target, &["descriptor"], lift);
+    let limit = SoftLimit::lower(target.pid(), libc::RLIMIT_NOFILE, 0);
+    at_limit(&lab, &mut target, &["descriptor"], || limit.lift());
 }
 
 #[test]
 fn no_process_allowed_to_its_user() {
     let lab = Lab::new();
-    let options = Options { user: Some(NOBODY), ..Options::default() };
-    let mut target = lab.start_with("spin.c", &["1"], options);
-    let old = sys::set_limit(target.pid(), libc::RLIMIT_NPROC, (0, 4096)).expect("a limit");
-    let lift = |t: &Target| _ = sys::set_limit(t.pid(), libc::RLIMIT_NPROC, old).expect("the old limit");
-    at_limit(&lab, &mut target, &["no thread can be made", "RLIMIT_NPROC"], lift);
+    need("prlimit", "util-linux");
+    let user = Some(NOBODY);
+    let limits = vec![(libc::RLIMIT_NPROC, (0, 4096))];
+    // Single-threaded: with this limit it could not have made a second one either.
+    let mut target = lab.start_with("memory.c", &[], Options { user, limits, ..Options::default() });
+    let pid = target.pid_text();
+    let lift = || {
+        // As its own user: another one needs a capability for it.
+        let mut prlimit = Command::new("prlimit");
+        prlimit.args(["--pid", &pid, "--nproc=4096:4096"]).uid(NOBODY).gid(NOBODY);
+        assert!(prlimit.status().expect("running prlimit").success());
+    };
+    at_limit(&lab, &mut target, &["no thread can be made", "RLIMIT_NPROC"], lift)
+        .expect_refused_with_hint(&[]);
 }
 
 /// A pids cgroup (version 2, else 1) that a test made; removed when dropped.
@@ -101,7 +111,7 @@ fn a_full_pids_cgroup() {
     cgroup.set("cgroup.procs", &target.pid_text());
     cgroup.set("pids.max", "2");
     let refused =
-        at_limit(&lab, &mut target, &["no thread can be made", "cgroup"], |_| cgroup.set("pids.max", "max"));
+        at_limit(&lab, &mut target, &["no thread can be made", "cgroup"], || cgroup.set("pids.max", "max"));
     refused.expect_refused_with_hint(&["no thread"]);
     drop(target);
 }
@@ -112,10 +122,8 @@ fn out_of_memory() {
     for spare in [0, 16 << 10, 256 << 10] {
         let mut target = lab.start_several();
         let used = snapshot::status_number(target.pid(), "VmSize") << 10;
-        let limit = (used + spare, u64::MAX);
-        let old = sys::set_limit(target.pid(), libc::RLIMIT_AS, limit).expect("a limit");
-        let lift = |t: &Target| _ = sys::set_limit(t.pid(), libc::RLIMIT_AS, old).expect("the old limit");
-        at_limit(&lab, &mut target, &["memory"], lift);
+        let limit = SoftLimit::lower(target.pid(), libc::RLIMIT_AS, used + spare);
+        at_limit(&lab, &mut target, &["memory"], || limit.lift());
     }
 }
 
@@ -123,8 +131,7 @@ fn out_of_memory() {
 fn no_file_may_grow() {
     let lab = Lab::new();
     let mut target = lab.start_several();
-    let old = sys::set_limit(target.pid(), libc::RLIMIT_FSIZE, (0, u64::MAX)).expect("a limit");
-    let lift = |t: &Target| _ = sys::set_limit(t.pid(), libc::RLIMIT_FSIZE, old).expect("the old limit");
+    let limit = SoftLimit::lower(target.pid(), libc::RLIMIT_FSIZE, 0);
     // The command fills the files, with its own limit.
-    at_limit(&lab, &mut target, &[], lift).expect(0);
+    at_limit(&lab, &mut target, &[], || limit.lift()).expect(0);
 }

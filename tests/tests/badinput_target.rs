@@ -53,15 +53,13 @@ fn a_zombie_is_no_process() {
 }
 
 #[test]
-fn a_process_without_the_runtime() {
+fn a_process_without_the_runtime_has_nothing_to_show_or_disable() {
     let lab = Lab::new();
-    let patch = lab.value_patch("fix", 100);
     let mut target = lab.start_with("spin.c", &["1"], Options { preload: false, ..Options::default() });
     let before = Snapshot::of(target.pid());
     let pid = target.pid_text();
-    apply(&patch, target.pid()).expect_refused_with_hint(&[&pid, "without the runtime", "LD_PRELOAD"]);
-    disable("fix", target.pid()).expect_refused(&[&pid, "without the runtime"]);
-    suture(&["status", "--pid", &pid]).expect_refused(&[&pid, "without the runtime"]);
+    disable("fix", target.pid()).expect_refused_with_hint(&[&pid, "without the runtime"]);
+    suture(&["status", "--pid", &pid]).expect_refused_with_hint(&[&pid, "without the runtime"]);
     Snapshot::of(target.pid()).assert_untouched(&before);
     assert_eq!(target.call(1), 2);
 }

@@ -121,7 +121,7 @@ fn gdb_walks_through_a_patched_function() {
         .expect("running gdb");
     let said = String::from_utf8_lossy(&done.stdout).into_owned();
     let frames: Vec<&str> = said.lines().filter(|l| l.starts_with('#')).collect();
-    let at = |name: &str| frames.iter().position(|f| f.contains(name));
+    let at = |name: &str| frames.iter().position(|f| f.contains(&format!(" {name} (")));
     let path = ["hold", "patched_value", "outermost", "main"].map(at);
     assert!(path.iter().all(Option::is_some) && path.is_sorted(), "{path:?} in {said}");
     assert!(!said.contains("corrupt stack") && !said.contains("?? ()"), "{said}");
