@@ -31,6 +31,8 @@ pub struct Frame {
 
 /// Index of rax in [`Frame::arguments`].
 pub const RAX: usize = 0;
+/// Index of r10 in [`Frame::arguments`].
+pub const R10: usize = 7;
 /// Index of r11 in [`Frame::arguments`].
 pub const R11: usize = 8;
 
@@ -93,6 +95,8 @@ unsafe extern "C" fn call_with_frame(frame: *mut Frame, target: u64) {
 /// How the old code of a victim looks at the registers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OldView {
+    /// The head loads r10 with this value before the hash.
+    pub r10: Option<u64>,
     /// The displaced instruction loads r11 with this value before the hash.
     pub r11: Option<u64>,
     /// The displaced instruction adds this to al before the hash.
@@ -171,6 +175,7 @@ pub unsafe fn checked_call(entry: u64, view: OldView, rng: &mut Rng) -> Verdict 
         frame.arguments[RAX]
     } else {
         let mut seen = frame.arguments;
+        seen[R10] = view.r10.unwrap_or(seen[R10]);
         seen[R11] = view.r11.unwrap_or(seen[R11]);
         seen[RAX] = (seen[RAX] & !0xff) | u64::from((seen[RAX] as u8).wrapping_add(view.al_add));
         hash(&seen, frame.entry_rsp).wrapping_add(OLD)

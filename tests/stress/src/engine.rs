@@ -230,7 +230,9 @@ fn child(shared: &Shared, case: usize) -> ! {
 fn set_route(target: &Target, rng: &mut Rng) {
     let r = rng.draw() as usize;
     let route = target.routes[r % target.routes.len()];
-    target.set_word(target.planned.slot.side(), (r >> 8) as u64 & 1);
+    if let Some(side) = target.side {
+        target.set_word(side, (r >> 8) as u64 & 1);
+    }
     target.set_word(target.planned.slot.addr, route);
 }
 

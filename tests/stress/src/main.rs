@@ -29,7 +29,8 @@ struct Cli {
 enum Verb {
     /// Attacks every shape of a class at every alignment.
     Run {
-        /// P, S, A, J, all of them, or `first` (first touch of file pages, only by name).
+        /// P, S, A, J, or all of them; by name only: `first` (first touch of file pages) and
+        /// `planned` (the project's own planner, in a library).
         #[arg(long, default_value = "all")]
         class: String,
         /// Threads that call.
@@ -41,6 +42,9 @@ enum Verb {
         /// Start of the random values.
         #[arg(long, default_value_t = 1)]
         seed: u64,
+        /// Takes only the cases whose name contains this text.
+        #[arg(long, default_value = "")]
+        only: String,
         /// Prints only the sums.
         #[arg(long)]
         quiet: bool,
@@ -68,6 +72,8 @@ enum Verb {
         board: i32,
         #[arg(long)]
         class: Option<String>,
+        #[arg(long, default_value = "")]
+        only: String,
         #[arg(long)]
         control: Option<String>,
         #[arg(long)]
@@ -83,16 +89,18 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
-        Verb::Run { class, threads, seconds, seed, quiet } => {
-            run_classes(&class, threads, seconds, seed, quiet)
+        Verb::Run { class, threads, seconds, seed, only, quiet } => {
+            run_classes(&class, &only, threads, seconds, seed, quiet)
         }
         Verb::Control { name, threads, seconds, mended } => run_control(&name, threads, seconds, mended),
         Verb::List => list(),
-        Verb::Worker { board, class, control, mended, threads, seconds, seed } => {
+        Verb::Worker { board, class, only, control, mended, threads, seconds, seed } => {
             let time = Duration::from_secs(seconds);
             match (control, class) {
                 (Some(name), _) => work_control(board, &name, Setting { threads, mended, time }),
-                (None, class) => work_class(board, class.as_deref().unwrap_or("all"), threads, time, seed),
+                (None, class) => {
+                    work_class(board, class.as_deref().unwrap_or("all"), &only, threads, time, seed)
+                }
             }
         }
     };
@@ -110,7 +118,14 @@ fn own_exe() -> Result<PathBuf> {
     std::env::current_exe().map_err(|source| Error::System { what: "find the own program", source })
 }
 
-fn run_classes(class: &str, threads: usize, seconds: u64, seed: u64, quiet: bool) -> Result<bool> {
+fn run_classes(
+    class: &str,
+    only: &str,
+    threads: usize,
+    seconds: u64,
+    seed: u64,
+    quiet: bool,
+) -> Result<bool> {
     let suites = if class == "all" { Suite::ALL.to_vec() } else { vec![class.parse()?] };
     let mut good = true;
     for suite in suites {
@@ -119,9 +134,10 @@ fn run_classes(class: &str, threads: usize, seconds: u64, seed: u64, quiet: bool
             format!("--threads={threads}"),
             format!("--seconds={seconds}"),
             format!("--seed={seed}"),
+            format!("--only={only}"),
         ];
         let outcome = supervise(&own_exe()?, &arguments, Duration::from_secs(120 + seconds * 3))?;
-        let (board, cases) = (outcome.board.get(), suite.cases());
+        let (board, cases) = (outcome.board.get(), suite.cases(only));
         if !quiet {
             println!("{HEAD}");
             rows(board, &cases).iter().for_each(|row| println!("{row}"));
@@ -164,11 +180,11 @@ fn run_control(name: &str, threads: usize, seconds: u64, mended: bool) -> Result
 
 fn list() -> Result<bool> {
     for suite in Suite::ALL {
-        for case in suite.cases() {
+        for case in suite.cases("") {
             println!("{case}");
         }
     }
-    println!("{} cases of first touch", Suite::First.cases().len());
+    println!("{} cases of first touch", Suite::First.cases("").len());
     for control in CONTROLS {
         println!("control {:<12} {}", control.name, control.about);
     }
@@ -181,10 +197,17 @@ fn work_control(board: i32, name: &str, setting: Setting) -> Result<bool> {
     Ok(true)
 }
 
-fn work_class(board: i32, class: &str, threads: usize, time: Duration, seed: u64) -> Result<bool> {
+fn work_class(
+    board: i32,
+    class: &str,
+    only: &str,
+    threads: usize,
+    time: Duration,
+    seed: u64,
+) -> Result<bool> {
     let shared = SharedBoard::open(board)?;
     let suite: Suite = class.parse()?;
-    let world = Box::leak(Box::new(suite.world()?));
+    let world = Box::leak(Box::new(suite.world(only)?));
     let options = Options {
         threads,
         time,

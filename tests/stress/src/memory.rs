@@ -187,7 +187,7 @@ impl Punned {
 }
 
 /// A memfd whose pages may be executed.
-fn executable_memfd() -> Result<File> {
+pub fn executable_memfd() -> Result<File> {
     let name = c"suture-stress punned";
     let make = |flags| {
         // SAFETY: the name is a NUL-terminated string.

@@ -33,6 +33,8 @@ pub enum Op {
     AddAl(i8),
     /// `xor r11d, r11d`: three bytes, seen in the result.
     XorR11,
+    /// `xor r10d, r10d`: seen in the result.
+    XorR10,
     /// `cmp eax, imm32`: five bytes, only flags.
     CmpEax(i32),
     /// `mov [rsp-8], r11`: five bytes, writes the red zone, seen in the result.
@@ -64,6 +66,7 @@ impl Op {
             Self::MovEaxEax => dynasm!(a ; .arch x64 ; mov eax, eax),
             Self::AddAl(n) => dynasm!(a ; .arch x64 ; add al, BYTE n),
             Self::XorR11 => dynasm!(a ; .arch x64 ; xor r11d, r11d),
+            Self::XorR10 => dynasm!(a ; .arch x64 ; xor r10d, r10d),
             Self::CmpEax(n) => dynasm!(a ; .arch x64 ; cmp eax, DWORD n),
             Self::SpillR11 => dynasm!(a ; .arch x64 ; mov [rsp - 8], r11),
             Self::MovR11d(n) => dynasm!(a ; .arch x64 ; mov r11d, DWORD n),

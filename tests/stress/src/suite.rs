@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
+use crate::planned;
 use crate::shape::{Case, Class, cases};
 use crate::world::{Text, World};
 
@@ -14,17 +15,26 @@ pub enum Suite {
     Class(Class),
     /// All classes on a text of private file pages, which are made untouched again and again.
     First,
+    /// The sites of the project's own planner, in a library.
+    Planned,
 }
 
 impl Suite {
-    /// The runs of `--class all`. The first-touch run is asked for by name.
+    /// The runs of `--class all`. The others are asked for by name.
     pub const ALL: [Self; 4] =
         [Self::Class(Class::P), Self::Class(Class::S), Self::Class(Class::A), Self::Class(Class::J)];
 
-    /// The cases, in the order of the scoreboard.
-    pub fn cases(self) -> Vec<Case> {
+    /// The cases whose name contains `only`, in the order of the scoreboard.
+    pub fn cases(self, only: &str) -> Vec<Case> {
+        let mut cases = self.all_cases();
+        cases.retain(|case| case.to_string().contains(only));
+        cases
+    }
+
+    fn all_cases(self) -> Vec<Case> {
         match self {
             Self::Class(class) => cases(class),
+            Self::Planned => planned::planned_cases(),
             // Every shape once at each of the three places, at an offset that changes.
             Self::First => {
                 let picked = |(i, case): (usize, Case)| (i % 7 == 0).then_some(case);
@@ -36,10 +46,22 @@ impl Suite {
         }
     }
 
+    /// Every run that can be asked for.
+    pub fn every() -> Vec<Self> {
+        [Self::ALL.as_slice(), &[Self::First, Self::Planned]].concat()
+    }
+
     /// Builds the text under attack.
-    pub fn world(self) -> Result<World> {
+    pub fn world(self, only: &str) -> Result<World> {
+        let cases = self.cases(only);
+        if cases.is_empty() {
+            return Err(Error::Unknown(only.to_owned()));
+        }
+        if self == Self::Planned {
+            return planned::world(&cases);
+        }
         let text = if self == Self::First { Text::FileBacked } else { Text::Writable };
-        World::of_cases(&self.cases(), text)
+        World::of_cases(&cases, text)
     }
 }
 
@@ -48,6 +70,7 @@ impl fmt::Display for Suite {
         match self {
             Self::Class(class) => write!(f, "{class}"),
             Self::First => f.write_str("first"),
+            Self::Planned => f.write_str("planned"),
         }
     }
 }
@@ -56,10 +79,7 @@ impl FromStr for Suite {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::ALL.as_slice(), &[Self::First]]
-            .concat()
-            .into_iter()
-            .find(|suite| suite.to_string() == name)
-            .ok_or_else(|| Error::Unknown(name.to_owned()))
+        let found = Self::every().into_iter().find(|suite| suite.to_string() == name);
+        found.ok_or_else(|| Error::Unknown(name.to_owned()))
     }
 }

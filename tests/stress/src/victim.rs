@@ -30,12 +30,21 @@ pub struct Victim {
 
 /// Emits the victim of `case` with its site at `page + case.offset`.
 pub fn emit(case: &Case, page: u64) -> Victim {
+    emit_with(case, page, &[])
+}
+
+/// As [`emit`], for a victim that does not read r10 and r11 as they came: its hash has 0 instead.
+pub fn emit_rested(case: &Case, page: u64) -> Victim {
+    emit_with(case, page, &[Op::XorR10, Op::XorR11])
+}
+
+fn emit_with(case: &Case, page: u64, last: &[Op]) -> Victim {
     let shape = &case.shape;
     let site = page + case.offset;
     let before: usize = shape.before.iter().map(|op| op.length()).sum();
     let entry = site - before as u64;
     let mut a = Assembler::new(entry as usize);
-    let ops: Vec<Op> = [shape.before, &[shape.site], shape.after].concat();
+    let ops: Vec<Op> = [shape.before, &[shape.site], shape.after, last].concat();
     for op in &ops {
         op.emit(&mut a);
     }
@@ -70,6 +79,7 @@ fn view(ops: &[Op], site: u64) -> OldView {
     let mut view = OldView::default();
     for op in ops {
         match *op {
+            Op::XorR10 => view.r10 = Some(0),
             Op::XorR11 => view.r11 = Some(0),
             Op::MovR11d(n) => view.r11 = Some(u64::from(n as u32)),
             Op::MovabsR11(n) => view.r11 = Some(n as u64),

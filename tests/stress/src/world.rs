@@ -69,15 +69,18 @@ pub struct Target {
     pub callee: Callee,
     /// The planned site.
     pub planned: Planned,
-    /// The three values its slot takes: copy, new function, dispatcher.
+    /// The values its slot takes: copy, new function, dispatcher.
     pub routes: Vec<u64>,
+    /// Address of the dispatcher's side, where there is a dispatcher.
+    pub side: Option<u64>,
 }
 
 impl Target {
     /// A target whose slot takes the copy, `new` and the dispatcher.
     pub fn new(name: String, callee: Callee, planned: Planned, new: u64) -> Self {
         let routes = vec![planned.site.copy, new, planned.dispatcher];
-        Self { name, callee, planned, routes }
+        let side = Some(planned.slot.side());
+        Self { name, callee, planned, routes, side }
     }
 
     /// The site.

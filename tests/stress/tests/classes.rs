@@ -10,7 +10,7 @@ use suture_stress::supervise::supervise;
 
 fn pass(name: &str) -> Totals {
     let suite: Suite = name.parse().expect("a suite of this name");
-    let cases = suite.cases();
+    let cases = suite.cases("");
     let arguments = ["--class", name, "--threads", "3", "--seconds", "2"].map(str::to_owned);
     let exe = Path::new(env!("CARGO_BIN_EXE_suture-stress"));
     let outcome = supervise(exe, &arguments, Duration::from_secs(120)).expect("a worker");
@@ -48,4 +48,9 @@ fn first_touch_of_file_pages_survives() {
     let totals = pass("first");
     assert_eq!(totals.direct, 0);
     assert!(totals.first > 1000, "too few first touches: {totals:?}");
+}
+
+#[test]
+fn sites_of_the_planner_survive() {
+    assert!(pass("planned").direct > 0);
 }

@@ -58,6 +58,11 @@ pub const CONTROLS: &[Control] = &[
         work: plan::stale_word,
     },
     Control {
+        name: "pad-in-word",
+        about: "padding that the arming store writes and takes back together with the site",
+        work: plan::pad_in_word,
+    },
+    Control {
         name: "loop-head",
         about: "a site behind a prologue at which a loop of the function arrives",
         work: plan::loop_head,

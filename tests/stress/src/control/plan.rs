@@ -8,12 +8,13 @@ use crate::board::Board;
 use crate::call::OldView;
 use crate::engine::run;
 use crate::error::Result;
+use crate::memory::fill;
 use crate::op::{Assembler, Op};
 use crate::shape::{Case, Class, Pad, Shape, named};
 use crate::site::finalize;
 use crate::store::Protocol;
 use crate::victim::{Victim, emit_body};
-use crate::world::{TEXT, Text, World};
+use crate::world::{Callee, TEXT, Text, World};
 
 /// Class P whose words still hold the untouched padding: the arming store takes back the jump that
 /// was written there.
@@ -27,6 +28,28 @@ pub fn stale_word(board: &'static Board, setting: Setting) -> Result<()> {
             site.old_word = site.old_word & !mask | padding;
             site.new_word = site.new_word & !mask | padding;
         }
+    }
+    run(Box::leak(Box::new(world)), board, options(setting, Protocol::OneStore))
+}
+
+/// Class P whose pad lies in the site's word and is written by the arming store, too: disarmed, the
+/// pad is NOPs again, and a thread among them meets the middle of the jump when it comes back.
+///
+/// The callers start at the pad, as a thread does that has just taken the short jump.
+pub fn pad_in_word(board: &'static Board, setting: Setting) -> Result<()> {
+    let mut world = world_of(Case { shape: named(Class::P, "pad"), offset: 0x806 })?;
+    let target = &mut world.targets[0];
+    let site = &mut target.planned.site;
+    if !setting.mended {
+        let pad = [0x90; 6];
+        // SAFETY: padding in this world's writable text, and nobody calls a victim yet.
+        unsafe { fill(site.pad_addr, &pad) };
+        let mut old = site.old_word.to_le_bytes();
+        old[..6].copy_from_slice(&pad);
+        site.old_word = u64::from_le_bytes(old);
+    }
+    if let Callee::Registers { entry, .. } = &mut target.callee {
+        *entry = site.pad_addr;
     }
     run(Box::leak(Box::new(world)), board, options(setting, Protocol::OneStore))
 }
