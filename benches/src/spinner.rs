@@ -69,6 +69,14 @@ impl Spinner {
     /// # Errors
     /// When the target does not spin, or `work` fails.
     pub fn longest_gap<T>(&mut self, work: impl FnOnce() -> Result<T, Error>) -> Result<(f64, T), Error> {
+        self.next_epoch()?;
+        let done = work()?;
+        // The thread itself ends the measurement, so a gap it is in right now counts too.
+        self.next_epoch()?;
+        Ok((self.word(LONGEST)? as f64 / self.ticks_per_us, done))
+    }
+
+    fn next_epoch(&mut self) -> Result<(), Error> {
         self.epoch += 1;
         self.page.write_all_at(&self.epoch.to_le_bytes(), EPOCH).map_err(io("write the shared page"))?;
         let start = Instant::now();
@@ -78,8 +86,7 @@ impl Spinner {
             }
             std::thread::yield_now();
         }
-        let done = work()?;
-        Ok((self.word(LONGEST)? as f64 / self.ticks_per_us, done))
+        Ok(())
     }
 
     fn word(&self, offset: u64) -> Result<u64, Error> {

@@ -19,9 +19,9 @@
 
 /* Written by the harness: epoch. Everything else is written here. */
 struct page {
-    volatile uint64_t epoch;          /* a change asks for a new measurement */
+    volatile uint64_t epoch;          /* a change ends one measurement and begins the next */
     volatile uint64_t seen;           /* the epoch being measured */
-    volatile uint64_t longest;        /* longest gap of this epoch, in ticks */
+    volatile uint64_t longest;        /* longest gap of the epoch that ended, in ticks */
     volatile uint64_t value;          /* what the function to be patched answers */
     volatile uint64_t ticks_per_ms;
 };
@@ -88,12 +88,13 @@ int main(int argc, char **argv)
         uint64_t value = subject_0(0), epoch = page->epoch, now = __rdtsc();
 
         if (now - last > longest)
-            page->longest = longest = now - last;
+            longest = now - last;
         last = now;
         if (value != page->value)
             page->value = value;
         if (epoch != page->seen) {
-            page->longest = longest = 0;
+            page->longest = longest;
+            longest = 0;
             page->seen = epoch;
             last = __rdtsc();
         }
