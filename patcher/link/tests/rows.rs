@@ -362,3 +362,69 @@ fn old_functions_stay_callable() {
     assert_eq!(plan.old_refs.len(), 1);
     assert_eq!(process.run(&plan, 10).0, "result 17");
 }
+
+/// A program that loads `librow.so.1` later, and a patch of the program itself.
+fn link_to_late_library(name: &str, declarations: &str, value: &str, extra: &str) -> String {
+    library();
+    let program = host(&format!("host-{name}"), "gcc", LIBRARY_HOST, &["-DLATE"]);
+    let source = format!(
+        "#include <suture.h>\n{declarations}\nstatic long fixed(long x) {{ return x + {value}; }}\n\
+         SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)));"
+    );
+    let file = patch(&format!("patch-{name}"), "gcc", &source, &[extra]);
+    let process = Host::start(&program, &[]);
+    process.link(&file).map_or_else(|e| e.to_string(), |plan| format!("{:?}", plan.bound))
+}
+
+#[test]
+fn nothing_is_bound_to_what_may_be_unloaded() {
+    let said = link_to_late_library("can-go", "SUTURE_EXTERN int price(int);", "price(1)", "-lc");
+    assert!(
+        said.contains("`price` is only exported by librow.so.1, which the program loaded later"),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_version_the_process_lacks_is_named() {
+    let newer = dir().join("newer");
+    std::fs::create_dir_all(&newer).unwrap();
+    std::fs::write(newer.join("map"), "V3 { global: rate; };\n").unwrap();
+    let map = format!("-Wl,--version-script={}", newer.join("map").display());
+    let flags = ["-shared", "-fPIC", &map, "-Wl,-soname,librow.so.1"];
+    let linked_with = compile("newer/librow.so.1", "gcc", "int rate(void) { return 3; }", &flags);
+    let source = "SUTURE_EXTERN int rate(void);\nstatic long fixed(long x) { return x + rate(); }";
+    library();
+    let at = format!("-L{}", dir().display());
+    let program = host("host-newer", "gcc", LIBRARY_HOST, &[&at, "-lrow"]);
+    let source = format!(
+        "#include <suture.h>\n{source}\nSUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)));"
+    );
+    let file = patch("patch-newer", "gcc", &source, &[linked_with.to_str().unwrap()]);
+    let error = Host::start(&program, &[]).link(&file).unwrap_err().to_string();
+    let expected = "`rate` is needed in version V3, the process has V1 (librow.so.1), V2 (librow.so.1)";
+    assert!(error.contains(expected) || error.contains("V2 (librow.so.1), V1 (librow.so.1)"), "{error}");
+}
+
+#[test]
+fn the_runtime_is_neither_bound_to_nor_patched() {
+    let source = "int helper(int x) { return x; }\nint puts(const char *s) { return s != 0; }";
+    let flags = ["-shared", "-fPIC", "-nostdlib", "-Wl,-soname,libsuture.so"];
+    let runtime = compile("libsuture.so", "gcc", source, &flags);
+    let program = host("host-runtime", "gcc", HOST, PIE);
+    let process = Host::start(&program, &[("LD_PRELOAD", runtime.to_str().unwrap())]);
+    let link = |name: &str, text: &str| {
+        let source = format!("#include <stdio.h>\n#include <suture.h>\n{text}");
+        process.link(&patch(name, "gcc", &source, &[]))
+    };
+    let main = "SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)));";
+    let puts =
+        link("patch-runtime-1", &format!("static long fixed(long x) {{ return x + puts(\"\"); }}\n{main}"));
+    assert_eq!(puts.unwrap().bound[0].object.as_deref(), Some("libc.so.6"));
+    let helper = "SUTURE_EXTERN int helper(int);\nstatic long fixed(long x) { return helper((int)x); }";
+    let helper = link("patch-runtime-2", &format!("{helper}\n{main}")).unwrap_err().to_string();
+    assert!(helper.contains("`helper` is neither exported"), "{helper}");
+    let object = "SUTURE_PATCH(\"row\", SUTURE_OBJECT(\"libsuture.so\", SUTURE_FUNC(\"helper\", fixed)));";
+    let object = link("patch-runtime-3", &format!("static long fixed(long x) {{ return x; }}\n{object}"));
+    assert!(object.unwrap_err().to_string().contains("it is the runtime"));
+}

@@ -14,7 +14,12 @@ impl Resolver<'_, '_> {
         resolver: Vaddr,
         symbol: Option<DynSymbol<'_>>,
     ) -> Binding {
-        let bound = bound_bodies(self.view, object, resolver, symbol.map(|s| s.name));
+        // The defining object's own slots are few and found by number; most functions that anybody
+        // calls have one there. The other objects' slots have to be compared by name.
+        let mut bound = bodies_in_definer(self.view, object, resolver);
+        if let Some(symbol) = symbol.filter(|_| bound.is_empty()) {
+            bound = bodies_in_users(self.view, object, resolver, symbol.name);
+        }
         match bound.first() {
             Some(&(object, vaddr)) => Binding::Address { object, vaddr },
             None => Binding::Resolver { object, vaddr: resolver },
@@ -29,21 +34,33 @@ pub(crate) fn bound_bodies(
     resolver: Vaddr,
     name: Option<&str>,
 ) -> Vec<(usize, Vaddr)> {
-    let mut bodies = Vec::new();
-    let mut add = |holder: usize, reloc: &Reloc| {
-        if let Some(body) = body_in_slot(view, holder, definer, resolver, reloc)
-            && !bodies.contains(&body)
-        {
+    let mut bodies = bodies_in_definer(view, definer, resolver);
+    for body in name.map_or_else(Vec::new, |name| bodies_in_users(view, definer, resolver, name)) {
+        if !bodies.contains(&body) {
             bodies.push(body);
         }
-    };
-    // Calls inside the defining object go through slots that name the resolver itself.
-    for reloc in view.objects[definer].relocations() {
-        if reloc.kind == elf::R_IRELATIVE && reloc.addend.cast_unsigned() == resolver.0 {
-            add(definer, reloc);
-        }
     }
-    let Some(name) = name else { return bodies };
+    bodies
+}
+
+/// Calls inside the defining object go through slots that name the resolver itself.
+fn bodies_in_definer(view: &ProcessView<'_>, definer: usize, resolver: Vaddr) -> Vec<(usize, Vaddr)> {
+    let slots = view.objects[definer].relocations().iter();
+    let own = slots.filter(|r| r.kind == elf::R_IRELATIVE && r.addend.cast_unsigned() == resolver.0);
+    let mut bodies: Vec<_> = own.filter_map(|r| body_in_slot(view, definer, definer, resolver, r)).collect();
+    bodies.sort_unstable();
+    bodies.dedup();
+    bodies
+}
+
+/// Slots of all objects that were filled with this definition.
+fn bodies_in_users(
+    view: &ProcessView<'_>,
+    definer: usize,
+    resolver: Vaddr,
+    name: &str,
+) -> Vec<(usize, Vaddr)> {
+    let mut bodies = Vec::new();
     let namespace = view.objects[definer].namespace;
     for (holder, object) in view.objects.iter().enumerate() {
         if object.namespace != namespace || object.vdso {
@@ -51,10 +68,12 @@ pub(crate) fn bound_bodies(
         }
         for reloc in object.relocations().iter().filter(|r| names(object, r, name)) {
             if is_same_definition(view, holder, reloc, definer, resolver, name) {
-                add(holder, reloc);
+                bodies.extend(body_in_slot(view, holder, definer, resolver, reloc));
             }
         }
     }
+    bodies.sort_unstable();
+    bodies.dedup();
     bodies
 }
 
