@@ -4,7 +4,22 @@
 
 int greet(const char *name, char *out, size_t len);
 
+/* Clients may send anything: what a terminal could take for a command is made visible. */
+__attribute__((noinline)) static int make_printable(char *text)
+{
+    int changed = 0;
+    for (; *text; ++text) {
+        if ((unsigned char)*text < ' ') {
+            *text = '?';
+            ++changed;
+        }
+    }
+    return changed;
+}
+
 int greet(const char *name, char *out, size_t len)
 {
-    return snprintf(out, len, "helo, %s", name);
+    int written = snprintf(out, len, "helo, %s", name);
+    make_printable(out);
+    return written;
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsStr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -76,6 +77,18 @@ pub fn privileged(program: impl AsRef<OsStr>) -> Command {
 pub fn is_root() -> bool {
     // SAFETY: geteuid has no arguments and cannot fail.
     unsafe { libc::geteuid() == 0 }
+}
+
+/// Makes the program end with this one, even when this one is killed and cannot clean up.
+pub fn leave_nothing_behind(command: &mut Command) -> &mut Command {
+    // SAFETY: the closure runs between fork and exec and makes one system call, which is allowed
+    // there; it touches no memory of the parent.
+    unsafe {
+        command.pre_exec(|| match libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        })
+    }
 }
 
 /// A command as one would type it.

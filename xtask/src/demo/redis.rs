@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use super::Script;
 use crate::packages;
-use crate::step::{Project, shown, step};
+use crate::step::{Project, leave_nothing_behind, shown, step};
 
 /// Requests of the load, for each of its three kinds.
-const REQUESTS: &str = "300000";
+const REQUESTS: &str = "100000";
 
 /// Runs the demo.
 pub fn run(project: &Project, script: &mut Script) -> Result<()> {
@@ -24,8 +24,8 @@ pub fn run(project: &Project, script: &mut Script) -> Result<()> {
     let patch = project.dist().join("samples/redis-ping.so");
     script.suture(project.suture(["apply"]).arg(&patch).args(["--pid", &pid]))?;
     script.expect("PING", server.ping()?.as_str(), "PONG from the patch");
-    let status = script.suture(&mut project.suture(["status", "--pid", &pid, "--json"]))?;
-    script.require("status names the patch", status.contains("\"redis-ping\""));
+    let status = script.suture(&mut project.suture(["status", "--pid", &pid]))?;
+    script.require("status names the patch", status.contains("redis-ping"));
     script.suture(&mut project.suture(["disable", "redis-ping", "--pid", &pid]))?;
     script.expect("PING", server.ping()?.as_str(), "PONG");
     script.require("the load ran all the time", load.0.try_wait()?.is_none());
@@ -80,6 +80,7 @@ impl Server {
     fn load(&self) -> Result<Process> {
         let mut command = Command::new("redis-benchmark");
         command.args(["-p", &self.port, "-c", "50", "-n", REQUESTS, "-t", "ping_mbulk,set,get", "--csv"]);
+        leave_nothing_behind(&mut command);
         command.spawn().map(Process).with_context(|| format!("cannot run {}", shown(&command)))
     }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 
 use super::Script;
 use super::load::{Client, Expected, Load};
-use crate::step::{Project, run as run_command, step};
+use crate::step::{Project, leave_nothing_behind, run as run_command, step};
 
 const CLIENTS: usize = 8;
 
@@ -37,8 +37,8 @@ pub fn run(project: &Project, script: &mut Script) -> Result<()> {
     let patch = project.dist().join("samples/demo-fix.so");
     script.suture(project.suture(["apply"]).arg(&patch).args(["--pid", &pid]))?;
     ask(script, true)?;
-    let status = script.suture(&mut project.suture(["status", "--pid", &pid, "--json"]))?;
-    script.require("status names the patch", status.contains("\"demo-fix\""));
+    let status = script.suture(&mut project.suture(["status", "--pid", &pid]))?;
+    script.require("status names the patch", status.contains("demo-fix"));
     script.suture(&mut project.suture(["disable", "demo-fix", "--pid", &pid]))?;
     ask(script, false)?;
     step("stopping the clients");
@@ -63,7 +63,7 @@ struct Service {
 impl Service {
     fn start(project: &Project) -> Result<Self> {
         let program = project.target.join("release/suture-demo-service");
-        let mut child = Command::new(&program)
+        let mut child = leave_nothing_behind(&mut Command::new(&program))
             .env("LD_PRELOAD", project.dist().join("libsuture.so"))
             .stdout(Stdio::piped())
             .spawn()
