@@ -86,10 +86,13 @@ pub mod op {
     pub const PREPARE: u32 = 3;
     /// membarrier(PRIVATE_EXPEDITED_SYNC_CORE) over the process.
     pub const SYNC: u32 = 4;
-    /// `args[0]` = patch id. Checks that every site of the patch is armed, then flips the slots.
+    /// `args[0]` = patch id (0: the prepared batch of hooks only). Checks that every site of the batch
+    /// is armed, then flips the slots, hooks first. One batch can be prepared at a time.
     pub const ENABLE: u32 = 5;
     /// `args[0]` = patch id. Drops a patch that was prepared and never enabled. Sites of it must
-    /// have got their bytes back before; those still armed are reported in `results[0]` and stay.
+    /// have got their bytes back before; those still armed are reported in `results[0]` and stay. If
+    /// no byte was ever written for its new sites (none armed, none reported by `RETIRE`, padding
+    /// untouched), they are forgotten and the arenas unmapped, else both stay.
     pub const ABORT: u32 = 6;
     /// `args[0]` = patch id. Flips the slots to the next lower function or the copy, takes the patch
     /// off the list. Sites without a function keep their bytes until the command restores them.
@@ -98,7 +101,8 @@ pub mod op {
     /// them retired. Sites whose bytes are not back are left armed; `results[0]` counts them.
     pub const RETIRE: u32 = 8;
     /// `args`: address, old 8 bytes, new 8 bytes, length (1 or 8). A store made inside, through
-    /// mprotect, for kernels that forbid forced writes to `/proc/PID/mem`. Compares first.
+    /// mprotect, for kernels that forbid forced writes to `/proc/PID/mem`. Compares first. Only into the
+    /// word or the padding of a registered site, else `NO_ENTRY`.
     pub const STORE: u32 = 9;
     /// The command is leaving; the worker exits.
     pub const BYE: u32 = 10;

@@ -58,7 +58,7 @@ fn readers_see_whole_states_only() {
             let now = unsafe { current() }.unwrap();
             assert_eq!(now.patches.len(), (round % 4) as usize);
         }
-        while round % 4 != 0 {
+        while !round.is_multiple_of(4) {
             round += 1;
             // SAFETY: as above.
             unsafe { ready(books(round % 4)).unwrap().show() };

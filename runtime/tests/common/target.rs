@@ -162,7 +162,9 @@ impl Target {
             .iter()
             .flat_map(|tid| {
                 let status = fs::read_to_string(format!("/proc/{}/task/{tid}/status", self.pid)).unwrap();
-                let lines = status.lines().filter(|l| l.starts_with("Sig") || l.starts_with("Shd"));
+                // SigQ counts the signals of all processes of the user.
+                let own = |l: &&str| l.starts_with("Sig") && !l.starts_with("SigQ") || l.starts_with("Shd");
+                let lines = status.lines().filter(own);
                 lines.map(|l| format!("{tid} {l}")).collect::<Vec<_>>()
             })
             .collect()

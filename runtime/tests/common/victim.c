@@ -56,7 +56,10 @@ __asm__(".text\n.balign 16\ncheck_registers:\n"
         "8: pop %rax\n9: mov $1,%eax\n7: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 extern int check_registers(void);
 
-static int quiet[2];
+static int quiet[2], epoll;
+
+/* The C library starts a thread with all signals blocked: masks are settled once it is in its body. */
+static pthread_barrier_t started;
 
 static void *in_registers(void *a) {
 	for (;; rounds++)
@@ -81,8 +84,7 @@ static void *in_poll(void *a) {
 }
 static void *in_epoll(void *a) {
 	struct epoll_event event;
-	int e = epoll_create1(0);
-	for (;;) if (epoll_wait(e, &event, 1, -1) < 0) eintr++;
+	for (;;) if (epoll_wait(epoll, &event, 1, -1) < 0) eintr++;
 	return a;
 }
 static void *in_nanosleep(void *a) {
@@ -116,19 +118,29 @@ static void *in_timed_poll(void *a) {
 	return a;
 }
 
+typedef void *(*body)(void *);
+static void *start(void *a) {
+	pthread_barrier_wait(&started);
+	return (*(body *)a)(NULL);
+}
+
 static void on_signal(int s) { (void)s; handled++; }
 
 int main(void) {
-	void *(*bodies[])(void *) = {in_registers, in_subject, in_poll,  in_epoll,
-	                             in_nanosleep, in_read,    in_cond, in_timed_poll};
+	static body bodies[] = {in_registers, in_subject, in_poll,  in_epoll,
+	                        in_nanosleep, in_read,    in_cond, in_timed_poll};
 	pthread_t t;
 	struct sigaction sa = {.sa_handler = on_signal, .sa_flags = SA_RESTART};
 	sigaction(SIGUSR1, &sa, NULL);
 	sa.sa_flags = 0;
 	sigaction(SIGUSR2, &sa, NULL);
 	if (pipe(quiet)) return 1;
+	epoll = epoll_create1(0);
 	open("/dev/null", O_RDONLY);
-	for (unsigned i = 0; i < sizeof bodies / sizeof *bodies; i++) pthread_create(&t, NULL, bodies[i], NULL);
+	unsigned count = sizeof bodies / sizeof *bodies;
+	pthread_barrier_init(&started, NULL, count + 1);
+	for (unsigned i = 0; i < count; i++) pthread_create(&t, NULL, start, &bodies[i]);
+	pthread_barrier_wait(&started);
 	printf("block %p\neintr %p\nwrong %p\nrounds %p\ntimeouts %p\nhandled %p\nvalue %p\nfound %p\nprobe %p\n"
 	       "forked %p\nfork_now %p\nsubject %p\nfind_object %p\nready 0x0\n",
 	       dlsym(RTLD_DEFAULT, "suture_runtime"), (void *)&eintr, (void *)&wrong, (void *)&rounds,
