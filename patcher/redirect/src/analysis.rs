@@ -3,8 +3,9 @@
 use crate::refs::{self, Ranges, References};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use suture_elf::{Frame, Frames, ObjectFile, SymbolKind, Vaddr};
 
 /// Ranges above this number are answered from the index instead of a search for each call.
@@ -21,6 +22,10 @@ struct Inner {
     /// Addresses of function and label symbols, ascending, each once, and the symbol's position.
     entries: OnceLock<Vec<(Vaddr, u32)>>,
     index: OnceLock<References>,
+    special: OnceLock<[Vec<Range<Vaddr>>; 2]>,
+    /// Padding behind functions that were looked at, by the function's range. Each function is the
+    /// neighbour of many, and to know its last instruction all of it has to be decoded.
+    paddings: Mutex<HashMap<Range<Vaddr>, Range<Vaddr>>>,
 }
 
 impl ObjectAnalysis {
@@ -32,6 +37,8 @@ impl ObjectAnalysis {
             frames: Frames::new(file),
             entries: OnceLock::new(),
             index: OnceLock::new(),
+            special: OnceLock::new(),
+            paddings: Mutex::default(),
         }))
     }
 
@@ -75,6 +82,42 @@ impl ObjectAnalysis {
         let start = segments.iter().map(|s| s.addr.0 & !0xfff).min().unwrap_or_default();
         let end = segments.iter().map(|s| s.addr.0 + s.memsz).max().unwrap_or_default();
         start..end.next_multiple_of(0x1000)
+    }
+
+    fn special(&self) -> &[Vec<Range<Vaddr>>; 2] {
+        self.0.special.get_or_init(|| {
+            [&[".plt", ".plt.sec", ".plt.got", ".iplt"][..], &[".init", ".fini"]].map(|names| {
+                let sections = names.iter().filter_map(|name| self.0.file.section(name));
+                sections.map(|(addr, bytes)| addr..addr + bytes.len() as u64).collect()
+            })
+        })
+    }
+
+    /// Stubs of the procedure linkage table.
+    pub(crate) fn plt(&self) -> &[Range<Vaddr>] {
+        &self.special()[0]
+    }
+
+    /// Code that only the loader runs.
+    pub(crate) fn start_code(&self) -> &[Range<Vaddr>] {
+        &self.special()[1]
+    }
+
+    /// The padding behind a function, found by `look` the first time.
+    pub(crate) fn padding(
+        &self,
+        function: Range<Vaddr>,
+        look: impl FnOnce(&Range<Vaddr>) -> Range<Vaddr>,
+    ) -> Range<Vaddr> {
+        let known = |all: &HashMap<_, Range<Vaddr>>| all.get(&function).cloned();
+        if let Some(padding) = self.0.paddings.lock().ok().and_then(|all| known(&all)) {
+            return padding;
+        }
+        let padding = look(&function);
+        if let Ok(mut all) = self.0.paddings.lock() {
+            all.insert(function, padding.clone());
+        }
+        padding
     }
 
     fn entries(&self) -> &[(Vaddr, u32)] {

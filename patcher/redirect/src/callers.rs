@@ -34,10 +34,12 @@ pub(crate) fn check_entry(flow: &mut Flow<'_>, function: &Function) -> Result<()
 fn static_chain(function: &Function) -> bool {
     let uses = |register: Register| register.full_register() == Register::R10;
     let first = function.code.iter().find(|i| {
-        uses(i.memory_base()) || (0..i.op_count()).any(|o| i.op_kind(o) == OpKind::Register && uses(i.op_register(o)))
+        uses(i.memory_base())
+            || (0..i.op_count()).any(|o| i.op_kind(o) == OpKind::Register && uses(i.op_register(o)))
     });
     first.is_some_and(|i| {
-        let saved = i.mnemonic() == Mnemonic::Mov && i.op1_kind() == OpKind::Register && uses(i.op1_register());
+        let saved =
+            i.mnemonic() == Mnemonic::Mov && i.op1_kind() == OpKind::Register && uses(i.op1_register());
         uses(i.memory_base()) || saved
     })
 }

@@ -1,6 +1,6 @@
 //! What an instruction reads and writes, as sets of registers.
 
-use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, Register};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not, Sub, SubAssign};
 
 /// A set of registers: 16 general ones, 32 vector ones, 8 masks, and the six arithmetic flags.
@@ -128,8 +128,10 @@ impl Default for Effects {
 
 impl Effects {
     pub fn of(&mut self, insn: &Instruction) -> Effect {
+        // A system call saves the flags in r11; nobody takes them from there.
+        let flags_read = if insn.mnemonic() == Mnemonic::Syscall { 0 } else { insn.rflags_read() };
         let mut effect = Effect {
-            reads: RegSet::flags(insn.rflags_read()),
+            reads: RegSet::flags(flags_read),
             writes: RegSet::flags(insn.rflags_modified()),
             kills: RegSet::flags(insn.rflags_modified()),
         };

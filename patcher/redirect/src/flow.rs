@@ -5,9 +5,10 @@
 
 use crate::analysis::ObjectAnalysis;
 use crate::effects::{Effects, RegSet};
+use crate::imports;
 use crate::refs::direct_branch;
-use iced_x86::{Code, FlowControl, Instruction, Mnemonic, Register};
-use std::collections::HashMap;
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
+use std::collections::{HashMap, HashSet};
 use suture_elf::Vaddr;
 
 /// Instructions looked at for one question. What lies further away is decided as the ABI promises:
@@ -25,6 +26,8 @@ pub(crate) struct Flow<'a> {
     object: &'a ObjectAnalysis,
     effects: Effects,
     callees: HashMap<Vaddr, Callee>,
+    /// Slots of imported functions that do not return.
+    endless: HashSet<Vaddr>,
 }
 
 /// What a call of a function does to registers.
@@ -54,7 +57,8 @@ pub(crate) fn caller_saved() -> RegSet {
 
 impl<'a> Flow<'a> {
     pub fn new(object: &'a ObjectAnalysis) -> Self {
-        Self { object, effects: Effects::default(), callees: HashMap::new() }
+        let endless = imports::slots(object.file());
+        Self { object, effects: Effects::default(), callees: HashMap::new(), endless }
     }
 
     /// Registers of `query` that code from `at` on reads before it writes them.
@@ -68,6 +72,8 @@ impl<'a> Flow<'a> {
         let mut work = vec![(start, query)];
         let mut budget = LIMIT;
         while let Some((mut at, mut open)) = work.pop() {
+            // Written since the last branch or call.
+            let mut recent = RegSet::EMPTY;
             loop {
                 let before = seen.entry(at).or_default();
                 open -= *before;
@@ -84,38 +90,57 @@ impl<'a> Flow<'a> {
                 match insn.flow_control() {
                     FlowControl::Call if insn.mnemonic() == Mnemonic::Call => {
                         let target = branch.map(|b| b.target);
-                        live |= open & self.taken(target, query - open, open, depth);
+                        live |= open & self.taken(target, recent, open, depth);
                         let callee = target.map(|t| self.callee(t, DEPTH / 2));
                         if callee.is_some_and(|c| !c.returns) {
                             break;
                         }
                         open -= callee.map_or(caller_saved(), |c| c.clobbers);
+                        if self.leaves_frame(&insn) {
+                            break;
+                        }
                     }
                     FlowControl::IndirectCall => {
-                        live |= open & self.taken(None, query - open, open, depth);
+                        live |= open & in_front_of(recent);
                         open -= caller_saved();
+                        if self.import_ends(&insn) || self.leaves_frame(&insn) {
+                            break;
+                        }
                     }
                     FlowControl::Call => {
-                        live |= open & arguments_before(query - open);
+                        live |= open & in_front_of(recent);
                         open -= effect.kills;
                     }
                     FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => break,
+                    FlowControl::IndirectBranch if self.import_ends(&insn) => break,
                     FlowControl::IndirectBranch => {
                         // A table's targets are blocks of the same function; a tail call is a call.
-                        live |= open & arguments_before(query - open);
+                        live |= open & in_front_of(recent);
                         break;
                     }
                     FlowControl::UnconditionalBranch => {
                         let Some(branch) = branch else { break };
+                        if self.is_variadic_entry(branch.target) {
+                            live |= open & in_front_of(recent);
+                            break;
+                        }
                         at = branch.target;
+                        recent = RegSet::EMPTY;
                         continue;
                     }
                     FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => {
                         open -= effect.kills;
-                        work.extend(branch.map(|b| (b.target, open)));
+                        work.extend(
+                            branch.filter(|b| !self.is_variadic_entry(b.target)).map(|b| (b.target, open)),
+                        );
                     }
                     FlowControl::Next => open -= effect.kills,
                 }
+                recent = if insn.flow_control() == FlowControl::Next {
+                    recent | effect.writes
+                } else {
+                    RegSet::EMPTY
+                };
                 if insn.code() == Code::Hlt {
                     break;
                 }
@@ -126,24 +151,76 @@ impl<'a> Flow<'a> {
     }
 
     /// Registers of `open` that a callee takes as arguments. Decoded where the callee is known; for
-    /// others an argument register counts when a later one was set since (`written`): arguments are
-    /// passed in order, so the earlier ones must be arguments too.
-    fn taken(&mut self, target: Option<Vaddr>, written: RegSet, open: RegSet, depth: usize) -> RegSet {
-        let known = target.filter(|t| depth > 0 && !self.leaves_object(*t));
+    /// others what the instructions in front of the call say.
+    fn taken(&mut self, target: Option<Vaddr>, recent: RegSet, open: RegSet, depth: usize) -> RegSet {
+        let known = target.filter(|t| depth > 0 && !self.leaves_object(*t) && !self.variadic(*t));
         match known {
             Some(target) => self.live_within(target, open, depth - 1),
-            None => arguments_before(written),
+            None => in_front_of(recent),
         }
     }
 
     /// Whether the code is a stub that jumps through a pointer at once.
     fn leaves_object(&self, target: Vaddr) -> bool {
-        let Some(first) = self.object.instruction(target) else { return true };
+        self.stub_jump(target).is_some()
+    }
+
+    fn stub_jump(&self, target: Vaddr) -> Option<Instruction> {
+        let first = self.object.instruction(target)?;
         let insn = match first.code() {
-            Code::Endbr64 => self.object.instruction(Vaddr(first.next_ip())),
-            _ => Some(first),
+            Code::Endbr64 => self.object.instruction(Vaddr(first.next_ip()))?,
+            _ => first,
         };
-        insn.is_none_or(|i| i.flow_control() == FlowControl::IndirectBranch)
+        (insn.flow_control() == FlowControl::IndirectBranch).then_some(insn)
+    }
+
+    /// Whether it calls or jumps to an import that does not return.
+    fn import_ends(&self, insn: &Instruction) -> bool {
+        insn.is_ip_rel_memory_operand() && self.endless.contains(&Vaddr(insn.ip_rel_memory_address()))
+    }
+
+    /// Whether what stands behind a call is outside the unwind range of the call: then it does not
+    /// return there.
+    fn leaves_frame(&self, call: &Instruction) -> bool {
+        let frame = self.object.frames().at(Vaddr(call.ip()));
+        frame.is_some_and(|f| !f.contains(Vaddr(call.next_ip())))
+    }
+
+    /// Whether a branch there is a tail call of a function with variable arguments.
+    fn is_variadic_entry(&self, target: Vaddr) -> bool {
+        self.object.frames().next_start(Vaddr(target.0 - 1)) == Some(target) && self.variadic(target)
+    }
+
+    /// Whether the function has variable arguments: it then stores all registers that could hold
+    /// arguments, not only those that do. Either `al` is asked whether vector registers do, or r8 and
+    /// r9 go to neighbouring words of the frame.
+    fn variadic(&self, target: Vaddr) -> bool {
+        let code = self.object.decode(&(target..target + 192));
+        let stores = |i: &Instruction, register: Register| {
+            let stores = i.code() == Code::Mov_rm64_r64 && i.op0_kind() == OpKind::Memory;
+            (stores && i.op1_register() == register).then(|| (i.memory_base(), i.memory_displacement64()))
+        };
+        let stored = |register| code.iter().take(32).find_map(|i| stores(i, register));
+        if let (Some((base, at)), Some((other, next))) = (stored(Register::R8), stored(Register::R9))
+            && base == other
+            && next == at.wrapping_add(8)
+            && [Register::RSP, Register::RBP].contains(&base)
+        {
+            return true;
+        }
+        let tests = |i: &Instruction| {
+            i.mnemonic() == Mnemonic::Test
+                && i.op0_register() == Register::AL
+                && i.op1_register() == Register::AL
+        };
+        let Some(at) = code.iter().take(32).position(tests) else { return false };
+        let saves = |i: &Instruction| {
+            matches!(
+                i.mnemonic(),
+                Mnemonic::Movaps | Mnemonic::Movups | Mnemonic::Vmovaps | Mnemonic::Vmovups
+            ) && i.op1_register() == Register::XMM0
+        };
+        code[at..].iter().take(16).any(saves)
     }
 
     /// What a call of the function at `entry` does.
@@ -168,7 +245,7 @@ impl<'a> Flow<'a> {
         let mut writes = RegSet::EMPTY;
         let (mut pushed, mut popped) = (RegSet::EMPTY, RegSet::EMPTY);
         let mut returns = false;
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         let mut work = vec![entry];
         while let Some(mut at) = work.pop() {
             while seen.insert(at) {
@@ -185,14 +262,23 @@ impl<'a> Flow<'a> {
                 }
                 match insn.flow_control() {
                     FlowControl::Call if insn.mnemonic() == Mnemonic::Call => {
-                        let Some(branch) = branch else { return everything };
-                        let callee = self.callee(branch.target, depth - 1);
+                        let callee = branch.map_or(everything, |b| self.callee(b.target, depth - 1));
                         writes |= callee.clobbers;
-                        if !callee.returns {
+                        if !callee.returns || self.leaves_frame(&insn) {
                             break;
                         }
                     }
-                    FlowControl::IndirectCall | FlowControl::IndirectBranch => return everything,
+                    FlowControl::IndirectCall => {
+                        writes |= caller_saved();
+                        if self.import_ends(&insn) || self.leaves_frame(&insn) {
+                            break;
+                        }
+                    }
+                    FlowControl::IndirectBranch => {
+                        writes |= caller_saved();
+                        returns |= !self.import_ends(&insn);
+                        break;
+                    }
                     FlowControl::Return => {
                         returns = true;
                         break;
@@ -210,7 +296,7 @@ impl<'a> Flow<'a> {
                 }
                 at = Vaddr(insn.next_ip());
             }
-            if writes & caller_saved() == caller_saved() {
+            if returns && writes & caller_saved() == caller_saved() {
                 return everything;
             }
         }
@@ -224,8 +310,11 @@ fn saved_register(insn: &Instruction) -> Register {
     if insn.op_count() == 1 { insn.op0_register() } else { Register::None }
 }
 
-/// Argument registers in front of the last one in the set.
-fn arguments_before(written: RegSet) -> RegSet {
-    let last = ARGUMENTS.iter().rposition(|r| written.intersects(RegSet::of(*r)));
-    RegSet::all(&ARGUMENTS[..last.unwrap_or(0)])
+/// The argument register that must have been set earlier, when the instructions in front of a call
+/// wrote the arguments before it and the one behind it: arguments are passed in order.
+fn in_front_of(recent: RegSet) -> RegSet {
+    let written = |r: &Register| recent.intersects(RegSet::of(*r));
+    let Some(hole) = ARGUMENTS.iter().position(|r| !written(r)) else { return RegSet::EMPTY };
+    let behind = ARGUMENTS.get(hole + 1).is_some_and(written);
+    if behind { RegSet::of(ARGUMENTS[hole]) } else { RegSet::EMPTY }
 }

@@ -31,10 +31,14 @@
 
 mod analysis;
 mod arena;
+mod callers;
+mod census;
 mod check;
 mod effects;
 mod error;
+mod flow;
 mod function;
+mod imports;
 mod nature;
 mod options;
 mod padding;
@@ -49,6 +53,7 @@ mod tables;
 mod window;
 
 pub use analysis::ObjectAnalysis;
+pub use census::{Census, census};
 pub use error::{PlanError, Refusal, Source, TargetFault};
 pub use function::{Function, split_parts};
 pub use options::{Class, Classes, Options};

@@ -2,6 +2,7 @@
 
 use crate::Refusal;
 use crate::analysis::ObjectAnalysis;
+use std::ops::Range;
 use suture_abi::RUNTIME_SONAME;
 use suture_elf::{Frame, SymbolKind, Vaddr};
 
@@ -60,20 +61,15 @@ pub(crate) fn check(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>
     if frame.is_some_and(|f| f.signal) {
         return nature("the return from a signal handler", COMPARED);
     }
-    if in_section(object, entry, &[".plt", ".plt.sec", ".plt.got", ".iplt"]) {
+    if within(object.plt(), entry) {
         return Err(Refusal::PltStub);
     }
-    if in_section(object, entry, &[".init", ".fini"]) {
+    if within(object.start_code(), entry) {
         return nature("_init or _fini", START);
     }
     Ok(())
 }
 
-fn in_section(object: &ObjectAnalysis, addr: Vaddr, names: &[&str]) -> bool {
-    names.iter().any(|name| {
-        object
-            .file()
-            .section(name)
-            .is_some_and(|(start, bytes)| start <= addr && addr.0 - start.0 < bytes.len() as u64)
-    })
+fn within(ranges: &[Range<Vaddr>], addr: Vaddr) -> bool {
+    ranges.iter().any(|r| r.contains(&addr))
 }

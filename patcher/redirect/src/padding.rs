@@ -9,6 +9,10 @@ use suture_elf::Vaddr;
 /// Padding that starts at `end`, the end of a function or of a part of one. Empty when what stands
 /// before it may fall through into it.
 pub(crate) fn behind(object: &ObjectAnalysis, start: Vaddr, end: Vaddr) -> Range<Vaddr> {
+    object.padding(start..end, |range| look(object, range.start, range.end))
+}
+
+fn look(object: &ObjectAnalysis, start: Vaddr, end: Vaddr) -> Range<Vaddr> {
     let none = end..end;
     let code = object.decode(&(start..end));
     if !code.last().is_some_and(|last| last.next_ip() == end.0 && is_terminal(last)) {

@@ -2,8 +2,10 @@
 
 use crate::analysis::ObjectAnalysis;
 use crate::arena::Arena;
+use crate::callers;
 use crate::check::{check, neighbourhood};
 use crate::error::{PlanError, Refusal, TargetFault};
+use crate::flow::Flow;
 use crate::function::Function;
 use crate::options::{Class, Options};
 use crate::pages::{PAGE, Pages};
@@ -99,9 +101,10 @@ pub fn plan_sites(
         }
         let ranges = functions.iter().map(|(_, places, f)| neighbourhood(f, places)).collect();
         let references: Cow<'_, References> = loaded.analysis.references(ranges);
+        let mut flow = Flow::new(&loaded.analysis);
         for (index, places, function) in &functions {
             let subject = Subject { object, loaded, function, places, references: &references };
-            match planner.site(&subject, &requests[*index].name) {
+            match planner.site(&subject, &requests[*index].name, &mut flow) {
                 Ok(site) => sites[*index] = Some(site),
                 Err(Failure::Refused(why)) => refused.push((requests[*index].name.clone(), why)),
                 Err(Failure::Plan(error)) => return Err(error),
@@ -126,12 +129,12 @@ impl From<Refusal> for Failure {
 }
 
 /// A function being planned.
-struct Subject<'a> {
-    object: usize,
-    loaded: &'a LoadedObject,
-    function: &'a Function,
-    places: &'a [Boundary],
-    references: &'a References,
+pub(crate) struct Subject<'a> {
+    pub object: usize,
+    pub loaded: &'a LoadedObject,
+    pub function: &'a Function,
+    pub places: &'a [Boundary],
+    pub references: &'a References,
 }
 
 /// The jump that leads to the stub.
@@ -143,7 +146,7 @@ struct Hop {
     pun: Option<u64>,
 }
 
-struct Planner<'a> {
+pub(crate) struct Planner<'a> {
     objects: &'a [LoadedObject],
     requests: usize,
     process: &'a ProcessView<'a>,
@@ -157,7 +160,7 @@ struct Planner<'a> {
 }
 
 impl<'a> Planner<'a> {
-    fn new(
+    pub fn new(
         objects: &'a [LoadedObject],
         requests: usize,
         process: &'a ProcessView<'a>,
@@ -187,7 +190,17 @@ impl<'a> Planner<'a> {
         }
     }
 
-    fn site(&mut self, subject: &Subject<'_>, name: &str) -> Result<PlannedSite, Failure> {
+    /// Whether the class may be used.
+    pub fn allows(&self, class: Class) -> bool {
+        self.options.classes.contains(class)
+    }
+
+    fn site(
+        &mut self,
+        subject: &Subject<'_>,
+        name: &str,
+        flow: &mut Flow<'_>,
+    ) -> Result<PlannedSite, Failure> {
         let entry = (subject.loaded.base + subject.function.entry).0;
         if let Some(twin) = self.planned.iter().find(|p| p.site.entry == entry) {
             return Ok(PlannedSite { name: name.to_owned(), ..twin.clone() });
@@ -197,11 +210,11 @@ impl<'a> Planner<'a> {
             let site = Site { id: existing.id, ..existing.site };
             return Ok(self.describe(subject, name, class.unwrap_or(Class::J), site, 0));
         }
-        let mut refusal: Option<Refusal> = None;
-        let mut off = false;
+        check_registers(subject, flow)?;
+        let mut tried = Tried::default();
         for candidate in candidates(&subject.loaded.analysis, subject.function, subject.places) {
-            if !self.options.classes.contains(candidate.class) {
-                off = true;
+            if !self.allows(candidate.class) {
+                tried.off = true;
                 continue;
             }
             match self.try_candidate(subject, &candidate) {
@@ -212,11 +225,11 @@ impl<'a> Planner<'a> {
                     self.planned.push(planned.clone());
                     return Ok(planned);
                 }
-                Err(Failure::Refused(why)) => refusal = Some(refusal.unwrap_or(why)),
+                Err(Failure::Refused(why)) => tried.add(&candidate, why),
                 Err(failure) => return Err(failure),
             }
         }
-        Err(Failure::Refused(refusal.unwrap_or_else(|| without_candidate(subject.function, off))))
+        Err(Failure::Refused(tried.refusal(subject.function)))
     }
 
     fn describe(
@@ -243,34 +256,32 @@ impl<'a> Planner<'a> {
     }
 
     fn try_candidate(&mut self, subject: &Subject<'_>, candidate: &Candidate) -> Result<Site, Failure> {
-        let (object, function) = (&subject.loaded.analysis, subject.function);
         let base = subject.loaded.base;
         let place = &subject.places[candidate.boundary];
-        check(object, function, subject.places, candidate, subject.references)?;
-        let mut site = skeleton(subject, candidate)?;
-        if let Some(at) = self.claims.conflict(&claimed(&site)) {
-            return Err(Refusal::Overlap(Vaddr(at.wrapping_sub(base.0))).into());
-        }
-        self.check_live(subject, candidate, &site)?;
-        // The displaced instructions: the one at the site, and the second NOP of a compiler pad.
-        let displaced = function.code[place.index..]
-            .iter()
-            .take_while(|i| {
-                candidate.class != Class::P && i.ip() == place.at.0
-                    || candidate.class == Class::P && i.ip() < candidate.window.end.0
-            })
-            .count();
-        let code = &function.code[..place.index + displaced];
+        let mut site = self.admit(subject, candidate)?;
+        let code = displaced(subject.function, place, candidate);
         let pun = (candidate.class == Class::J).then(|| pun_target(&site));
-        if let Some(target) = pun {
-            self.check_pun(target)?;
-        }
         let arena = self.arena(subject, pun)?;
         let before = self.arenas[arena].len();
         let hop = Hop { from: base + candidate.pad.unwrap_or(place.at), pun };
         self.fill(arena, base, code, &place.undo, hop, &mut site).inspect_err(|_| {
             self.arenas[arena].truncate(before);
         })?;
+        Ok(site)
+    }
+
+    /// Everything about a candidate that does not need an arena.
+    pub(crate) fn admit(&self, subject: &Subject<'_>, candidate: &Candidate) -> Result<Site, Refusal> {
+        let object = &subject.loaded.analysis;
+        check(object, subject.function, subject.places, candidate, subject.references)?;
+        let site = skeleton(subject, candidate)?;
+        if let Some(at) = self.claims.conflict(&claimed(&site)) {
+            return Err(Refusal::Overlap(Vaddr(at.wrapping_sub(subject.loaded.base.0))));
+        }
+        self.check_live(subject, candidate, &site)?;
+        if candidate.class == Class::J {
+            self.check_pun(pun_target(&site))?;
+        }
         Ok(site)
     }
 
@@ -500,12 +511,48 @@ fn pun_target(site: &Site) -> u64 {
     (site.site + JUMP).wrapping_add_signed(i64::from(displacement))
 }
 
-fn without_candidate(function: &Function, classes_off: bool) -> Refusal {
-    if classes_off {
-        Refusal::ClassesOff
-    } else if function.size() < JUMP {
-        Refusal::TooShort { size: function.size() }
-    } else {
-        Refusal::NoStore
+/// The code the copy has to hold: from the entry to the end of the displaced instruction, with the
+/// second NOP of a compiler pad.
+pub(crate) fn displaced<'f>(
+    function: &'f Function,
+    place: &Boundary,
+    candidate: &Candidate,
+) -> &'f [iced_x86::Instruction] {
+    let end = if candidate.class == Class::P { candidate.window.end } else { place.at + 1 };
+    let count = function.code[place.index..].iter().take_while(|i| i.ip() < end.0).count();
+    &function.code[..place.index + count]
+}
+
+/// Rule 4.
+pub(crate) fn check_registers(subject: &Subject<'_>, flow: &mut Flow<'_>) -> Result<(), Refusal> {
+    callers::check_entry(flow, subject.function)?;
+    callers::check_callers(&subject.loaded.analysis, flow, subject.function, subject.references)
+}
+
+/// What came of the candidates of a function, to name one reason in the end.
+#[derive(Default)]
+pub(crate) struct Tried {
+    /// Some class was switched off.
+    pub off: bool,
+    pun: Option<Refusal>,
+    other: Option<Refusal>,
+}
+
+impl Tried {
+    /// Notes a refusal. A pun is possible nearly everywhere, so why it is not says most.
+    pub fn add(&mut self, candidate: &Candidate, why: Refusal) {
+        let place = if candidate.class == Class::J { &mut self.pun } else { &mut self.other };
+        place.get_or_insert(why);
+    }
+
+    /// The reason to give.
+    pub fn refusal(self, function: &Function) -> Refusal {
+        self.pun.or(self.other).unwrap_or(if self.off {
+            Refusal::ClassesOff
+        } else if function.size() < JUMP {
+            Refusal::TooShort { size: function.size() }
+        } else {
+            Refusal::NoStore
+        })
     }
 }

@@ -92,6 +92,10 @@ pub(crate) fn direct_branch(insn: &Instruction) -> Option<Branch> {
 pub(crate) struct Ranges(Vec<Range<u64>>);
 
 impl Ranges {
+    pub fn one(range: Range<u64>) -> Self {
+        Self(std::iter::once(range).collect())
+    }
+
     pub fn new(mut ranges: Vec<Range<u64>>) -> Self {
         ranges.sort_unstable_by_key(|r| r.start);
         let mut merged: Vec<Range<u64>> = Vec::new();
@@ -122,7 +126,7 @@ impl Ranges {
 /// Decodes the whole object.
 pub(crate) fn index(object: &ObjectAnalysis) -> References {
     let hull = object.code_hull();
-    let all = Ranges::new(vec![hull.start.0..hull.end.0]);
+    let all = Ranges::one(hull.start.0..hull.end.0);
     let absolute = object.file().kind() == Type::Exec;
     let mut found = References::default();
     object.each_instruction(&hull, |insn| found.add(insn, &all, absolute));
@@ -265,7 +269,7 @@ mod tests {
         let mut compared = 0;
         for start in starts.iter().step_by(starts.len() / 20 + 1) {
             let range = *start..*start + 300;
-            let found = search(&object, &Ranges::new(vec![start.0..start.0 + 300]));
+            let found = search(&object, &Ranges::one(start.0..start.0 + 300));
             let short = |bs: &[Branch]| bs.iter().map(|b| (b.target, b.call)).collect::<Vec<_>>();
             let (known, seen) = (short(all.branches(&range)), short(found.branches(&range)));
             for branch in &known {

@@ -10,6 +10,8 @@ use suture_elf::Addr;
 /// Longest jump a punned page holds.
 pub(crate) const SLOT_JUMP: u64 = 6;
 
+// The macro converts register numbers with `into`, whatever type they have.
+#[allow(clippy::useless_conversion)]
 /// Undoes the prologue steps and jumps to where the slot says. `None` = the slot is out of reach.
 pub(crate) fn stub(undo: &[Undo], at: Addr, slot: Addr) -> Option<Vec<u8>> {
     let mut ops = VecAssembler::<X64Relocation>::new(at.0 as usize);
