@@ -58,6 +58,7 @@ pub struct Channel {
     /// `/proc/PID/task/WORKER`, under which the worker's own descriptors are found.
     task: String,
     pid: i32,
+    block: Addr,
 }
 
 // SAFETY: the mapping belongs to this value alone and may be used from any one thread.
@@ -90,7 +91,7 @@ impl Channel {
             file.set_len(len as u64).map_err(io)?;
         }
         let map = map_shared(&file, len).map_err(io)?;
-        let mut channel = Self { file, map, len, task, pid };
+        let mut channel = Self { file, map, len, task, pid, block };
         channel
             .request(target, op::HELLO, [0; 4], &[])
             .map_err(|e| crate::session::explain(target, "the first request", e))?;
@@ -153,6 +154,7 @@ impl Channel {
             futex::wait(reply, seen, Duration::from_millis(100));
             if reply.load(Ordering::Acquire) != number && !std::path::Path::new(&self.task).exists() {
                 target.still_there()?;
+                check_worker(target, self.block)?;
                 return Err(Error::NoAnswer { pid: self.pid, what: "a request (its worker is gone)" });
             }
         }
@@ -258,9 +260,8 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String,
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
         let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
-        let errno = books::word(target, block, offset_of!(RuntimeBlock, worker_errno))?;
-        if worker == 0 && errno != 0 {
-            return Err(Error::NoChannel { pid, errno: errno.cast_signed() });
+        if worker == 0 {
+            check_worker(target, block)?;
         }
         if !matches!(worker, 0 | u32::MAX)
             && fd.cast_signed() >= 0
@@ -272,6 +273,14 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String,
             return Err(Error::NoAnswer { pid, what: "its start" });
         }
         backoff.pause();
+    }
+}
+
+/// Whether the worker left a reason for being gone.
+fn check_worker(target: &Target, block: Addr) -> Result<(), Error> {
+    match books::word(target, block, offset_of!(RuntimeBlock, worker_errno))? {
+        0 => Ok(()),
+        errno => Err(Error::NoChannel { pid: target.pid(), errno: errno.cast_signed() }),
     }
 }
 

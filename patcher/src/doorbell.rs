@@ -286,9 +286,11 @@ fn await_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(), 
         if errno != 0 {
             return Err(Error::NoThread { pid, errno: errno.cast_signed() });
         }
-        match books::word(target, block, offset_of!(RuntimeBlock, worker))? {
-            0 | u32::MAX => {}
-            _ => return Ok(()),
+        let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
+        // A worker that could not make its channel may have come and gone already.
+        let gone = books::word(target, block, offset_of!(RuntimeBlock, worker_errno))? != 0;
+        if gone || !matches!(worker, 0 | u32::MAX) {
+            return Ok(());
         }
         if deadline.passed() {
             return Err(Error::Unreachable { pid, tries: 1 });

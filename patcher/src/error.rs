@@ -131,7 +131,7 @@ pub enum Error {
         errno: i32,
     },
     /// The worker could not make its channel.
-    #[error("the worker in process {pid} can open no descriptor: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("process {pid} has no {} for the worker's channel: {}", lacking(*errno), io::Error::from_raw_os_error(*errno))]
     NoChannel {
         /// Process id.
         pid: i32,
@@ -329,6 +329,9 @@ impl Error {
             Self::NoChannel { errno, .. } if *errno == libc::EMFILE => {
                 "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into()
             }
+            Self::NoChannel { errno, .. } if *errno == libc::ENOMEM => {
+                "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
+            }
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
             Self::Foreign { .. } => {
@@ -373,6 +376,10 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         EXIT_REFUSED
     }
+}
+
+fn lacking(errno: i32) -> &'static str {
+    if errno == libc::ENOMEM { "memory" } else { "descriptor" }
 }
 
 fn clone_io(e: &io::Error) -> io::Error {

@@ -31,6 +31,15 @@ fn own_mask(site: &Site) -> u64 {
     (0..8).filter(|i| differ >> (8 * i) & 0xff != 0).fold(0, |mask, i| mask | 0xff << (8 * i))
 }
 
+/// Whether every byte of the site is either the file's or ours. A mixture comes from a probe that was
+/// put on the first byte and removed: the kernel writes the file's byte back in front of the rest of
+/// our jump.
+fn only_old_or_new(site: &Site, live: u64) -> bool {
+    let (mask, live) = (own_mask(site), live.to_le_bytes());
+    let (old, new) = (site.old_word.to_le_bytes(), site.new_word.to_le_bytes());
+    (0..8).filter(|i| mask >> (8 * i) & 0xff != 0).all(|i| live[i] == old[i] || live[i] == new[i])
+}
+
 fn read_word(target: &Target, site: &Site) -> Result<u64, Error> {
     let mut word = [0; 8];
     let addr = Addr(site.store_addr);
@@ -92,7 +101,8 @@ pub fn arm(target: &Target, site: &Site, function: &str) -> Result<(), Error> {
     let addr = Addr(site.store_addr);
     let live = read_word(target, site)?;
     let (old, new) = (site.old_word.to_le_bytes(), site.new_word.to_le_bytes());
-    if live != site.old_word {
+    let mask = own_mask(site);
+    if live & !mask != site.old_word & !mask || !only_old_or_new(site, live) {
         return Err(foreign(function, addr, &live.to_le_bytes()[..len], &old[..len]));
     }
     store(target, addr, &new[..len])?;
@@ -115,7 +125,7 @@ pub fn restore(target: &Target, site: &Site) -> Result<bool, Error> {
     if live & mask == site.old_word & mask {
         return Ok(true);
     }
-    if live & mask != site.new_word & mask {
+    if !only_old_or_new(site, live) {
         return Ok(false);
     }
     let word = (live & !mask | site.old_word & mask).to_le_bytes();
@@ -183,6 +193,23 @@ mod tests {
         target.memory.write(at + 7, &[0x99]).unwrap();
         assert!(restore(&target, &site).unwrap());
         assert_eq!(target.memory.read_u64(at).unwrap(), 0x9911_2222_3333_4444);
+        std::hint::black_box(&word);
+    }
+
+    #[test]
+    fn bytes_torn_by_a_removed_probe_are_mended() {
+        let target = own_target();
+        let word = 0x1111_2222_3333_4455u64;
+        let site = site(&word, word, 0x1111_2222_3333_7aeb, 8);
+        let at = Addr(site.store_addr);
+        arm(&target, &site, "f").unwrap();
+        target.memory.write(at, &[0x55]).unwrap();
+        assert_eq!(look(&target, &site).unwrap(), Live::Foreign(0x1111_2222_3333_7a55));
+        arm(&target, &site, "f").unwrap();
+        assert_eq!(look(&target, &site).unwrap(), Live::Armed);
+        target.memory.write(at, &[0x55]).unwrap();
+        assert!(restore(&target, &site).unwrap());
+        assert_eq!(target.memory.read_u64(at).unwrap(), 0x1111_2222_3333_4455);
         std::hint::black_box(&word);
     }
 

@@ -2,6 +2,7 @@
 
 use super::show;
 use std::path::{Path, PathBuf};
+use suture_elf::ObjectFile;
 use suture_patcher::cli::{Engine, Output};
 use suture_patcher::error::Error;
 use suture_patcher::patch::Patch;
@@ -9,8 +10,8 @@ use suture_patcher::plan::PlannedFunction;
 use suture_patcher::target::Target;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
-use suture_patcher::{apply, run};
-use suture_redirect::Classes;
+use suture_patcher::{apply, report, run};
+use suture_redirect::{Census, Classes, ObjectAnalysis, Options, census};
 
 pub fn run(
     path: Option<&Path>,
@@ -28,8 +29,42 @@ pub fn run(
     }
 }
 
-fn offline(_: &[PathBuf], _: Classes, _: Output) -> u8 {
-    show::usage("the census is being built")
+fn offline(files: &[PathBuf], classes: Classes, output: Output) -> u8 {
+    let options = Options { classes, ..Options::default() };
+    let mut rows = Vec::new();
+    for file in files {
+        let object = match ObjectFile::open(file) {
+            Ok(object) => object,
+            Err(error) => return show::failure("check", &Error::from(error), output),
+        };
+        let counted = census(&ObjectAnalysis::new(&object), None, &options);
+        if !output.json {
+            show::text(table(file, &counted));
+        }
+        rows.push(serde_json::json!({ "file": file.display().to_string(), "census": counted }));
+    }
+    if output.json {
+        show::json(&serde_json::json!({ "schema": report::SCHEMA, "command": "check", "objects": rows }));
+    }
+    0
+}
+
+fn table(file: &Path, census: &Census) -> String {
+    let mut text = format!(
+        "{}\n  {} functions, {} can be redirected ({:.1} %)\n",
+        file.display(),
+        census.functions,
+        census.redirectable,
+        census.share()
+    );
+    let share = |n: usize| 100.0 * n as f64 / census.functions.max(1) as f64;
+    for (class, n) in &census.classes {
+        text += &format!("    class {class}  {n:7}  {:5.1} %\n", share(*n));
+    }
+    for (rule, n) in &census.refused {
+        text += &format!("    refused {n:7}  {:5.1} %  {rule}\n", share(*n));
+    }
+    text
 }
 
 fn dry_run(path: &Path, selection: &Selection, classes: Classes, output: Output) -> u8 {
