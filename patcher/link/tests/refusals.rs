@@ -93,6 +93,7 @@ fn patches_that_are_refused() {
         row("empty", "#define PATCH static void *keep[] __attribute__((used)) = {(void *)fixed}; __attribute__((visibility(\"default\"))) struct suture_patch suture_patch = {SUTURE_ABI, sizeof(struct suture_patch), \"e\", 0, 0, 0, 0};", "replaces nothing"),
         row("no-descriptor", "#define PATCH static void *keep[] __attribute__((used)) = {(void *)fixed};", "no symbol `suture_patch` is exported"),
         row("abi", "#define PATCH static void *keep[] __attribute__((used)) = {(void *)fixed}; __attribute__((visibility(\"default\"))) struct suture_patch suture_patch = {9, 48, \"e\", 0, 0, 0, 0};", "descriptor version 9"),
+        row("bare-function", "extern long bare(long);\n__asm__(\".text\\n.globl bare\\n.hidden bare\\n.type bare,@function\\nbare: mov %rdi,%rax\\n ret\\n.size bare,.-bare\");\n#define PATCH static void *keep[] __attribute__((used)) = {(void *)fixed}; SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", bare)));", "the new `target` has no unwind tables"),
         row("misaligned", "#define PATCH static const struct suture_object o[] = {{0, 0, (void *)((char *)&o + 1)}, {0, 0, 0}}; \
              static void *keep[] __attribute__((used)) = {(void *)fixed}; \
              __attribute__((visibility(\"default\"))) struct suture_patch suture_patch = {SUTURE_ABI, 48, \"e\", 0, o, 0, 0};", "not a multiple of 8"),

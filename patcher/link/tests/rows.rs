@@ -145,7 +145,8 @@ fn function_addresses_are_the_programs() {
     const TAKES: &str = r#"
         #include <stdio.h>
         __attribute__((noinline)) long target(long x) { return x; }
-        int (*address_of_puts)(const char *) = puts;
+        int (*address_of_puts)(const char *);
+        void host_start(void) { address_of_puts = puts; }
     "#;
     const BODY: &str = "return address_of_puts == puts;";
     const AFTER: &str = "SUTURE_EXTERN int (*address_of_puts)(const char *);";
