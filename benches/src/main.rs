@@ -49,6 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    warn_if_busy();
     let wanted = |name: &str| name.starts_with(&options.only) || options.only.starts_with(name);
     let (mut rows, mut failed) = (Vec::new(), false);
     for group in groups::GROUPS.iter().filter(|g| wanted(g.name)) {
@@ -68,4 +69,15 @@ fn main() -> ExitCode {
         print!("{}", row::table(&rows));
     }
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// The figures about gaps and wall times hold on an idle machine only, so a busy one is named.
+fn warn_if_busy() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = load.split(' ').next().and_then(|l| l.parse().ok()).unwrap_or_default();
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if load > 0.5 * processors as f64 {
+        eprintln!("the machine is busy (load {load} on {processors} processors): apply, many and install");
+        eprintln!("show that; compare them with their baselines only, or run again when it is idle");
+    }
 }
