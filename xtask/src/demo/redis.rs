@@ -16,7 +16,7 @@ const REQUESTS: &str = "100000";
 /// Runs the demo.
 pub fn run(project: &Project, script: &mut Script) -> Result<()> {
     packages::ensure(packages::REDIS)?;
-    step("starting redis-server with the runtime preloaded, io-threads 2, 50 clients at work");
+    step("starting redis-server, unprepared, io-threads 2, 50 clients at work");
     let server = Server::start(project)?;
     let pid = server.process.0.id().to_string();
     let mut load = server.load()?;
@@ -63,7 +63,6 @@ impl Server {
             .args(["--port", &port, "--bind", "127.0.0.1", "--io-threads", "2"])
             .args(["--save", "", "--appendonly", "no", "--daemonize", "no"])
             .current_dir(project.dist())
-            .env("LD_PRELOAD", project.dist().join("libsuture.so"))
             .stdout(Stdio::piped());
         let mut process =
             Process(command.spawn().with_context(|| format!("cannot run {}", shown(&command)))?);

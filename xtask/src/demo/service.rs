@@ -20,7 +20,7 @@ const REQUESTS: &[Expected] = &[
 pub fn run(project: &Project, script: &mut Script) -> Result<()> {
     step("building the demo service");
     run_command(&mut project.cargo(["build", "--quiet", "--release", "--package", "suture-demo-target"]))?;
-    step("starting the demo service with the runtime preloaded, 16 workers, 8 clients at work");
+    step("starting the demo service, unprepared, 16 workers, 8 clients at work");
     let service = Service::start(project)?;
     let pid = service.child.id().to_string();
     let load = Load::start(service.port, CLIENTS, REQUESTS)?;
@@ -64,7 +64,6 @@ impl Service {
     fn start(project: &Project) -> Result<Self> {
         let program = project.target.join("release/suture-demo-service");
         let mut child = leave_nothing_behind(&mut Command::new(&program))
-            .env("LD_PRELOAD", project.dist().join("libsuture.so"))
             .stdout(Stdio::piped())
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
