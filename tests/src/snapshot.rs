@@ -55,6 +55,20 @@ impl Snapshot {
         assert_eq!(self.code, before.code, "code bytes");
     }
 
+    /// Fails unless the program and all its code are as in `before`. For refusals that come when the
+    /// worker is in already: the guard page of its stack may show in the memory map.
+    ///
+    /// # Panics
+    /// When something differs.
+    #[track_caller]
+    pub fn assert_same_code(&self, before: &Self) {
+        self.assert_same_program(before);
+        assert_eq!(self.code, before.code, "code bytes");
+        let code =
+            |picture: &Self| picture.maps.iter().filter(|l| l.contains("xp ")).cloned().collect::<Vec<_>>();
+        assert_eq!(code(self), code(before), "executable mappings");
+    }
+
     /// Fails unless what the program can see of itself is as in `before`: memory and code, which
     /// patches change, are left out.
     ///

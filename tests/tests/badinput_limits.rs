@@ -21,7 +21,7 @@ fn at_limit(lab: &Lab, target: &mut Target, words: &[&str], lift: impl FnOnce())
         disable("fix", target.pid()).expect(0);
     } else {
         outcome.expect_refused(words);
-        Snapshot::of(target.pid()).assert_untouched(&before);
+        Snapshot::of(target.pid()).assert_same_code(&before);
     }
     assert_eq!(target.call(1), 2);
     lift();
