@@ -30,7 +30,9 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "enabling");
         let target = Target::open(pid)?;
-        apply::apply(&target, &patch, classes, &cache, &interrupted)
+        let done = apply::apply(&target, &patch, classes, &cache, &interrupted);
+        // A process that ends meanwhile fails each step in its own way; that it ended is the reason.
+        done.map_err(|error| target.still_there().err().unwrap_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
