@@ -41,13 +41,13 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
     };
     let outcomes = show::outcomes(results, skip);
     show::results("apply", &outcomes, output, |o, a: &Applied| {
-        let classes: String = a.functions.iter().map(|f| f.class).collect();
+        let classes = by_class(a);
         let absent = match a.objects_absent.as_slice() {
             [] => String::new(),
             absent => format!(", not loaded: {}", absent.join(" ")),
         };
         format!(
-            "{} ({}): {} enabled, {} function(s) [{classes}]{absent}, {} thread(s) held {} us, {:.1} ms in all\n",
+            "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n",
             o.comm,
             o.pid,
             a.patch,
@@ -57,4 +57,12 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
             a.wall_us as f64 / 1000.0
         )
     })
+}
+
+/// How many functions of each class: `3 S, 1 J`.
+fn by_class(applied: &Applied) -> String {
+    let count = |class: char| applied.functions.iter().filter(|f| f.class == class).count();
+    let counts = ['P', 'S', 'A', 'J'].map(|class| (class, count(class)));
+    let some: Vec<String> = counts.iter().filter(|(_, n)| *n > 0).map(|(c, n)| format!("{n} {c}")).collect();
+    if some.is_empty() { "nothing loaded".into() } else { some.join(", ") }
 }

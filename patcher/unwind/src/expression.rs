@@ -5,7 +5,8 @@ use crate::registers::{Register, Registers};
 use gimli::{EvaluationResult, Expression, Location, Value};
 use suture_elf::{Addr, Memory};
 
-const ENCODING: gimli::Encoding = gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
+const ENCODING: gimli::Encoding =
+    gimli::Encoding { address_size: 8, format: gimli::Format::Dwarf32, version: 4 };
 
 /// Evaluates an expression; `None` when it needs anything that is not known.
 pub(crate) fn evaluate(

@@ -54,7 +54,8 @@ impl Module {
         let hdr_addr = self.hdr?;
         let hdr_bytes = self.file.bytes_from(hdr_addr)?;
         let bases = BaseAddresses::default().set_eh_frame_hdr(hdr_addr.0);
-        let hdr: ParsedEhFrameHdr<Reader<'_>> = EhFrameHdr::new(hdr_bytes, LittleEndian).parse(&bases, 8).ok()?;
+        let hdr: ParsedEhFrameHdr<Reader<'_>> =
+            EhFrameHdr::new(hdr_bytes, LittleEndian).parse(&bases, 8).ok()?;
         let gimli::Pointer::Direct(frame_addr) = hdr.eh_frame_ptr() else { return None };
         let section = EhFrame::new(self.file.bytes_from(Vaddr(frame_addr))?, LittleEndian);
         let bases = bases.set_eh_frame(frame_addr);

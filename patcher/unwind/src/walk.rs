@@ -118,9 +118,8 @@ impl<'a> Unwinder<'a> {
                 .iter()
                 .find(|m| m.range().contains(&lookup))
                 .ok_or(Unreliable::NoModule { pc })?;
-            let found = module
-                .fde(lookup)
-                .ok_or_else(|| Unreliable::NoCfi { module: module.name.clone(), pc })?;
+            let found =
+                module.fde(lookup).ok_or_else(|| Unreliable::NoCfi { module: module.name.clone(), pc })?;
             let address = lookup.wrapping_sub(module.base.0);
             let row = found
                 .fde

@@ -30,9 +30,8 @@ impl Drop for Killed {
 
 /// Starts a program and waits until its main thread sits in system call `nr`.
 fn blocked_in(nr: &str, program: &str, args: &[&str]) -> (Killed, u64, u64) {
-    let child = Killed(
-        Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap(),
-    );
+    let child =
+        Killed(Command::new(program).args(args).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap());
     let path = format!("/proc/{}/syscall", child.0.id());
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {

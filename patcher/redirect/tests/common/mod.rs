@@ -4,12 +4,14 @@
 //! system calls, so that the planner is tested by what the processor makes of its bytes.
 #![allow(dead_code)]
 
+pub mod machine;
+
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use suture_abi::batch::{MAPPING_FILE, Site};
-use suture_elf::{Addr, Base, MapsSnapshot, Memory, MemoryError, ObjectFile, Vaddr};
+use suture_elf::{Addr, Base, MapsSnapshot, Memory, MemoryError, ObjectFile};
 use suture_redirect::{
     LoadedObject, ObjectAnalysis, Options, PlanError, PlannedSite, ProcessView, RedirectPlan, Request,
     plan_sites,
@@ -77,7 +79,7 @@ impl Loaded {
     }
 
     pub fn assembled(source: &str) -> Self {
-        Self::open(&build(source, "s", &["-nostdlib"]))
+        Self::open(&build(source, "s", &["-nostdlib", "-Wl,-Bsymbolic"]))
     }
 
     pub fn address(&self, name: &str) -> u64 {
@@ -89,7 +91,9 @@ impl Loaded {
     }
 
     pub fn request(&self, name: &str) -> Request {
-        let entry = Vaddr(self.address(name) - self.object.base.0);
+        // Not by dlsym: that calls resolvers.
+        let symbol = self.object.analysis.file().symbols().named(name).next();
+        let entry = symbol.unwrap_or_else(|| panic!("no symbol {name}")).addr;
         Request { object: 0, entry, name: name.to_owned() }
     }
 
@@ -188,4 +192,81 @@ pub fn call(addr: u64, a: u64, b: u64) -> u64 {
     // SAFETY: the callers pass entries or copies of functions with this signature.
     let function: extern "C" fn(u64, u64) -> u64 = unsafe { std::mem::transmute(addr as usize) };
     function(a, b)
+}
+
+/// Runs `work` in a forked child; `Err` says how it died or what it complained of.
+pub fn in_child(work: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    let mut pipe = [0; 2];
+    // SAFETY: an array of two descriptors.
+    assert_eq!(unsafe { libc::pipe(pipe.as_mut_ptr()) }, 0);
+    // SAFETY: the child only runs `work` and leaves by `_exit`; a hang ends with the alarm.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0);
+    if child == 0 {
+        // SAFETY: plain system call.
+        unsafe { libc::alarm(20) };
+        let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        let said = match caught {
+            Ok(Ok(())) => String::new(),
+            Ok(Err(why)) => why,
+            Err(_) => "panic".to_owned(),
+        };
+        // SAFETY: the text is alive; the child ends here.
+        unsafe {
+            libc::write(pipe[1], said.as_ptr().cast(), said.len());
+            libc::_exit(i32::from(!said.is_empty()));
+        }
+    }
+    let mut said = vec![0u8; 4096];
+    // SAFETY: descriptors of this process, a buffer of that length.
+    let got = unsafe {
+        libc::close(pipe[1]);
+        let got = libc::read(pipe[0], said.as_mut_ptr().cast(), said.len());
+        libc::close(pipe[0]);
+        got
+    };
+    let mut status = 0;
+    // SAFETY: waits for the child made above.
+    unsafe { libc::waitpid(child, &mut status, 0) };
+    said.truncate(usize::try_from(got).unwrap_or(0));
+    if libc::WIFSIGNALED(status) {
+        return Err(format!("died of signal {}", libc::WTERMSIG(status)));
+    }
+    if status == 0 { Ok(()) } else { Err(String::from_utf8_lossy(&said).into_owned()) }
+}
+
+/// Installs the plan of one function in a child and compares: the original, the entry with its slot on
+/// the copy, the copy called directly, and the entry after the store was taken back.
+pub fn same_behaviour(loaded: &Loaded, plan: &RedirectPlan, name: &str) -> Result<(), String> {
+    let entry = loaded.address(name);
+    in_child(|| {
+        let seeds = [0, 1, 7, 0x1234_5678, u64::MAX - 3];
+        let before: Vec<_> = seeds.iter().map(|s| machine::run(entry, *s)).collect();
+        let planned = &plan.sites[0];
+        let compare = |what: &str, at: u64| {
+            for (seed, expected) in seeds.iter().zip(&before) {
+                let found = machine::run(at, *seed);
+                if found != *expected {
+                    return Err(format!("{what}, seed {seed:#x}: {found:x?} instead of {expected:x?}"));
+                }
+            }
+            Ok(())
+        };
+        map(plan);
+        compare("copy before the store", planned.site.copy)?;
+        arm(planned);
+        compare("entry with its slot on the copy", entry)?;
+        compare("copy behind the store", planned.site.copy)?;
+        set_slot(&planned.site, marker as *const () as u64);
+        if call(entry, 20, 3) != 17 {
+            return Err("the new function was not reached".into());
+        }
+        disarm(planned);
+        compare("entry after the store was taken back", entry)
+    })
+}
+
+/// A new function that is told by its result.
+pub extern "C" fn marker(a: u64, b: u64) -> u64 {
+    a - b
 }
