@@ -13,7 +13,8 @@ use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE};
 use suture_elf::{Addr, MapsSnapshot, Region};
 use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
 use suture_redirect::{
-    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Request, plan_sites,
+    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
+    plan_sites,
 };
 
 /// A finished plan.
@@ -155,9 +156,18 @@ fn redirect(
         suture_redirect::ProcessView { maps: Some(&maps), existing: &existing, memory: Some(&target.memory) };
     let options = Options { classes, max_map_count: crate::sys::proc::max_map_count(), ..Options::default() };
     plan_sites(&objects, &requests, &process, &options).map_err(|e| match e {
-        PlanError::Refused(_) => Error::Redirect { what: e.to_string() },
+        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
         PlanError::NoRoom { .. } => Error::Patch { what: e.to_string(), errno: "ENOMEM", hint: None },
     })
+}
+
+/// Refusals, one to a line, the first few of many.
+fn refusals(refused: &[(String, Refusal)]) -> String {
+    const SHOWN: usize = 20;
+    let shown = refused.iter().take(SHOWN).map(|(name, why)| format!("cannot redirect {name}: {why}"));
+    let more = refused.len().saturating_sub(SHOWN);
+    let rest = (more > 0).then(|| format!("and {more} more functions that cannot be redirected"));
+    shown.chain(rest).collect::<Vec<_>>().join("\n")
 }
 
 fn assemble(

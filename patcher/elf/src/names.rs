@@ -6,8 +6,9 @@ pub fn demangle(name: &str) -> String {
     if let Ok(rust) = rustc_demangle::try_demangle(name) {
         return format!("{rust:#}");
     }
-    cpp_demangle::Symbol::new(name)
-        .ok()
+    // A plain C name can be the encoding of a C++ type: `f` is that of float.
+    let mangled = name.starts_with("_Z").then(|| cpp_demangle::Symbol::new(name).ok()).flatten();
+    mangled
         .and_then(|symbol| symbol.demangle().ok())
         .unwrap_or_else(|| name.to_owned())
 }
@@ -19,6 +20,7 @@ mod tests {
     #[test]
     fn c_cpp_and_rust_names() {
         assert_eq!(demangle("malloc"), "malloc");
+        assert_eq!(demangle("f"), "f");
         assert_eq!(
             demangle("_ZNKSt6vectorIiSaIiEE4sizeEv"),
             "std::vector<int, std::allocator<int> >::size() const"
