@@ -1,6 +1,7 @@
 //! Calls a function with every register given and reads every register back.
 
 use std::arch::global_asm;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// General registers by number (rsp unused), flags, vector registers.
 #[repr(C)]
@@ -98,9 +99,14 @@ global_asm!(
 /// Words of memory a tested function may use through rdi and r8.
 pub const WORDS: usize = 64;
 
-/// Runs the code at `function` with registers and memory made from `seed`.
+/// The same addresses in every run, so that results that contain addresses can be compared.
+static MEMORY: [AtomicU64; WORDS] = [const { AtomicU64::new(0) }; WORDS];
+
+/// Runs the code at `function` with registers and memory made from `seed`. One thread at a time.
 pub fn run(function: u64, seed: u64) -> (State, Vec<u64>) {
-    let mut memory: Vec<u64> = (0..WORDS as u64).map(|i| mix(seed ^ (i << 32))).collect();
+    for (i, word) in MEMORY.iter().enumerate() {
+        word.store(mix(seed ^ ((i as u64) << 32)), Ordering::Relaxed);
+    }
     let mut state = State::default();
     for (i, register) in state.general.iter_mut().enumerate() {
         *register = mix(seed.wrapping_add(i as u64)) >> (seed % 60);
@@ -108,24 +114,17 @@ pub fn run(function: u64, seed: u64) -> (State, Vec<u64>) {
     for (i, vector) in state.vector.iter_mut().enumerate() {
         *vector = [mix(seed ^ i as u64), mix(seed ^ !(i as u64))];
     }
-    let data = memory.as_mut_ptr() as u64 + 128;
+    let data = MEMORY.as_ptr() as u64 + 128;
     state.general[7] = data;
     state.general[8] = data + 64;
     // SAFETY: the tested functions follow the calling convention apart from what they do to
     // caller-saved registers, all of which the assembly reads back or restores; they write no memory
     // but their stack and the words at rdi and r8.
     unsafe { redirect_test_call(function, &mut state) };
-    // Addresses of this run's memory differ from run to run.
-    for register in &mut state.general {
-        let offset = register.wrapping_sub(data - 128);
-        if offset < 8 * WORDS as u64 {
-            *register = offset;
-        }
-    }
     // The auxiliary carry and the reserved bits are left undefined by many instructions.
     state.flags &= 0x8c5;
     state.general[4] = 0;
-    (state, memory)
+    (state, MEMORY.iter().map(|w| w.load(Ordering::Relaxed)).collect())
 }
 
 fn mix(x: u64) -> u64 {
