@@ -31,8 +31,7 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
         progress.step(pid, "enabling");
         let target = Target::open(pid)?;
         let done = apply::apply(&target, &patch, classes, &cache, &interrupted);
-        // A process that ends meanwhile fails each step in its own way; that it ended is the reason.
-        done.map_err(|error| target.still_there().err().unwrap_or(error))
+        done.map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {

@@ -17,8 +17,7 @@ pub fn run(patch: &str, selection: &Selection, output: Output) -> u8 {
         progress.step(pid, "disabling");
         let target = Target::open(pid)?;
         let name = disable::matching_name(&target, patch).unwrap_or_else(|| patch.to_owned());
-        // As in apply: that it ended is the reason, whatever step failed.
-        disable::disable(&target, &name).map_err(|error| target.still_there().err().unwrap_or(error))
+        disable::disable(&target, &name).map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {

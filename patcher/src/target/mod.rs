@@ -7,6 +7,9 @@ pub mod select;
 use crate::error::Error;
 use crate::sys::memory::ProcessMemory;
 use crate::sys::proc::{self, ProcessFacts};
+use crate::sys::time::{Backoff, Deadline};
+use std::fs;
+use std::time::Duration;
 use suture_elf::MapsSnapshot;
 
 /// One process, opened for reading and writing its memory.
@@ -65,6 +68,21 @@ impl Target {
             Ok(now) if now.start_time == self.facts.start_time && now.threads > 1 => Ok(()),
             _ => Err(Error::Vanished { pid }),
         }
+    }
+
+    /// The reason of a failure: that the process ended, if it did, else `error`. A process that ends
+    /// fails each step in its own way.
+    #[must_use]
+    pub fn ended_or(&self, error: Error) -> Error {
+        // Memory goes before the threads do: of a process that is being killed nothing can be read
+        // any more while it is still listed. The kernel is about to finish that.
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let mut backoff = Backoff::default();
+        let has_memory = || fs::read(format!("/proc/{}/maps", self.via)).is_ok_and(|maps| !maps.is_empty());
+        while !has_memory() && self.still_there().is_ok() && !deadline.passed() {
+            backoff.pause();
+        }
+        self.still_there().err().unwrap_or(error)
     }
 }
 
