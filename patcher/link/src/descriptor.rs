@@ -14,7 +14,7 @@ use serde::Serialize;
 use std::mem::{offset_of, size_of};
 use suture_abi::descriptor as abi;
 use suture_abi::{ABI_VERSION, PATCH_SYMBOL};
-use suture_elf::{BuildId, Frames, Vaddr};
+use suture_elf::{BuildId, Vaddr};
 
 /// Longest name of a patch.
 pub const MAX_NAME: usize = 55;
@@ -124,7 +124,7 @@ impl PatchDescriptor {
     /// The first thing that is wrong with it.
     pub fn read(patch: &PatchFile) -> Result<Self, DescriptorError> {
         let symbol = patch.exported(PATCH_SYMBOL).ok_or(DescriptorError::Missing)?;
-        let reader = Reader { patch, frames: Frames::new(patch.file()) };
+        let reader = Reader::new(patch);
         let at = reader.aligned(Vaddr(symbol.value), "suture_patch")?;
         let field = |offset: usize| at + offset as u64;
         let abi_version = reader.u32(field(offset_of!(abi::Patch, abi)), "suture_patch")?;

@@ -5,7 +5,7 @@ use super::{
     StateDescriptor, object_label,
 };
 use crate::image::{PatchFile, Word};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::mem::{offset_of, size_of};
 use suture_abi::descriptor as abi;
 use suture_elf::{BuildId, Frames, Vaddr};
@@ -17,7 +17,17 @@ const MAX_ENTRIES: usize = 1 << 16;
 
 pub(super) struct Reader<'p> {
     pub(super) patch: &'p PatchFile,
-    pub(super) frames: Frames,
+    frames: Frames,
+    /// Sizes of the patch's functions, by entry.
+    sizes: HashMap<Vaddr, u64>,
+}
+
+impl<'p> Reader<'p> {
+    pub(super) fn new(patch: &'p PatchFile) -> Self {
+        let symbols = patch.file().symbols().all().iter().rev().filter(|s| s.size > 0);
+        let sizes = symbols.map(|s| (s.addr, s.size)).collect();
+        Self { patch, frames: Frames::new(patch.file()), sizes }
+    }
 }
 
 impl Reader<'_> {
@@ -163,9 +173,7 @@ impl Reader<'_> {
     }
 
     fn size_of(&self, func: Vaddr) -> Option<u64> {
-        let symbols = self.patch.file().symbols().all();
-        let by_symbol = symbols.iter().find(|s| s.addr == func && s.size > 0).map(|s| s.size);
-        by_symbol.or_else(|| self.frames.starting_at(func).map(|f| f.end.0 - f.start.0))
+        self.sizes.get(&func).copied().or_else(|| self.frames.starting_at(func).map(|f| f.end.0 - f.start.0))
     }
 
     pub(super) fn states(&self, start: Vaddr) -> Result<Vec<StateDescriptor>, DescriptorError> {

@@ -5,6 +5,7 @@ use crate::descriptor::{ObjectDescriptor, PatchDescriptor, object_label};
 use crate::functions::{self, FunctionError, OldFunc};
 use crate::process::{DebugFile, ProcessView};
 use crate::relocate::ObjectSet;
+use std::collections::HashMap;
 use suture_abi::batch::Object;
 use suture_elf::{Base, ObjectFile, Vaddr};
 
@@ -109,10 +110,11 @@ fn find_funcs(
     debug_file: DebugFile<'_>,
     funcs: &mut Vec<TargetFunc>,
 ) -> Result<(), LinkError> {
+    let mut known: HashMap<(usize, Vaddr), usize> =
+        funcs.iter().enumerate().map(|(i, f)| ((f.old.object, f.old.entry), i)).collect();
     for func in &wanted.funcs {
         let old = functions::find(view, object, func, debug_file)?;
-        let twin = funcs.iter().find(|f| f.old.object == old.object && f.old.entry == old.entry);
-        if let Some(twin) = twin {
+        if let Some(twin) = known.insert((old.object, old.entry), funcs.len()).map(|i| &funcs[i]) {
             return Err(LinkError::Function(FunctionError::Same {
                 first: twin.old_name.clone(),
                 second: func.old_name.clone(),
