@@ -22,7 +22,8 @@ struct Inner {
     /// Addresses of function and label symbols, ascending, each once, and the symbol's position.
     entries: OnceLock<Vec<(Vaddr, u32)>>,
     index: OnceLock<References>,
-    special: OnceLock<[Vec<Range<Vaddr>>; 2]>,
+    special: OnceLock<[Vec<Range<Vaddr>>; 3]>,
+    restartable: OnceLock<Vec<Vaddr>>,
     /// Padding behind functions that were looked at, by the function's range. Each function is the
     /// neighbour of many, and to know its last instruction all of it has to be decoded.
     paddings: Mutex<HashMap<Range<Vaddr>, Range<Vaddr>>>,
@@ -38,6 +39,7 @@ impl ObjectAnalysis {
             entries: OnceLock::new(),
             index: OnceLock::new(),
             special: OnceLock::new(),
+            restartable: OnceLock::new(),
             paddings: Mutex::default(),
         }))
     }
@@ -84,12 +86,14 @@ impl ObjectAnalysis {
         start..end.next_multiple_of(0x1000)
     }
 
-    fn special(&self) -> &[Vec<Range<Vaddr>>; 2] {
+    fn special(&self) -> &[Vec<Range<Vaddr>>; 3] {
         self.0.special.get_or_init(|| {
-            [&[".plt", ".plt.sec", ".plt.got", ".iplt"][..], &[".init", ".fini"]].map(|names| {
-                let sections = names.iter().filter_map(|name| self.0.file.section(name));
-                sections.map(|(addr, bytes)| addr..addr + bytes.len() as u64).collect()
-            })
+            [&[".plt", ".plt.sec", ".plt.got", ".iplt"][..], &[".init", ".fini"], &["__rseq_cs"]].map(
+                |names| {
+                    let sections = names.iter().filter_map(|name| self.0.file.section(name));
+                    sections.map(|(addr, bytes)| addr..addr + bytes.len() as u64).collect()
+                },
+            )
         })
     }
 
@@ -101,6 +105,24 @@ impl ObjectAnalysis {
     /// Code that only the loader runs.
     pub(crate) fn start_code(&self) -> &[Range<Vaddr>] {
         &self.special()[1]
+    }
+
+    /// Code addresses in descriptors of restartable sequences: the kernel compares interrupted
+    /// program counters with them.
+    pub(crate) fn restartable(&self) -> &[Vaddr] {
+        self.0.restartable.get_or_init(|| {
+            let tables = &self.special()[2];
+            let mut found = Vec::new();
+            if !tables.is_empty() {
+                let hull = self.code_hull();
+                crate::pointers::each(&self.0.file, &(hull.start.0..hull.end.0), |target, place| {
+                    if tables.iter().any(|t| t.contains(&Vaddr(place))) {
+                        found.push(Vaddr(target));
+                    }
+                });
+            }
+            found
+        })
     }
 
     /// The padding behind a function, found by `look` the first time.

@@ -33,6 +33,10 @@ pub(crate) fn check(
     if insn.mnemonic() == iced_x86::Mnemonic::Int3 {
         return Err(Refusal::Instruction { at: place.at, what: "a breakpoint instruction" });
     }
+    let own = function.entry..function.end;
+    if object.restartable().iter().any(|at| own.contains(at)) {
+        return Err(Refusal::Instruction { at: place.at, what: "part of a restartable sequence" });
+    }
     let first = places[0].at;
     // Behind the prologue: nothing may arrive without having run all of it.
     if place.at > first {

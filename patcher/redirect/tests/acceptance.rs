@@ -124,6 +124,12 @@ fn cases() -> Vec<Case> {
         case("c23_sled", "jmp 1f\n.skip 9,0x90\n1: lea (%rsi,%rdx),%rax\nret", Handled("S")),
         case("c24_stack_protector", "mov %fs:0x28,%rax\nxor %fs:0x28,%rax\nadd %rsi,%rax\nret", Handled("S")),
         case("c26_call_behind_prologue", "push %rbx\nmov %rsi,%rbx\ncall helper\nadd %rbx,%rax\npop %rbx\nret", Handled("SJ")),
+        case(
+            "restartable_sequence",
+            "1: mov %rsi,%rax\nadd %rdx,%rax\nnop\n2: ret\n3: mov $1,%eax\nret\n\
+             .section __rseq_cs,\"aw\"\n.p2align 5\n.long 0,0\n.quad 1b,2b-1b,3b\n.text",
+            Refused("instruction"),
+        ),
         case("flags_taken", "jc 1f\nmov $1,%eax\nret\n1: mov $2,%eax\nret", Refused("registers at entry")),
         case("r11_taken", "lea (%r11,%rsi),%rax\nret", Refused("registers at entry")),
         case("r10_static_chain", "mov 8(%r10),%rax\nadd %rsi,%rax\nret", Handled("S")),
