@@ -8,9 +8,7 @@ pub fn demangle(name: &str) -> String {
     }
     // A plain C name can be the encoding of a C++ type: `f` is that of float.
     let mangled = name.starts_with("_Z").then(|| cpp_demangle::Symbol::new(name).ok()).flatten();
-    mangled
-        .and_then(|symbol| symbol.demangle().ok())
-        .unwrap_or_else(|| name.to_owned())
+    mangled.and_then(|symbol| symbol.demangle().ok()).unwrap_or_else(|| name.to_owned())
 }
 
 #[cfg(test)]
