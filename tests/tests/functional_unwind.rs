@@ -84,7 +84,7 @@ fn exceptions_pass_through_the_copy_of_the_old_function() {
 }
 
 #[test]
-fn a_thread_cancelled_in_a_plain_c_program_is_not_lost() {
+fn a_program_without_an_unwinder_is_not_disturbed() {
     let lab = Lab::new();
     let mut target = lab.start_several();
     // Nothing is thrown here; the hooks that answer for patch images must not disturb a program that
