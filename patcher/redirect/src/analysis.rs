@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use suture_elf::{Frame, Frames, ObjectFile, SymbolKind, Vaddr};
 
 /// Ranges above this number are answered from the index instead of a search for each call.
-const SEARCH_LIMIT: usize = 24;
+const SEARCH_LIMIT: usize = 256;
 
 /// One object file, decoded as far as somebody asked. Cheap to clone and to share.
 #[derive(Clone, Debug)]
@@ -185,6 +185,11 @@ impl ObjectAnalysis {
         }
     }
 
+    /// Whether references come from decoded code, so that each is what it looks like.
+    pub(crate) fn is_indexed(&self) -> bool {
+        self.0.index.get().is_some()
+    }
+
     /// References into everything.
     pub(crate) fn index(&self) -> &References {
         self.0.index.get_or_init(|| refs::index(self))
@@ -197,13 +202,6 @@ impl ObjectAnalysis {
         let bytes = &bytes[..length.min(bytes.len())];
         let decoder = Decoder::with_ip(64, bytes, range.start.0, DecoderOptions::NONE);
         decoder.into_iter().take_while(|insn| !insn.is_invalid()).collect()
-    }
-
-    /// Decodes one instruction.
-    pub(crate) fn instruction(&self, addr: Vaddr) -> Option<Instruction> {
-        let bytes = self.code_from(addr)?;
-        let insn = Decoder::with_ip(64, bytes, addr.0, DecoderOptions::NONE).decode();
-        (!insn.is_invalid()).then_some(insn)
     }
 
     /// Decodes all code that overlaps the range: function by function where unwind tables say where

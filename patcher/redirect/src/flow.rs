@@ -4,6 +4,7 @@
 //! boundaries, and a jump into another part or another function is followed like any other.
 
 use crate::analysis::ObjectAnalysis;
+use crate::cursor::Cursor;
 use crate::effects::{Effects, RegSet};
 use crate::imports;
 use crate::refs::direct_branch;
@@ -24,8 +25,11 @@ const ARGUMENTS: [Register; 6] =
 /// Answers questions about one object; remembers what callees do.
 pub(crate) struct Flow<'a> {
     object: &'a ObjectAnalysis,
+    cursor: Cursor<'a>,
     effects: Effects,
     callees: HashMap<Vaddr, Callee>,
+    /// What whole unwind ranges change, by their start.
+    frames: HashMap<Vaddr, RegSet>,
     /// Slots of imported functions that do not return.
     endless: HashSet<Vaddr>,
 }
@@ -58,7 +62,14 @@ pub(crate) fn caller_saved() -> RegSet {
 impl<'a> Flow<'a> {
     pub fn new(object: &'a ObjectAnalysis) -> Self {
         let endless = imports::slots(object.file());
-        Self { object, effects: Effects::default(), callees: HashMap::new(), endless }
+        Self {
+            object,
+            cursor: Cursor::new(object),
+            effects: Effects::default(),
+            callees: HashMap::new(),
+            frames: HashMap::new(),
+            endless,
+        }
     }
 
     /// Registers of `query` that code from `at` on reads before it writes them.
@@ -83,7 +94,7 @@ impl<'a> Flow<'a> {
                     break;
                 }
                 budget -= 1;
-                let Some(insn) = self.object.instruction(at) else { break };
+                let Some(insn) = self.cursor.instruction(at) else { break };
                 let effect = self.effects.of(&insn);
                 live |= open & effect.reads;
                 let branch = direct_branch(&insn);
@@ -161,14 +172,14 @@ impl<'a> Flow<'a> {
     }
 
     /// Whether the code is a stub that jumps through a pointer at once.
-    fn leaves_object(&self, target: Vaddr) -> bool {
+    fn leaves_object(&mut self, target: Vaddr) -> bool {
         self.stub_jump(target).is_some()
     }
 
-    fn stub_jump(&self, target: Vaddr) -> Option<Instruction> {
-        let first = self.object.instruction(target)?;
+    fn stub_jump(&mut self, target: Vaddr) -> Option<Instruction> {
+        let first = self.cursor.instruction(target)?;
         let insn = match first.code() {
-            Code::Endbr64 => self.object.instruction(Vaddr(first.next_ip()))?,
+            Code::Endbr64 => self.cursor.instruction(Vaddr(first.next_ip()))?,
             _ => first,
         };
         (insn.flow_control() == FlowControl::IndirectBranch).then_some(insn)
@@ -240,6 +251,31 @@ impl<'a> Flow<'a> {
         callee
     }
 
+    /// Registers that the code of a whole unwind range leaves alone, of those in `kept`. Fast: code
+    /// that calls something unknown leaves nothing alone, as far as its callers know.
+    pub fn left_alone(&mut self, start: Vaddr, kept: RegSet) -> RegSet {
+        if let Some(clobbers) = self.frames.get(&start) {
+            return kept - *clobbers;
+        }
+        let clobbers = self.frame_clobbers(start);
+        self.frames.insert(start, clobbers);
+        kept - clobbers
+    }
+
+    fn frame_clobbers(&mut self, start: Vaddr) -> RegSet {
+        let Some(frame) = self.object.frames().at(start) else { return RegSet::EMPTY };
+        let unknown = |flow: &mut Self, insn: &Instruction| match insn.flow_control() {
+            FlowControl::IndirectCall => true,
+            FlowControl::Call => direct_branch(insn).is_some_and(|b| flow.leaves_object(b.target)),
+            _ => false,
+        };
+        let code = self.object.decode(&(frame.start..frame.end));
+        if code.iter().any(|insn| unknown(self, insn)) {
+            return caller_saved();
+        }
+        self.callee(start, DEPTH).clobbers
+    }
+
     fn explore(&mut self, entry: Vaddr, depth: usize) -> Callee {
         let everything = Callee { clobbers: caller_saved(), returns: true };
         let mut writes = RegSet::EMPTY;
@@ -252,7 +288,7 @@ impl<'a> Flow<'a> {
                 if seen.len() > LIMIT {
                     return everything;
                 }
-                let Some(insn) = self.object.instruction(at) else { break };
+                let Some(insn) = self.cursor.instruction(at) else { break };
                 let branch = direct_branch(&insn);
                 let set = RegSet::of(saved_register(&insn));
                 match insn.mnemonic() {

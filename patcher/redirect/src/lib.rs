@@ -34,6 +34,7 @@ mod arena;
 mod callers;
 mod census;
 mod check;
+mod cursor;
 mod effects;
 mod error;
 mod flow;

@@ -145,12 +145,18 @@ pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
     let mut found = References::default();
     let hull = wanted.hull();
     let absolute = object.file().kind() == Type::Exec;
+    let filter = Filter::new(wanted);
     for (addr, bytes) in object.code() {
-        displacements(bytes, addr.0, &hull, |offset, target| {
+        let mut hit = |offset, target| {
             if wanted.contains(target) {
                 classify(bytes, addr.0, offset, target, &mut found);
             }
-        });
+        };
+        match &filter {
+            // One narrow range: whole blocks of code are passed over with vector instructions.
+            None => displacements(bytes, addr.0, &hull, hit),
+            Some(filter) => filter.displacements(bytes, addr.0, &mut hit),
+        }
         if absolute {
             immediates(bytes, &hull, |value| {
                 if wanted.contains(value) {
@@ -170,6 +176,51 @@ pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
     });
     found.sort();
     found
+}
+
+/// Which pieces of the hull some range touches, for searches of many ranges.
+struct Filter {
+    hull: Range<u64>,
+    pieces: Vec<u64>,
+}
+
+impl Filter {
+    /// Bytes per piece, as a shift.
+    const PIECE: u32 = 6;
+
+    /// `None` when comparing with the hull is as good.
+    fn new(wanted: &Ranges) -> Option<Self> {
+        let hull = wanted.hull();
+        if wanted.len() < 2 {
+            return None;
+        }
+        let count = ((hull.end - hull.start) >> Self::PIECE) as usize + 1;
+        let mut pieces = vec![0u64; count / 64 + 1];
+        for range in &wanted.0 {
+            for piece in
+                (range.start - hull.start) >> Self::PIECE..=(range.end - 1 - hull.start) >> Self::PIECE
+            {
+                pieces[(piece / 64) as usize] |= 1 << (piece % 64);
+            }
+        }
+        Some(Self { hull, pieces })
+    }
+
+    fn displacements(&self, bytes: &[u8], addr: u64, hit: &mut impl FnMut(usize, u64)) {
+        let span = self.hull.end - self.hull.start;
+        let mut end = addr.wrapping_add(4).wrapping_sub(self.hull.start);
+        for (offset, word) in bytes.windows(4).enumerate() {
+            let displacement = i32::from_le_bytes([word[0], word[1], word[2], word[3]]);
+            let place = end.wrapping_add_signed(i64::from(displacement));
+            end = end.wrapping_add(1);
+            if place < span {
+                let piece = place >> Self::PIECE;
+                if self.pieces[(piece / 64) as usize] >> (piece % 64) & 1 != 0 {
+                    hit(offset, self.hull.start + place);
+                }
+            }
+        }
+    }
 }
 
 /// Calls `hit(offset, target)` for every offset whose 32-bit word, taken as a displacement from the
@@ -269,7 +320,17 @@ mod tests {
         let mut compared = 0;
         for start in starts.iter().step_by(starts.len() / 20 + 1) {
             let range = *start..*start + 300;
-            let found = search(&object, &Ranges::one(start.0..start.0 + 300));
+            let alone = Ranges::one(start.0..start.0 + 300);
+            // The same range among others, far away.
+            let others = [
+                start.0..start.0 + 300,
+                starts[3].0..starts[3].0 + 9,
+                starts[starts.len() - 2].0..starts[starts.len() - 1].0,
+            ];
+            let found = search(&object, &alone);
+            let among = search(&object, &Ranges::new(others.to_vec()));
+            assert_eq!(among.branches(&range), found.branches(&range));
+            assert_eq!(among.pointers(&range), found.pointers(&range));
             let short = |bs: &[Branch]| bs.iter().map(|b| (b.target, b.call)).collect::<Vec<_>>();
             let (known, seen) = (short(all.branches(&range)), short(found.branches(&range)));
             for branch in &known {
