@@ -12,9 +12,10 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 use std::collections::{HashMap, HashSet};
 use suture_elf::Vaddr;
 
-/// Instructions looked at for one question. What lies further away is decided as the ABI promises:
-/// nothing is live in a register the ABI does not define there.
+/// Instructions looked at for one question. What is not decided by then counts as read.
 const LIMIT: usize = 2_000;
+/// Instructions looked at to see what a function changes.
+const EXPLORE_LIMIT: usize = 20_000;
 /// Depth of calls followed to see what a callee reads or leaves alone.
 const DEPTH: usize = 12;
 
@@ -90,8 +91,11 @@ impl<'a> Flow<'a> {
                 open -= *before;
                 open -= live;
                 *before |= open;
-                if open.is_empty() || budget == 0 {
+                if open.is_empty() {
                     break;
+                }
+                if budget == 0 {
+                    return live | open;
                 }
                 budget -= 1;
                 let Some(insn) = self.cursor.instruction(at) else { break };
@@ -285,8 +289,9 @@ impl<'a> Flow<'a> {
         let mut work = vec![entry];
         while let Some(mut at) = work.pop() {
             while seen.insert(at) {
-                if seen.len() > LIMIT {
-                    return everything;
+                if seen.len() > EXPLORE_LIMIT {
+                    // As if the rest left everything alone: more callers are looked at.
+                    return Callee { clobbers: writes & caller_saved(), returns: true };
                 }
                 let Some(insn) = self.cursor.instruction(at) else { break };
                 let branch = direct_branch(&insn);
