@@ -7,6 +7,7 @@ use crate::inject;
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
+use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::view::Cache;
 use serde::Serialize;
@@ -51,6 +52,8 @@ pub fn apply(
 ) -> Result<Applied, Error> {
     let started = Instant::now();
     let pid = target.pid();
+    let _alone = Exclusive::take(target)?;
+    target.check_untraced()?;
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
     let injection = inject::ensure(target)?;

@@ -4,6 +4,7 @@ use crate::commit::restore_all;
 use crate::description::Description;
 use crate::error::Error;
 use crate::session::Session;
+use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use serde::Serialize;
 use std::time::Instant;
@@ -36,10 +37,12 @@ pub struct Disabled {
 pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
     let started = Instant::now();
     let pid = target.pid();
+    let _alone = Exclusive::take(target)?;
     let block = runtime::find_block(target, &target.maps()?)?;
     let missing = || Error::NotEnabled { pid, name: name.to_owned() };
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     books::read(target, block)?.patch(name).ok_or_else(missing)?;
+    target.check_untraced()?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let Some(patch) = books.patch(name) else {

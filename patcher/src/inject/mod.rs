@@ -16,9 +16,7 @@ use crate::sys::{proc, seal};
 use crate::target::{Target, runtime};
 use std::fs::OpenOptions;
 use std::io;
-use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
 use std::time::Duration;
 use suture_abi::RUNTIME_SONAME;
@@ -29,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Distance kept from every other mapping.
 const GUARD: u64 = 1 << 20;
 
-/// Makes sure that the runtime is in the process. `None`: it was there.
+/// Makes sure that the runtime is in the process. `None`: it was there. The caller is alone with the
+/// process (`target::lock`).
 ///
 /// # Errors
 /// Whatever stands in the way; the process is then as before.
@@ -39,7 +38,6 @@ pub fn ensure(target: &Target) -> Result<Option<Ring>, Error> {
         Err(Error::NotPrepared { .. }) => {}
         Err(other) => return Err(other),
     }
-    let _alone = only_one(target)?;
     let file = runtime_file()?;
     let maps = target.maps()?;
     let deadline = Deadline::after(PATIENCE);
@@ -83,14 +81,6 @@ pub fn runtime_file() -> Result<ObjectFile, Error> {
     let found = places.into_iter().flatten().find(|p| p.exists());
     let path = found.unwrap_or_else(|| dir.join(RUNTIME_SONAME));
     Ok(ObjectFile::open(&path)?)
-}
-
-/// Two commands must not inject into one process: an abstract socket name is the lock, since the
-/// kernel takes it back when its owner dies.
-fn only_one(target: &Target) -> Result<UnixListener, Error> {
-    let name = format!("suture-inject-{}-{}", target.pid(), target.facts.start_time);
-    let address = SocketAddr::from_abstract_name(name);
-    address.and_then(|a| UnixListener::bind_addr(&a)).map_err(|_| Error::Busy { pid: target.pid() })
 }
 
 /// The memfd that the clone made, opened through its task directory. A clone that could not be made

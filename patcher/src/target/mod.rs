@@ -1,6 +1,7 @@
 //! A process the command works on.
 
 pub mod books;
+pub mod lock;
 pub mod runtime;
 pub mod select;
 
@@ -28,16 +29,26 @@ impl Target {
     /// Opens a process.
     ///
     /// # Errors
-    /// No such process, a zombie, no rights, another tracer.
+    /// No such process, a zombie, no rights.
     pub fn open(pid: i32) -> Result<Self, Error> {
         let facts = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
         let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
-        if facts.tracer != 0 && facts.tracer != std::process::id().cast_signed() {
-            let by = proc::facts(facts.tracer).map_or_else(|_| "?".into(), |f| f.comm);
-            return Err(Error::Traced { pid, tracer: facts.tracer, by });
-        }
         let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
         Ok(Self { facts, memory, via })
+    }
+
+    /// Whether a thread of it could be stopped. To be asked before anything is written.
+    ///
+    /// # Errors
+    /// [`Error::Traced`] naming the tracer.
+    pub fn check_untraced(&self) -> Result<(), Error> {
+        let pid = self.pid();
+        let now = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        if now.tracer == 0 || now.tracer == std::process::id().cast_signed() {
+            return Ok(());
+        }
+        let by = proc::facts(now.tracer).map_or_else(|_| "?".into(), |f| f.comm);
+        Err(Error::Traced { pid, tracer: now.tracer, by })
     }
 
     /// Process id.
