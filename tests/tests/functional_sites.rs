@@ -2,6 +2,7 @@
 
 use suture_tests::command::{apply, disable};
 use suture_tests::lab::replacing_all;
+use suture_tests::poll::until_true;
 use suture_tests::sys::Uprobe;
 use suture_tests::{Lab, Snapshot, code, report};
 
@@ -75,6 +76,9 @@ fn a_kernel_probe_on_a_site_is_found_by_status() {
     // The kernel steps over the file's instruction, not ours: the old function runs.
     assert_eq!(target.call(1), 2);
     drop(probe);
+    // The kernel takes its byte away a little after the descriptor is closed.
+    let entry = code::address(target.pid(), target.program(), "value");
+    until_true("the probe to go", || code::read(target.pid(), entry, 1) != [0xcc]);
     // And it puts the file's first byte back, in front of the rest of our jump. Nothing can keep it
     // from that; the next command that changes something must mend the torn bytes.
     assert_ne!(report::sites(target.pid(), "fix"), ["armed"]);
