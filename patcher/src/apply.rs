@@ -39,7 +39,8 @@ pub struct Applied {
 /// Plans made before a process that changes under each of them is given up.
 const TRIES: u32 = 5;
 
-/// Enables a patch.
+/// Enables a patch. A process that maps none of its objects is refused with
+/// [`Error::NotConcerned`] if `skip_unconcerned`, else it gets the patch with nothing patched.
 ///
 /// # Errors
 /// Whatever speaks against it; the process is then as before.
@@ -48,6 +49,7 @@ pub fn apply(
     patch: &Patch,
     classes: Classes,
     cache: &Cache,
+    skip_unconcerned: bool,
     interrupted: &AtomicBool,
 ) -> Result<Applied, Error> {
     let started = Instant::now();
@@ -56,6 +58,9 @@ pub fn apply(
     target.check_untraced()?;
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
+    if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
+        return Err(Error::NotConcerned { pid });
+    }
     let injection = inject::ensure(target)?;
     let mut session = Session::open(target)?;
     for _ in 0..TRIES {

@@ -183,6 +183,12 @@ pub enum Error {
         /// What and why, one line per function.
         what: String,
     },
+    /// It has nothing that the patch changes.
+    #[error("process {pid} maps none of the patch's objects")]
+    NotConcerned {
+        /// Process id.
+        pid: i32,
+    },
     /// The patch is there already.
     #[error("patch {name} is already enabled in process {pid}")]
     AlreadyEnabled {
@@ -360,7 +366,7 @@ impl Error {
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } => "EAGAIN",
             Self::NoChannel { .. } => "ENOMEM",
-            Self::NotEnabled { .. } => "ENOENT",
+            Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
             Self::Interrupted { .. } => "EINTR",

@@ -232,6 +232,29 @@ fn an_object_that_is_not_loaded_is_reported_and_the_rest_patched() {
 }
 
 #[test]
+fn a_process_that_maps_none_of_the_objects_is_skipped_by_name_and_not_by_pid() {
+    let lab = Lab::new();
+    let mut target = lab.start_several();
+    let patch = lab.patch(
+        "elsewhere",
+        "#include <suture.h>\n\
+         static long patched(long n) { return n + 100; }\n\
+         SUTURE_PATCH(\"elsewhere\", SUTURE_OBJECT(\"libnowhere.so.7\", SUTURE_FUNC(\"f\", patched)));\n",
+    );
+    let file = patch.to_string_lossy().into_owned();
+    let before = Snapshot::of(target.pid());
+    let comm = std::fs::read_to_string(format!("/proc/{}/comm", target.pid())).unwrap();
+    let document = suture(&["apply", &file, "--name", comm.trim(), "--json"]).expect(0).json();
+    let rows = document["results"].as_array().unwrap();
+    let row = rows.iter().find(|row| row["pid"] == target.pid()).unwrap();
+    assert_eq!(row["result"], "skipped", "{document:#}");
+    Snapshot::of(target.pid()).assert_untouched(&before);
+    apply(&patch, target.pid()).expect(0);
+    assert_eq!(report::status(target.pid())["patches"][0]["objects_absent"][0], "libnowhere.so.7");
+    assert_eq!(target.call(1), 2);
+}
+
+#[test]
 fn json_documents_have_what_schema_1_promises() {
     let lab = Lab::new();
     let target = lab.start_several();

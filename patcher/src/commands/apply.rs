@@ -30,12 +30,13 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "enabling");
         let target = Target::open(pid)?;
-        let done = apply::apply(&target, &patch, classes, &cache, &interrupted);
+        let done = apply::apply(&target, &patch, classes, &cache, selection.skips(), &interrupted);
         done.map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
+        Error::NotConcerned { .. } => Some("it maps none of the patch's objects".into()),
         _ => None,
     };
     let outcomes = show::outcomes(results, skip);
