@@ -57,8 +57,9 @@ pub enum Command {
         patch: Option<PathBuf>,
         #[command(flatten)]
         targets: OptionalTargets,
-        /// Count which functions of these files can be redirected, by class and by reason
-        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["pid", "name", "all", "patch"])]
+        /// Count which functions of these files can be redirected, by class and by reason; with one
+        /// --pid, as they are loaded there
+        #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["name", "all", "patch"])]
         object: Vec<PathBuf>,
         #[command(flatten)]
         engine: Engine,

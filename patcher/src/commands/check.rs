@@ -10,7 +10,7 @@ use suture_patcher::plan::PlannedFunction;
 use suture_patcher::target::Target;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
-use suture_patcher::{apply, report, run};
+use suture_patcher::{apply, report, run, view};
 use suture_redirect::{Census, Classes, ObjectAnalysis, Options, census};
 
 pub fn run(
@@ -23,30 +23,59 @@ pub fn run(
     let classes = Classes::parse(&engine.classes).unwrap_or(Classes::ALL);
     match (path, selection, objects) {
         (None, None, []) => show::usage("check needs a patch and a process, or --object FILE"),
-        (None, None, files) => offline(files, classes, output),
+        (None, None, files) => counted(files, None, classes, output),
+        (None, Some(Selection::Pids(pids)), files @ [_, ..]) => match pids[..] {
+            [pid] => counted(files, Some(pid), classes, output),
+            _ => show::usage("check --object takes one --pid"),
+        },
         (Some(path), Some(selection), []) => dry_run(path, &selection, classes, output),
         _ => show::usage("check needs both a patch and a process (--pid, --name or --all)"),
     }
 }
 
-fn offline(files: &[PathBuf], classes: Classes, output: Output) -> u8 {
+fn counted(files: &[PathBuf], pid: Option<i32>, classes: Classes, output: Output) -> u8 {
     let options = Options { classes, ..Options::default() };
     let mut rows = Vec::new();
     for file in files {
-        let object = match ObjectFile::open(file) {
-            Ok(object) => object,
-            Err(error) => return show::failure("check", &Error::from(error), output),
+        let census = match pid {
+            None => ObjectFile::open(file).map_err(Error::from).map(|object| offline(&object, &options)),
+            Some(pid) => loaded(file, pid, &options),
         };
-        let counted = census(&ObjectAnalysis::new(&object), None, &options);
-        if !output.json {
-            show::text(table(file, &counted));
+        match census {
+            Ok(census) => {
+                if !output.json {
+                    show::text(table(file, &census));
+                }
+                rows.push(serde_json::json!({ "file": file.display().to_string(), "census": census }));
+            }
+            Err(error) => return show::failure("check", &error, output),
         }
-        rows.push(serde_json::json!({ "file": file.display().to_string(), "census": counted }));
     }
     if output.json {
         show::json(&serde_json::json!({ "schema": report::SCHEMA, "command": "check", "objects": rows }));
     }
     0
+}
+
+fn offline(object: &ObjectFile, options: &Options) -> Census {
+    census(&ObjectAnalysis::new(object), None, options)
+}
+
+/// Counts an object where a process has it: which punned pages are free depends on that.
+fn loaded(file: &Path, pid: i32, options: &Options) -> Result<Census, Error> {
+    let target = Target::open(pid)?;
+    let maps = view::maps(&target)?;
+    let seen = view::process(&target, maps.clone(), &Cache::default())?;
+    let wanted = std::fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+    let is = |path: &str| Path::new(path) == wanted || std::fs::canonicalize(path).is_ok_and(|p| p == wanted);
+    let object = seen.objects.iter().find(|o| is(&o.path)).ok_or_else(|| Error::Patch {
+        what: format!("process {pid} does not map {}", file.display()),
+        errno: "ENOENT",
+        hint: None,
+    })?;
+    let process =
+        suture_redirect::ProcessView { maps: Some(&maps), existing: &[], memory: Some(&target.memory) };
+    Ok(census(&ObjectAnalysis::new(&object.file), Some((&process, object.base)), options))
 }
 
 fn table(file: &Path, census: &Census) -> String {
