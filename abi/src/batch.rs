@@ -29,6 +29,12 @@ pub struct Header {
     pub flags: u32,
     /// [`crate::block::RuntimeBlock::generation`] the plan was made against.
     pub generation: u64,
+    /// Offset of the thread id from `fs` in the program's C library.
+    pub thread_id: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Where the main thread's stack ends (`__libc_stack_end`), or 0.
+    pub main_stack_end: u64,
     /// [`Object`]s the plan refers to.
     pub objects: Table,
     /// [`Mapping`]s to make, in order.
@@ -41,6 +47,10 @@ pub struct Header {
     pub funcs: Table,
     /// [`Image`]s of the patch (at most one).
     pub images: Table,
+    /// [`Range`]s of code that must not be on a thread's stack when it changes sides.
+    pub ranges: Table,
+    /// [`State`]s of the patch, in the descriptor's order.
+    pub states: Table,
     /// Bytes: name of the patch, no NUL.
     pub name: Table,
     /// Bytes: the command's own description of the patch, kept for status and never parsed inside.
@@ -49,6 +59,8 @@ pub struct Header {
 
 /// The batch brings a patch (always, except for a batch that only adds hooks).
 pub const BATCH_PATCH: u32 = 1;
+/// The patch takes the place of all patches enabled before (atomic replace).
+pub const BATCH_REPLACE: u32 = 2;
 
 /// A loaded object, as the plan saw it.
 #[repr(C)]
@@ -155,10 +167,34 @@ pub struct Site {
     pub stub: u64,
     /// Address of the slot, 8-byte aligned, in a writable mapping without code.
     pub slot: u64,
+    /// Address of the choice word ([`crate::dispatch`]), as the slot.
+    pub choice: u64,
+    /// Address of the dispatcher: what the slot holds during a transition.
+    pub dispatcher: u64,
     /// Address under which the old function stays callable.
     pub copy: u64,
     /// Bytes of the copy.
     pub copy_len: u64,
+}
+
+/// Code of the function a site belongs to, in its object: the function itself, and the parts the
+/// compiler split off it.
+pub const RANGE_OLD: u32 = 0;
+/// Code of a function's replacement, in the patch image.
+pub const RANGE_NEW: u32 = 1;
+
+/// Code of one function. A function has several: compilers move cold parts away.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Range {
+    /// Index into the batch's funcs.
+    pub func: u32,
+    /// [`RANGE_OLD`] or [`RANGE_NEW`].
+    pub kind: u32,
+    /// First address.
+    pub start: u64,
+    /// Address after the last byte.
+    pub end: u64,
 }
 
 /// Not a hook of the runtime.
@@ -167,6 +203,14 @@ pub const HOOK_NONE: u32 = 0;
 pub const HOOK_DL_FIND_OBJECT: u32 = 1;
 /// The replacement is the runtime's own `dl_iterate_phdr`.
 pub const HOOK_DL_ITERATE_PHDR: u32 = 2;
+/// The replacement hands the creator's side on to the new thread, while a transition runs.
+pub const HOOK_PTHREAD_CREATE: u32 = 3;
+/// The replacement hands the caller's side on to the child process, while a transition runs.
+pub const HOOK_FORK: u32 = 4;
+
+/// The replacement is the old function itself: a function that only an older patch replaces, in a
+/// patch that takes the place of all others.
+pub const FUNC_NOP: u32 = 1;
 
 /// One replaced function.
 #[repr(C)]
@@ -182,6 +226,36 @@ pub struct Func {
     pub new_size: u64,
     /// Size of the old function in bytes (from its entry).
     pub old_size: u64,
+    /// 0 or [`FUNC_NOP`]: then `new_func` is the site's copy.
+    pub flags: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// A state of the patch, with its callbacks' addresses in the mapped image (0 = none).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// [`crate::descriptor::State::id`].
+    pub id: u64,
+    /// `STATE_*` of [`crate::descriptor`].
+    pub flags: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// Address of the `struct suture_state` the callbacks are handed.
+    pub state: u64,
+    /// Address of the `struct suture_patch` the callbacks are handed.
+    pub patch: u64,
+    /// Address of the callback.
+    pub pre_patch: u64,
+    /// Address of the callback.
+    pub post_patch: u64,
+    /// Address of the callback.
+    pub pre_unpatch: u64,
+    /// Address of the callback.
+    pub post_unpatch: u64,
+    /// Address of the destructor.
+    pub shadow_dtor: u64,
 }
 
 /// The mapped image of the patch object, for unwinders and debuggers.
@@ -196,6 +270,10 @@ pub struct Image {
     pub base: u64,
     /// Address of `.eh_frame_hdr` inside the image, or 0.
     pub eh_frame_hdr: u64,
+    /// First address of the image's executable part.
+    pub text_start: u64,
+    /// Address after its last byte.
+    pub text_end: u64,
     /// Address of the program headers inside the image.
     pub phdr: u64,
     /// Number of program headers.
@@ -211,11 +289,13 @@ pub struct Image {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 88);
+    assert!(size_of::<Header>() == 120);
     assert!(size_of::<Object>() == 32);
     assert!(size_of::<Mapping>() == 40);
     assert!(size_of::<Fixup>() == 24);
-    assert!(size_of::<Site>() == 104);
-    assert!(size_of::<Func>() == 32);
-    assert!(size_of::<Image>() == 72);
+    assert!(size_of::<Site>() == 120);
+    assert!(size_of::<Func>() == 40);
+    assert!(size_of::<Range>() == 24);
+    assert!(size_of::<State>() == 72);
+    assert!(size_of::<Image>() == 88);
 };

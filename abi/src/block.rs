@@ -57,17 +57,55 @@ pub struct RuntimeBlock {
     pub images: Rows,
     /// Mappings made by the runtime that are still there.
     pub mappings: Rows,
+    /// The transition that is going on: no row or one ([`TransitionRow`]).
+    pub transition: Rows,
+    /// States of the listed patches, by patch, in descriptor order ([`StateRow`]).
+    pub states: Rows,
+    /// Code of the functions of listed patches, old and new ([`RangeRow`]).
+    pub ranges: Rows,
+    /// Address of the directory of thread records ([`crate::dispatch`]): [`crate::dispatch::CHUNKS`]
+    /// addresses of chunks, 0 = none.
+    pub records: u64,
+    /// Address of the chunk that stands in for those that do not exist, or 0. Its records say nothing.
+    pub stand_in: u64,
+    /// Address a dispatcher goes to when its thread's chunk does not exist.
+    pub slow_path: u64,
+    /// Address a dispatcher goes to when its thread is to look at its own stack.
+    pub self_look: u64,
+    /// First address of the runtime's code that is on the way into a redirected function.
+    pub path_start: u64,
+    /// Address after it.
+    pub path_end: u64,
+    /// Length of a tick in milliseconds, the time between two attempts to complete a transition. Set by
+    /// the constructor, written by the command.
+    pub tick_ms: AtomicU32,
+    /// Failed attempts to complete the transition that is going on.
+    pub attempts: AtomicU32,
+    /// What the transition waits for: 0 or one of the `WAITS_*`.
+    pub waits_for: AtomicU32,
+    /// Number of the last transition that ended.
+    pub ended: AtomicU32,
+    /// How it ended: 0 = at its goal, `ENDED_REVERSED`, else the positive errno that cancelled it.
+    pub ended_how: AtomicU32,
     /// Number of events written so far.
     pub event_count: AtomicU64,
     /// Address of the ring: [`crate::event::EVENT_RING_LEN`] × [`Event`].
     pub events: *const Event,
     /// 1 = new patches are refused with `EBUSY` (`suture set hooking 0`).
     pub hooking_off: AtomicU32,
-    /// Must be 0.
-    pub reserved2: u32,
     /// Must be 0; room for later.
     pub spare: [u64; 8],
 }
+
+/// [`RuntimeBlock::waits_for`]: threads that cannot be switched yet.
+pub const WAITS_THREADS: u32 = 1;
+/// [`RuntimeBlock::waits_for`]: a real thread of the program to run a callback on.
+pub const WAITS_HOST: u32 = 2;
+/// [`RuntimeBlock::waits_for`]: a callback that is running.
+pub const WAITS_CALLBACK: u32 = 3;
+
+/// [`RuntimeBlock::ended_how`]: the transition was reversed and ended where it had begun.
+pub const ENDED_REVERSED: u32 = u32::MAX;
 
 /// An array of rows in the target's memory.
 #[repr(C)]
@@ -81,10 +119,18 @@ pub struct Rows {
     pub row_size: u32,
 }
 
-/// Prepared: mapped and registered, sites perhaps armed, slots on the copies.
+/// Prepared: mapped and registered, sites perhaps armed; its functions are on no stack yet.
 pub const PATCH_PREPARED: u32 = 1;
-/// Enabled: slots on the new functions.
+/// Its functions are on the stacks of their sites.
 pub const PATCH_ENABLED: u32 = 2;
+/// Its functions were taken off the stacks; listed until its transition is done.
+pub const PATCH_LEAVING: u32 = 3;
+
+/// [`PatchRow::flags`]: takes the place of all patches enabled before.
+pub const PATCH_REPLACE: u32 = 1;
+/// [`PatchRow::flags`]: threads were forced over while they may have been in its code: its image is
+/// never unmapped.
+pub const PATCH_FORCED: u32 = 2;
 
 /// A listed patch.
 #[repr(C)]
@@ -92,7 +138,7 @@ pub const PATCH_ENABLED: u32 = 2;
 pub struct PatchRow {
     /// Number of the patch in this process, from 1, never reused.
     pub id: u32,
-    /// [`PATCH_PREPARED`] or [`PATCH_ENABLED`].
+    /// [`PATCH_PREPARED`], [`PATCH_ENABLED`] or [`PATCH_LEAVING`].
     pub state: u32,
     /// Name, NUL padded.
     pub name: [u8; 56],
@@ -106,6 +152,98 @@ pub struct PatchRow {
     pub image: u32,
     /// Number of functions.
     pub func_count: u32,
+    /// `PATCH_REPLACE` and others.
+    pub flags: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// A patch is being enabled.
+pub const PATCHING: u32 = 1;
+/// A patch is being disabled.
+pub const UNPATCHING: u32 = 2;
+
+/// Initialised; callbacks that come before the first thread may switch.
+pub const PHASE_INIT: u32 = 1;
+/// Started: threads move, one by one.
+pub const PHASE_RUNNING: u32 = 2;
+/// Every thread is there; callbacks that come after.
+pub const PHASE_COMPLETING: u32 = 3;
+
+/// [`TransitionRow::flags`]: all threads were moved without being looked at.
+pub const TRANSITION_FORCED: u32 = 1;
+/// [`TransitionRow::flags`]: it failed before any thread moved.
+pub const TRANSITION_CANCELLED: u32 = 2;
+
+/// The transition that is going on.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TransitionRow {
+    /// Number of the transition in this process, from 1, never reused: the side of switched threads.
+    pub id: u32,
+    /// [`PatchRow::id`].
+    pub patch: u32,
+    /// What it was begun as: [`PATCHING`] or [`UNPATCHING`].
+    pub begun: u32,
+    /// Where it is going now: [`PATCHING`] or [`UNPATCHING`]. Differs from `begun` after a reverse.
+    pub target: u32,
+    /// `PHASE_*`.
+    pub phase: u32,
+    /// `TRANSITION_*`.
+    pub flags: u32,
+    /// Callbacks of this phase that have run.
+    pub callbacks_done: u32,
+    /// Positive errno with which it was cancelled, or 0.
+    pub error: u32,
+    /// `CLOCK_REALTIME` in nanoseconds when it was begun.
+    pub since_ns: u64,
+}
+
+impl TransitionRow {
+    /// Whether threads are to reach the switched side (else to leave it).
+    #[must_use]
+    pub const fn to_switched(&self) -> bool {
+        self.begun == self.target
+    }
+}
+
+/// [`StateRow::marks`]: the transition that is going on brings the state, and its `pre_patch` succeeded
+/// (or there is none).
+pub const STATE_INTRODUCED: u32 = 1;
+/// [`StateRow::marks`]: its `pre_patch` failed in the transition that is going on.
+pub const STATE_FAILED: u32 = 2;
+/// [`StateRow::marks`]: the transition that is going on takes the state away, and its `pre_unpatch` ran
+/// (or there is none).
+pub const STATE_UNPATCHING: u32 = 4;
+
+/// A state of a listed patch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StateRow {
+    /// [`PatchRow::id`].
+    pub patch: u32,
+    /// `STATE_*` marks.
+    pub marks: u32,
+    /// What the plan said.
+    pub plan: crate::batch::State,
+}
+
+/// Code of a function of a listed patch.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RangeRow {
+    /// [`PatchRow::id`].
+    pub patch: u32,
+    /// [`SiteRow::id`].
+    pub site: u32,
+    /// `RANGE_*` of [`crate::batch`].
+    pub kind: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// First address.
+    pub start: u64,
+    /// Address after the last byte.
+    pub end: u64,
 }
 
 /// Registered, bytes as in the file.
@@ -145,6 +283,8 @@ pub struct FuncRow {
 
 /// The patch of this image was disabled; its memory stays until no thread can return into it.
 pub const IMAGE_LEFT: u32 = 1;
+/// Threads were forced out of it, or its code registered itself somewhere: never unmapped.
+pub const IMAGE_PINNED: u32 = 2;
 
 /// A mapped patch image.
 #[repr(C)]
@@ -154,7 +294,7 @@ pub struct ImageRow {
     pub id: u32,
     /// [`PatchRow::id`] it came with.
     pub patch: u32,
-    /// 0 or [`IMAGE_LEFT`].
+    /// `IMAGE_*`.
     pub flags: u32,
     /// Must be 0.
     pub reserved: u32,
@@ -176,14 +316,22 @@ pub struct MappingRow {
     pub addr: u64,
     /// Length.
     pub len: u64,
+    /// `PROT_*` it has for good.
+    pub prot: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 const _: () = {
-    assert!(size_of::<PatchRow>() == 96);
-    assert!(size_of::<SiteRow>() == 120);
-    assert!(size_of::<FuncRow>() == 40);
-    assert!(size_of::<ImageRow>() == 96);
-    assert!(size_of::<MappingRow>() == 24);
+    assert!(size_of::<PatchRow>() == 104);
+    assert!(size_of::<SiteRow>() == 136);
+    assert!(size_of::<FuncRow>() == 48);
+    assert!(size_of::<ImageRow>() == 112);
+    assert!(size_of::<MappingRow>() == 32);
+    assert!(size_of::<TransitionRow>() == 40);
+    assert!(size_of::<StateRow>() == 80);
+    assert!(size_of::<RangeRow>() == 32);
     assert!(core::mem::offset_of!(RuntimeBlock, worker) == 44);
     assert!(core::mem::offset_of!(RuntimeBlock, clone_errno) == 48);
+    assert!(size_of::<RuntimeBlock>().is_multiple_of(8));
 };

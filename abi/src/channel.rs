@@ -25,15 +25,16 @@
 //! # Protocol
 //!
 //! One request at a time. The command fills `op`, `args` and the payload, then adds 1 to `request`
-//! (release) and wakes it. The worker sees `request != reply` (acquire), does the work, fills
-//! `error`, `results`, then stores `reply = request` (release) and wakes it. Both words are shared
-//! futexes. Who may touch what is decided by `request == reply` (command) or not (worker).
+//! (release), then to `bell`, and wakes that. The worker sees `request != reply` (acquire), does the
+//! work, fills `error`, `results`, then stores `reply = request` (release) and wakes it. `bell` and
+//! `reply` are shared futexes. Who may touch what is decided by `request == reply` (command) or not (worker).
 //!
 //! # Who is there
 //!
 //! The command holds `flock(LOCK_EX)` on its own open of the memfd from before its first request;
 //! the kernel drops it when the command dies. An idle worker tries the same lock now and then: when
-//! it gets it, nobody is there, and the worker rolls back what was prepared and exits.
+//! it gets it, nobody is there, and the worker rolls back what was prepared. Then it exits, or, while a
+//! transition is going on, waits for the next command and goes on with what it can do alone.
 
 use core::sync::atomic::AtomicU32;
 
@@ -58,6 +59,11 @@ pub struct Header {
     pub request: AtomicU32,
     /// Number of requests answered. Written by the worker only.
     pub reply: AtomicU32,
+    /// What the worker sleeps on: moved by whoever wants it to look, the command after `request`, a
+    /// thread that ran a callback after its answer.
+    pub bell: AtomicU32,
+    /// Must be 0.
+    pub reserved: u32,
     /// One of [`op`]. Command → worker.
     pub op: u32,
     /// Meaning depends on the operation. Command → worker.
@@ -86,16 +92,18 @@ pub mod op {
     pub const PREPARE: u32 = 3;
     /// membarrier(PRIVATE_EXPEDITED_SYNC_CORE) over the process.
     pub const SYNC: u32 = 4;
-    /// `args[0]` = patch id (0: the prepared batch of hooks only). Checks that every site of the batch
-    /// is armed, then flips the slots, hooks first. One batch can be prepared at a time.
+    /// `args[0]` = patch id (0: the prepared batch of hooks only), `args[1]` = `MAY_*`. Checks that
+    /// every site of the batch is armed and begins the transition. Hooks flip at once. Answers as
+    /// [`ADVANCE`].
     pub const ENABLE: u32 = 5;
     /// `args[0]` = patch id. Drops a patch that was prepared and never enabled. Sites of it must
     /// have got their bytes back before; those still armed are reported in `results[0]` and stay. If
     /// no byte was ever written for its new sites (none armed, none reported by `RETIRE`, padding
     /// untouched), they are forgotten and the arenas unmapped, else both stay.
     pub const ABORT: u32 = 6;
-    /// `args[0]` = patch id. Flips the slots to the next lower function or the copy, takes the patch
-    /// off the list. Sites without a function keep their bytes until the command restores them.
+    /// `args[0]` = patch id, `args[1]` = `MAY_*`. Begins the transition that takes the patch off the
+    /// stacks and off the list. Sites without a function keep their bytes until the command restores
+    /// them. Answers as [`ADVANCE`].
     pub const DISABLE: u32 = 7;
     /// Payload: `u32` site ids. The command restored their bytes; the worker checks it and marks
     /// them retired. Sites whose bytes are not back are left armed; `results[0]` counts them.
@@ -104,8 +112,44 @@ pub mod op {
     /// mprotect, for kernels that forbid forced writes to `/proc/PID/mem`. Compares first. Only into the
     /// word or the padding of a registered site, else `NO_ENTRY`.
     pub const STORE: u32 = 9;
-    /// The command is leaving; the worker exits.
+    /// The command is leaving. The worker exits unless a transition is going on: then `results[0]` = 1.
     pub const BYE: u32 = 10;
+    /// `args[0]` = transition id, `args[1]` = `MAY_*`. Goes on with the transition as far as can be
+    /// without help. `results[0]` = transition id; `results[1]` = `WAITS_*`; `results[2]` = threads that
+    /// are not where they are to be; `results[3]` = phase. When no transition is going on (any more):
+    /// `results[0]` = 0, then the number of the last one that ended and how it ended (`ended_how`).
+    pub const ADVANCE: u32 = 11;
+    /// `args[0]` = transition id. Payload: [`super::Move`]s. Moves threads that were found clear of all
+    /// searched code, if they passed no dispatcher since. `results[0]` = how many were moved.
+    pub const MOVE: u32 = 12;
+    /// `args[0]` = transition id. Payload: `u32` thread ids: one reading of the task directory, without
+    /// threads the kernel made and the runtime's own, for a process that cannot read its own. Answers
+    /// as [`ADVANCE`].
+    pub const TASKS: u32 = 13;
+    /// `args[0]` = patch id: the patch of the transition that is going on. Turns it round. Answers as
+    /// [`ADVANCE`].
+    pub const REVERSE: u32 = 14;
+    /// `args[0]` = patch id, as [`REVERSE`]. Moves every thread without looking. Answers as [`ADVANCE`].
+    pub const FORCE: u32 = 15;
+    /// Payload: `u32` thread ids that were found clear of all images that are left. `results[0]` =
+    /// images that are left.
+    pub const DRAINED: u32 = 16;
+}
+
+/// `args[1]` of operations that go on with a transition: the worker may look at threads through
+/// `/proc` itself (no filter of the program forbids the calls).
+pub const MAY_LOOK: u64 = 1;
+
+/// One thread that may change sides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Move {
+    /// Thread id in the target's own pid namespace.
+    pub tid: u32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// The record's word as it was read before the thread was looked at.
+    pub seen: u64,
 }
 
 /// Error codes of replies.
@@ -138,10 +182,18 @@ pub mod error {
     pub const UNKNOWN_OP: u32 = 11;
     /// A descriptor could not be made; errno set.
     pub const DESCRIPTOR: u32 = 12;
+    /// Another transition is going on; `results[0]` = its patch.
+    pub const IN_TRANSITION: u32 = 13;
+    /// The patch has a state with `block_disable`, or replaces one that has; `results[0]` = the patch
+    /// that has it, `results[1]` = the state.
+    pub const BLOCKED: u32 = 14;
+    /// A callback is running; `results[0]` = patch, `results[1]` = state.
+    pub const CALLBACK: u32 = 15;
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 104);
+    assert!(size_of::<Header>() == 112);
     assert!(core::mem::offset_of!(Header, request) == 12);
-    assert!(core::mem::offset_of!(Header, results) == 72);
+    assert!(core::mem::offset_of!(Header, results) == 80);
+    assert!(size_of::<Move>() == 16);
 };

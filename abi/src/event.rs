@@ -59,6 +59,28 @@ pub mod word {
     pub const SITE_LOST: u32 = 13;
     /// A client died in mid-operation and the worker rolled back; `value` = sites left armed.
     pub const ROLLED_BACK: u32 = 14;
+    /// Callback `pre_patch` returned; `subject` = state, `value` = its errno (positive) or 0.
+    pub const PRE_PATCH: u32 = 15;
+    /// Callback `post_patch` returned; `subject` = state.
+    pub const POST_PATCH: u32 = 16;
+    /// Callback `pre_unpatch` returned; `subject` = state.
+    pub const PRE_UNPATCH: u32 = 17;
+    /// Callback `post_unpatch` returned; `subject` = state.
+    pub const POST_UNPATCH: u32 = 18;
+    /// The destructor of a shadow variable ran; `subject` = state, `value` = object address.
+    pub const DTOR: u32 = 19;
+    /// Reversed from patching to unpatching.
+    pub const REVERSE_TO_UNPATCH: u32 = 20;
+    /// Reversed from unpatching to patching.
+    pub const REVERSE_TO_PATCH: u32 = 21;
+    /// The transition is stalled: threads are pending after 15 failed attempts. `value` = how many.
+    pub const STALLED: u32 = 22;
+    /// All pending threads were moved without a look; `value` = how many.
+    pub const FORCED: u32 = 23;
+    /// A library was loaded and patched before its own code ran; `subject` = object.
+    pub const APPLY_OBJECT: u32 = 24;
+    /// A library was unloaded; its functions are unhooked. `subject` = object.
+    pub const REVERT_OBJECT: u32 = 25;
 }
 
 const _: () = assert!(size_of::<Event>() == 64);

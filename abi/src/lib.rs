@@ -12,6 +12,7 @@
 //! | [`channel`] | the shared page requests and replies travel in | both | both |
 //! | [`block`] | the status block and its rows | runtime | command |
 //! | [`event`] | the event ring | runtime | command |
+//! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
 //!
 //! # Versions
@@ -27,11 +28,12 @@ pub mod batch;
 pub mod block;
 pub mod channel;
 pub mod descriptor;
+pub mod dispatch;
 pub mod doorbell;
 pub mod event;
 
 /// Version of every layout in this crate. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name of the data symbol a patch object exports: its [`descriptor::Patch`].
 pub const PATCH_SYMBOL: &str = "suture_patch";

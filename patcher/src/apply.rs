@@ -1,9 +1,11 @@
 //! Enabling a patch in a process.
 
-use crate::commit::{CommitError, commit, restore_all};
-use crate::disable::{idle_sites, micros};
+use crate::commit::{CommitError, commit};
+use crate::disable::micros;
+use crate::doorbell::Ring;
 use crate::error::Error;
 use crate::inject;
+use crate::operation::{self, Context, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
@@ -11,7 +13,6 @@ use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::view::Cache;
 use serde::Serialize;
-use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 use suture_redirect::Classes;
 
@@ -32,6 +33,9 @@ pub struct Applied {
     pub stops: u32,
     /// Microseconds the borrowed threads were held, in all.
     pub held_us: u64,
+    /// How far the threads are.
+    #[serde(flatten)]
+    pub moved: Moved,
     /// Microseconds from start to end in this process.
     pub wall_us: u64,
 }
@@ -48,13 +52,12 @@ pub fn apply(
     target: &Target,
     patch: &Patch,
     classes: Classes,
-    cache: &Cache,
     skip_unconcerned: bool,
-    interrupted: &AtomicBool,
+    context: &Context<'_>,
 ) -> Result<Applied, Error> {
     let started = Instant::now();
-    let pid = target.pid();
-    let _alone = Exclusive::take(target)?;
+    let (pid, cache) = (target.pid(), context.cache);
+    let alone = Exclusive::take(target)?;
     target.check_untraced()?;
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
@@ -64,25 +67,27 @@ pub fn apply(
     let injection = inject::ensure(target)?;
     let mut session = Session::open(target)?;
     for _ in 0..TRIES {
-        recover(&mut session)?;
+        // What a command that died left behind.
+        operation::tidy(&mut session)?;
         let now = books::read(target, session.block)?;
         let plan = match next.take() {
             Some(plan) if plan.batch.generation == now.generation && injection.is_none() => plan,
             _ => plan::plan(target, patch, &now, classes, cache)?,
         };
         let name_of = |entry: u64| name_of(&plan, entry);
-        match commit(&mut session, &plan.batch, interrupted, &name_of) {
-            Ok(id) => {
-                let rings = [Some(session.ring), injection];
-                let rings = || rings.iter().flatten();
-                session.close()?;
+        match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
+            Ok(begun) => {
+                let rings: Vec<Ring> = [session.ring, injection].into_iter().flatten().collect();
+                let name = &patch.descriptor.name;
+                let moved = see_through(session, alone, begun.transition, begun.state, name, context)?;
                 return Ok(Applied {
-                    patch: patch.descriptor.name.clone(),
-                    id,
+                    patch: name.clone(),
+                    id: begun.patch,
                     objects_absent: plan.absent,
                     injected: injection.is_some(),
-                    stops: rings().map(|r| r.tries + 1).sum(),
-                    held_us: rings().map(|r| micros(r.held)).sum(),
+                    stops: rings.iter().map(|r| r.tries + 1).sum(),
+                    held_us: rings.iter().map(|r| micros(r.held)).sum(),
+                    moved,
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,
                 });
@@ -96,16 +101,6 @@ pub fn apply(
     }
     session.close()?;
     Err(Error::MovingTarget { pid, tries: TRIES })
-}
-
-/// Finishes what a command that died left behind: entries that still lead to a stub whose slot is on
-/// the copy.
-fn recover(session: &mut Session<'_>) -> Result<(), Error> {
-    let left = idle_sites(session)?;
-    if left.is_empty() {
-        return Ok(());
-    }
-    restore_all(session, &left).map(|_| ())
 }
 
 /// A dry run.

@@ -1,7 +1,10 @@
 //! Putting a batch into bytes.
 
 use suture_abi::ABI_VERSION;
-use suture_abi::batch::{BATCH_MAGIC, BATCH_PATCH, Fixup, Func, Header, Image, Mapping, Object, Site, Table};
+use suture_abi::batch::{
+    BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header, Image, Mapping, Object, Range, Site, State,
+    Table,
+};
 
 /// Everything of one all-or-nothing change.
 #[derive(Clone, Debug, Default)]
@@ -20,6 +23,16 @@ pub struct Batch {
     pub funcs: Vec<Func>,
     /// The image.
     pub image: Option<Image>,
+    /// Code of the functions, old and new.
+    pub ranges: Vec<Range>,
+    /// States.
+    pub states: Vec<State>,
+    /// The patch takes the place of all others.
+    pub replace: bool,
+    /// Offset of the thread id from `fs`.
+    pub thread_id: u32,
+    /// Where the main thread's stack ends.
+    pub main_stack_end: u64,
     /// Name of the patch.
     pub name: String,
     /// The command's own description.
@@ -47,13 +60,19 @@ unsafe impl Row for Fixup {}
 // SAFETY: u32, four u8, then u64 and byte arrays of 8.
 unsafe impl Row for Site {}
 #[allow(unsafe_code)]
-// SAFETY: two u32, three u64.
+// SAFETY: two u32, three u64, two u32.
 unsafe impl Row for Func {}
 #[allow(unsafe_code)]
-// SAFETY: six u64, two u32, two u64.
+// SAFETY: two u32, two u64.
+unsafe impl Row for Range {}
+#[allow(unsafe_code)]
+// SAFETY: u64, two u32, seven u64.
+unsafe impl Row for State {}
+#[allow(unsafe_code)]
+// SAFETY: eight u64, two u32, two u64.
 unsafe impl Row for Image {}
 #[allow(unsafe_code)]
-// SAFETY: u64, two u32, u64, then tables of two u32 each.
+// SAFETY: u64, two u32, u64, two u32, u64, then tables of two u32 each.
 unsafe impl Row for Header {}
 
 #[allow(unsafe_code)]
@@ -77,14 +96,19 @@ impl Batch {
         let header = Header {
             magic: BATCH_MAGIC,
             abi: ABI_VERSION,
-            flags: BATCH_PATCH,
+            flags: if self.replace { BATCH_PATCH | BATCH_REPLACE } else { BATCH_PATCH },
             generation: self.generation,
+            thread_id: self.thread_id,
+            reserved: 0,
+            main_stack_end: self.main_stack_end,
             objects: append(bytes_of(&self.objects), self.objects.len()),
             mappings: append(bytes_of(&self.mappings), self.mappings.len()),
             fixups: append(bytes_of(&self.fixups), self.fixups.len()),
             sites: append(bytes_of(&self.sites), self.sites.len()),
             funcs: append(bytes_of(&self.funcs), self.funcs.len()),
             images: append(bytes_of(images), images.len()),
+            ranges: append(bytes_of(&self.ranges), self.ranges.len()),
+            states: append(bytes_of(&self.states), self.states.len()),
             name: append(self.name.as_bytes(), self.name.len()),
             description: append(&self.description, self.description.len()),
         };
@@ -121,12 +145,12 @@ mod tests {
             let word = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap()) as usize;
             (word(at), word(at + 4))
         };
-        let (objects, count) = table(24);
+        let (objects, count) = table(40);
         assert_eq!((objects % 8, count), (0, 1));
         assert_eq!(bytes[objects..objects + 8], 1u64.to_le_bytes());
-        let (funcs, count) = table(56);
-        assert_eq!((count, bytes[funcs + 32]), (3, 7));
-        let (name, length) = table(72);
+        let (funcs, count) = table(72);
+        assert_eq!((count, bytes[funcs + size_of::<Func>()]), (3, 7));
+        let (name, length) = table(104);
         assert_eq!(&bytes[name..name + length], b"fix");
     }
 }

@@ -65,14 +65,14 @@ pub struct Channel {
 unsafe impl Send for Channel {}
 
 impl Channel {
-    /// Opens the channel of the worker that was just made.
+    /// Opens the channel of the worker that is there or was just made; `None` when it left before.
     ///
     /// # Errors
     /// When the worker does not come up in time, or another command holds the channel.
-    pub fn open(target: &Target, block: Addr, deadline: Deadline) -> Result<Self, Error> {
+    pub fn open(target: &Target, block: Addr, deadline: Deadline) -> Result<Option<Self>, Error> {
         let pid = target.pid();
         let (file, task) = loop {
-            let (task, fd) = await_fd(target, block, deadline)?;
+            let Some((task, fd)) = await_fd(target, block, deadline)? else { return Ok(None) };
             let path = format!("{task}/fd/{fd}");
             // The worker of the command before may have left between the two.
             let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else {
@@ -80,7 +80,7 @@ impl Channel {
                 continue;
             };
             lock(&file, pid, deadline)?;
-            if await_fd(target, block, deadline)? == (task.clone(), fd) {
+            if await_fd(target, block, deadline)? == Some((task.clone(), fd)) {
                 break (file, task);
             }
         };
@@ -96,7 +96,7 @@ impl Channel {
             .request(target, op::HELLO, [0; 4], &[])
             .map_err(|e| crate::session::explain(target, "the first request", e))?;
         match channel.header_field(offset_of!(Header, magic)) {
-            CHANNEL_MAGIC => Ok(channel),
+            CHANNEL_MAGIC => Ok(Some(channel)),
             _ => Err(Error::Unreadable { pid, what: "the worker's channel is not one".into() }),
         }
     }
@@ -130,7 +130,9 @@ impl Channel {
             (*header.as_ptr()).payload_len = payload.len() as u64;
         }
         let number = self.word(offset_of!(Header, request)).fetch_add(1, Ordering::Release).wrapping_add(1);
-        futex::wake(self.word(offset_of!(Header, request)));
+        // What the worker sleeps on. Moved after `request`, so that it cannot miss it.
+        self.word(offset_of!(Header, bell)).fetch_add(1, Ordering::Release);
+        futex::wake(self.word(offset_of!(Header, bell)));
         self.await_reply(target, number).map_err(RequestError::Lost)?;
         // SAFETY: `reply == request` was read with acquire: the answer's fields are ours again.
         let (code, errno, results) =
@@ -179,10 +181,11 @@ impl Channel {
         })
     }
 
-    /// Says good-bye; the worker exits.
-    pub fn close(mut self, target: &Target) {
-        // Nothing depends on the answer: an unheard good-bye is noticed by the lost lock.
-        let _ = self.request(target, op::BYE, [0; 4], &[]);
+    /// Says good-bye; true if the worker stays for a transition.
+    #[must_use]
+    pub fn close(mut self, target: &Target) -> bool {
+        // An unheard good-bye is noticed by the lost lock.
+        self.request(target, op::BYE, [0; 4], &[]).is_ok_and(|[stays, ..]| stays != 0)
     }
 
     fn grow(&mut self, needed: usize) -> io::Result<()> {
@@ -253,8 +256,9 @@ fn unmap(map: NonNull<u8>, len: usize) {
     }
 }
 
-/// Waits for the worker's channel and gives the worker's task directory and the descriptor number.
-fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String, u32), Error> {
+/// Waits for the worker's channel and gives the worker's task directory and the descriptor number;
+/// `None` when there is no worker (any more).
+fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<Option<(String, u32)>, Error> {
     let pid = target.pid();
     let mut backoff = Backoff::default();
     loop {
@@ -262,12 +266,13 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String,
         let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
         if worker == 0 {
             check_worker(target, block)?;
+            return Ok(None);
         }
         if !matches!(worker, 0 | u32::MAX)
             && fd.cast_signed() >= 0
             && let Some(task) = task_dir(pid, worker)
         {
-            return Ok((task, fd));
+            return Ok(Some((task, fd)));
         }
         if deadline.passed() {
             return Err(Error::NoAnswer { pid, what: "its start" });

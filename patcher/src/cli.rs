@@ -1,9 +1,11 @@
 //! The command line. Doc comments here are the help texts.
 #![allow(missing_docs, reason = "flattened groups have no text of their own")]
 
+use crate::operation::Wait;
 use crate::target::select::Selection;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Live-patches running processes: replaces functions without restart and without stopping them.
 #[derive(Debug, Parser)]
@@ -19,6 +21,7 @@ Exit status:
   0  done (processes that do not concern the patch are skipped with --name and --all)
   1  refused or failed; the process is unchanged
   2  wrong command line
+  3  started, but not finished within --timeout (or with --no-wait); says which threads hold it up
   4  several processes, and some of them failed";
 
 /// Sub-commands.
@@ -33,14 +36,52 @@ pub enum Command {
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]
+        wait: Waiting,
+        #[command(flatten)]
         output: Output,
     },
-    /// Disable a patch: the old functions are called again
+    /// Disable a patch: the old functions are called again. A patch that is still being enabled is reversed
     Disable {
         /// Name of the patch, or its file
         patch: String,
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        wait: Waiting,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Turn the transition of a patch round: threads that have moved go back
+    Reverse {
+        /// Name of the patch, or its file
+        patch: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        wait: Waiting,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Help the transition of a patch to its end, whichever way it is going
+    Wait {
+        /// Name of the patch, or its file
+        patch: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        wait: Waiting,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Finish the transition of a patch without looking at the threads that hold it up. They may mix old
+    /// and new code; memory of what leaves is kept for ever
+    Force {
+        /// Name of the patch, or its file
+        patch: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        wait: Waiting,
         #[command(flatten)]
         output: Output,
     },
@@ -48,6 +89,9 @@ pub enum Command {
     Status {
         #[command(flatten)]
         targets: OptionalTargets,
+        /// Also show the patch state of every thread
+        #[arg(long)]
+        threads: bool,
         #[command(flatten)]
         output: Output,
     },
@@ -122,6 +166,39 @@ pub struct Engine {
     /// Redirect classes that may be used, in any order
     #[arg(long, value_name = "LETTERS", default_value = "PSAJ", value_parser = classes)]
     pub classes: String,
+}
+
+/// How long to wait until every thread has moved.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Waiting {
+    /// Seconds until every thread must have moved, 0 = wait for ever
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    timeout: u64,
+    /// What to do when the time is over: leave the transition going on, or reverse it
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnTimeout::Leave)]
+    on_timeout: OnTimeout,
+    /// Do not wait: the transition goes on by itself
+    #[arg(long, conflicts_with_all = ["timeout", "on_timeout"])]
+    no_wait: bool,
+}
+
+/// See [`Waiting`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnTimeout {
+    Leave,
+    Reverse,
+}
+
+impl Waiting {
+    /// What was asked for.
+    #[must_use]
+    pub fn wait(self) -> Wait {
+        Wait {
+            timeout: (self.timeout != 0).then(|| Duration::from_secs(self.timeout)),
+            reverse: self.on_timeout == OnTimeout::Reverse,
+            no_wait: self.no_wait,
+        }
+    }
 }
 
 /// How results are shown.

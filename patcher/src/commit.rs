@@ -9,6 +9,7 @@ use crate::error::Error;
 use crate::session::Session;
 use crate::stores::{self, Live};
 use crate::target::books;
+use crate::transition::follow::State;
 use std::sync::atomic::{AtomicBool, Ordering};
 use suture_abi::block::SiteRow;
 use suture_abi::channel::{error, op};
@@ -28,7 +29,18 @@ impl From<Error> for CommitError {
     }
 }
 
-/// Commits a batch and gives the patch's number. `name_of` names the function at an entry address.
+/// A patch whose transition was begun.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun {
+    /// Number of the patch.
+    pub patch: u32,
+    /// Number of the transition.
+    pub transition: u32,
+    /// How far it is.
+    pub state: State,
+}
+
+/// Commits a batch: afterwards the transition of its patch has begun. `name_of` names the function at an entry address.
 ///
 /// # Errors
 /// See [`CommitError`]; the target is as before, but for padding and arenas nobody looks at.
@@ -37,14 +49,14 @@ pub fn commit(
     batch: &Batch,
     interrupted: &AtomicBool,
     name_of: &dyn Fn(u64) -> String,
-) -> Result<u32, CommitError> {
+) -> Result<Begun, CommitError> {
     session.code_file(&format!("suture:{}", batch.name), &batch.code)?;
     let patch = prepare(session, batch)?;
     let mut armed = Vec::new();
     let done =
         arm_all(session, batch, interrupted, name_of, &mut armed).and_then(|()| enable(session, patch));
     match done {
-        Ok(()) => Ok(patch),
+        Ok(begun) => Ok(begun),
         Err(failure) => {
             restore_all(session, &armed)?;
             session.expect("taking the patch back", op::ABORT, [u64::from(patch), 0, 0, 0], &[])?;
@@ -53,8 +65,10 @@ pub fn commit(
     }
 }
 
-fn enable(session: &mut Session<'_>, patch: u32) -> Result<(), Error> {
-    session.expect("enabling", op::ENABLE, [u64::from(patch), 0, 0, 0], &[]).map(|_| ())
+fn enable(session: &mut Session<'_>, patch: u32) -> Result<Begun, Error> {
+    let args = [u64::from(patch), session.may, 0, 0];
+    let state = State::new(session.expect("enabling", op::ENABLE, args, &[])?);
+    Ok(Begun { patch, transition: state.transition(), state })
 }
 
 fn prepare(session: &mut Session<'_>, batch: &Batch) -> Result<u32, CommitError> {

@@ -1,69 +1,120 @@
-//! Taking a patch back.
+//! Taking a patch back, turning its transition round, forcing it.
 
-use crate::commit::restore_all;
 use crate::description::Description;
 use crate::error::Error;
+use crate::operation::{Context, Moved, see_through};
 use crate::session::Session;
+use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
+use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{SITE_ARMED, SiteRow};
+use suture_abi::block::{SITE_ARMED, SiteRow, UNPATCHING};
 use suture_abi::channel::op;
 
-/// What a disable did.
+/// What a disable, reverse or force did.
 #[derive(Clone, Debug, Serialize)]
 pub struct Disabled {
     /// Patch name.
     pub patch: String,
     /// Its functions.
     pub functions: usize,
-    /// Entries that got the file's bytes back.
-    pub restored: usize,
-    /// Entries that keep somebody else's byte (a probe or breakpoint); ours goes when it goes.
-    pub left: usize,
     /// Microseconds the borrowed thread was held.
     pub held_us: u64,
-    /// Threads that were stopped.
+    /// Threads that were stopped for the doorbell.
     pub stops: u32,
+    /// How far the threads are.
+    #[serde(flatten)]
+    pub moved: Moved,
     /// Microseconds from start to end in this process.
     pub wall_us: u64,
 }
 
-/// Disables the patch of that name.
+/// What is done to a patch that is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Take it off; a patch that is still coming is turned round.
+    Disable,
+    /// Turn its transition round.
+    Reverse,
+    /// Move every thread without a look.
+    Force,
+    /// Help its transition to the end, whichever way it goes.
+    Wait,
+}
+
+/// Acts on the patch of that name.
 ///
 /// # Errors
-/// No process, no runtime, no such patch, or the worker cannot be made.
-pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
+/// No process, no runtime, no such patch, the patch's state forbids it, or the worker cannot be made.
+pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -> Result<Disabled, Error> {
     let started = Instant::now();
     let pid = target.pid();
-    let _alone = Exclusive::take(target)?;
+    let alone = Exclusive::take(target)?;
     let block = runtime::find_block(target, &target.maps()?)?;
-    let missing = || Error::NotEnabled { pid, name: name.to_owned() };
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
-    books::read(target, block)?.patch(name).ok_or_else(missing)?;
+    check(&books::read(target, block)?, pid, name, action)?;
     target.check_untraced()?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
-    let Some(patch) = books.patch(name) else {
-        session.close()?;
-        return Err(missing());
+    let (patch, op) = match check(&books, pid, name, action) {
+        Ok(found) => found,
+        Err(error) => {
+            session.close()?;
+            return Err(error);
+        }
     };
-    let functions = books.funcs_of(patch.row.id).count();
-    session.expect("disabling", op::DISABLE, [u64::from(patch.row.id), 0, 0, 0], &[])?;
-    let idle = idle_sites(&session)?;
-    let left = restore_all(&mut session, &idle)?;
+    let functions = books.funcs_of(patch).count();
     let ring = session.ring;
-    session.close()?;
+    // A disable that is under way, perhaps by a command that died, is joined.
+    let about = if op == op::ADVANCE { books.transition.map_or(0, |t| t.id) } else { patch };
+    let state = State::new(session.expect(step(op), op, [u64::from(about), session.may, 0, 0], &[])?);
+    let transition = state.transition();
+    let moved = see_through(session, alone, transition, state, name, context);
+    let moved = match moved {
+        // That is what was asked for.
+        Err(Error::Reversed { restored, left, .. }) if matches!(op, op::REVERSE | op::ADVANCE) => {
+            Moved { finished: true, restored, left, ..Moved::default() }
+        }
+        other => other?,
+    };
     Ok(Disabled {
         patch: name.to_owned(),
         functions,
-        restored: idle.len() - left,
-        left,
-        held_us: micros(ring.held),
-        stops: ring.tries + 1,
+        held_us: ring.map_or(0, |r| micros(r.held)),
+        stops: ring.map_or(0, |r| r.tries + 1),
+        moved,
         wall_us: micros(started.elapsed()),
     })
+}
+
+fn step(op: u32) -> &'static str {
+    match op {
+        op::DISABLE => "disabling",
+        op::REVERSE => "reversing",
+        op::ADVANCE => "the transition",
+        _ => "forcing",
+    }
+}
+
+/// Number of the patch and the operation that does what is wanted.
+fn check(books: &Books, pid: i32, name: &str, action: Action) -> Result<(u32, u32), Error> {
+    let missing = || Error::NotEnabled { pid, name: name.to_owned() };
+    let patch = books.patch(name).ok_or_else(missing)?.row.id;
+    let moving = books.transition.filter(|t| t.patch == patch);
+    match (action, moving) {
+        (Action::Disable, Some(t)) if t.target == UNPATCHING => Ok((patch, op::ADVANCE)),
+        (Action::Disable, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Disable, None) => match books.transition {
+            Some(other) => Err(Error::InTransition { pid, name: books.name_of(other.patch) }),
+            None => Ok((patch, op::DISABLE)),
+        },
+        (Action::Reverse, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Force, Some(_)) => Ok((patch, op::FORCE)),
+        (Action::Wait, Some(_)) => Ok((patch, op::ADVANCE)),
+        (_, None) => Err(Error::NotInTransition { pid, name: name.to_owned() }),
+    }
 }
 
 /// Armed sites that no function is on: what a finished disable, or a command that died in one,
@@ -73,7 +124,13 @@ pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
 /// When the process is gone.
 pub fn idle_sites(session: &Session<'_>) -> Result<Vec<SiteRow>, Error> {
     let books = books::read(session.target, session.block)?;
-    Ok(books.sites.into_iter().filter(|s| s.depth == 0 && s.state == SITE_ARMED && s.hook == 0).collect())
+    Ok(books.sites.into_iter().filter(is_idle).collect())
+}
+
+/// Armed, and no function is on it.
+#[must_use]
+pub fn is_idle(site: &SiteRow) -> bool {
+    site.depth == 0 && site.state == SITE_ARMED && site.hook == 0
 }
 
 /// The patch a user means: a name, or a patch file whose descriptor has the name.

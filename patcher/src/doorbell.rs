@@ -115,7 +115,10 @@ fn check_filters(target: &Target, deadline: Deadline) -> Result<(), Error> {
 
 /// Makes sure that the stop itself is not seen: calls that answer a stop with −EINTR are made to
 /// restart, as the kernel does for the others by itself.
-fn hide_interruption(held: &StoppedThread) -> std::io::Result<Registers> {
+///
+/// # Errors
+/// When the thread was killed meanwhile.
+pub fn hide_interruption(held: &StoppedThread) -> std::io::Result<Registers> {
     let mut regs = held.registers()?;
     if in_syscall(&regs) && result(&regs) == -EINTR && regs.orig_rax != SYS_CLOSE {
         regs.rax = (-ERESTARTNOHAND).cast_unsigned();

@@ -4,6 +4,7 @@
 //! with scripts.
 
 use crate::target::Target;
+use crate::transition::Blocker;
 use std::io;
 use suture_elf::{ElfError, MemoryError};
 use thiserror::Error;
@@ -14,6 +15,8 @@ pub const EXIT_DONE: u8 = 0;
 pub const EXIT_REFUSED: u8 = 1;
 /// Exit status: the command line is wrong.
 pub const EXIT_USAGE: u8 = 2;
+/// Exit status: started, but not finished in time.
+pub const EXIT_UNFINISHED: u8 = 3;
 /// Exit status: several processes, and some of them failed.
 pub const EXIT_PARTLY: u8 = 4;
 
@@ -235,6 +238,54 @@ pub enum Error {
         /// Process id.
         pid: i32,
     },
+    /// `pre_patch` or the last check before the start said no.
+    #[error("patch {name} failed to enable in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
+    Failed {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// What the callback returned.
+        errno: i32,
+    },
+    /// Somebody turned it round meanwhile.
+    #[error("the transition of patch {name} in process {pid} was reversed")]
+    Reversed {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// Entries that got the file's bytes back.
+        restored: usize,
+        /// Entries that keep somebody else's.
+        left: usize,
+    },
+    /// It was turned round because the time was over.
+    #[error("patch {name} was taken back in process {pid}: {}", held_by(blockers))]
+    TimedOut {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// Threads that held it up.
+        blockers: Vec<Blocker>,
+    },
+    /// One transition at a time.
+    #[error("patch {name} is in transition in process {pid}")]
+    InTransition {
+        /// Process id.
+        pid: i32,
+        /// Name of the patch in transition.
+        name: String,
+    },
+    /// No transition of that patch.
+    #[error("patch {name} is not in transition in process {pid}")]
+    NotInTransition {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+    },
     /// The process changed under every plan.
     #[error("process {pid} changed its memory map under {tries} plans in a row")]
     MovingTarget {
@@ -321,6 +372,12 @@ impl Error {
             Self::Traced { by, .. } => format!("detach {by} and try again"),
             Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
             Self::NotPrepared { .. } => "start the program with LD_PRELOAD=/path/to/libsuture.so".into(),
+            Self::InTransition { name, .. } => {
+                format!("wait until it is done (suture status), or: suture reverse {name}")
+            }
+            Self::TimedOut { .. } => {
+                "try again when the thread is elsewhere, or give it more --timeout".into()
+            }
             Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } => {
                 "try again in a moment".into()
             }
@@ -369,6 +426,11 @@ impl Error {
             Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
+            Self::Failed { errno, .. } => errno_name(*errno),
+            Self::Reversed { .. } => "ECANCELED",
+            Self::TimedOut { .. } => "ETIMEDOUT",
+            Self::NotInTransition { .. } => "EINVAL",
+            Self::InTransition { .. } => "EBUSY",
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",
             Self::ShadowStack { .. } => "ENOSYS",
@@ -381,6 +443,47 @@ impl Error {
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         EXIT_REFUSED
+    }
+}
+
+/// Who held a transition up, in one line.
+fn held_by(blockers: &[Blocker]) -> String {
+    match blockers {
+        [] => "not all threads could be moved in time".into(),
+        [one] => format!("thread {} ({}) could not be moved: {}", one.tid, one.name, one.why),
+        [first, rest @ ..] => format!(
+            "thread {} ({}) could not be moved: {} (and {} more)",
+            first.tid,
+            first.name,
+            first.why,
+            rest.len()
+        ),
+    }
+}
+
+/// Name of an errno, as the control interface spells it.
+#[must_use]
+pub fn errno_name(errno: i32) -> &'static str {
+    match errno {
+        libc::EPERM => "EPERM",
+        libc::ENOENT => "ENOENT",
+        libc::ESRCH => "ESRCH",
+        libc::EINTR => "EINTR",
+        libc::EIO => "EIO",
+        libc::ENXIO => "ENXIO",
+        libc::EAGAIN => "EAGAIN",
+        libc::ENOMEM => "ENOMEM",
+        libc::EACCES => "EACCES",
+        libc::EFAULT => "EFAULT",
+        libc::EBUSY => "EBUSY",
+        libc::EEXIST => "EEXIST",
+        libc::ENODEV => "ENODEV",
+        libc::EINVAL => "EINVAL",
+        libc::ENOSPC => "ENOSPC",
+        libc::ENOSYS => "ENOSYS",
+        libc::EOPNOTSUPP => "EOPNOTSUPP",
+        libc::ETIMEDOUT => "ETIMEDOUT",
+        _ => "EOTHER",
     }
 }
 

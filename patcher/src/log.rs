@@ -52,6 +52,17 @@ fn spelling(number: u32) -> &'static str {
         word::GONE => "gone",
         word::SITE_LOST => "site-lost",
         word::ROLLED_BACK => "rolled-back",
+        word::PRE_PATCH => "pre_patch",
+        word::POST_PATCH => "post_patch",
+        word::PRE_UNPATCH => "pre_unpatch",
+        word::POST_UNPATCH => "post_unpatch",
+        word::DTOR => "dtor",
+        word::REVERSE_TO_UNPATCH => "rev-",
+        word::REVERSE_TO_PATCH => "rev+",
+        word::STALLED => "signal",
+        word::FORCED => "forced",
+        word::APPLY_OBJECT => "apply",
+        word::REVERT_OBJECT => "revert",
         _ => "unknown",
     }
 }

@@ -7,14 +7,16 @@ use crate::hooks::{self, Hook};
 use crate::patch::Patch;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
+use crate::threads::{self, ThreadLayout};
 use crate::view::{self, Cache};
 use serde::Serialize;
-use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE};
-use suture_elf::{Addr, MapsSnapshot, Region};
+use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::dispatch::Constants;
+use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
 use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
 use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
-    plan_sites,
+    code_ranges, plan_sites,
 };
 
 /// A finished plan.
@@ -75,9 +77,29 @@ pub fn plan(
     let maps = view::maps(target)?;
     let view = view::process(target, maps.clone(), cache)?;
     let linked = link(&view, patch)?;
-    let hooks = if linked.image.eh_frame_hdr == 0 { Vec::new() } else { hooks::missing(&view, &books.sites) };
-    let redirect = redirect(target, &view, &linked, &hooks, maps, books, classes, cache)?;
-    Ok(assemble(patch, &view, linked, &hooks, redirect, books))
+    let layout = threads::layout(target, &view)?;
+    let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
+    let redirect = loop {
+        match redirect(target, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
+            Err(PlanError::Refused(refused)) if give_up_optional(&mut hooks, &refused) => {}
+            other => break other.map_err(refusal)?,
+        }
+    };
+    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, cache))
+}
+
+/// Takes hooks off the list that were refused and can be done without; false when there is none.
+fn give_up_optional(hooks: &mut Vec<Hook>, refused: &[(String, Refusal)]) -> bool {
+    let before = hooks.len();
+    hooks.retain(|h| !(h.is_optional() && refused.iter().any(|(name, _)| name == h.name)));
+    hooks.len() < before
+}
+
+fn refusal(error: PlanError) -> Error {
+    match error {
+        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
+        PlanError::NoRoom { .. } => Error::Patch { what: error.to_string(), errno: "ENOMEM", hint: None },
+    }
 }
 
 /// Whether this version knows how to enable what the descriptor asks for.
@@ -114,9 +136,10 @@ fn redirect(
     hooks: &[Hook],
     mut maps: MapsSnapshot,
     books: &Books,
+    layout: ThreadLayout,
     classes: Classes,
     cache: &Cache,
-) -> Result<RedirectPlan, Error> {
+) -> Result<RedirectPlan, PlanError> {
     // The image takes its place first; punned pages must not.
     maps.regions.extend(linked.mappings.iter().map(|m| Region {
         start: m.addr,
@@ -152,13 +175,20 @@ fn redirect(
     }));
     let existing: Vec<ExistingSite> =
         books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();
-    let process =
-        suture_redirect::ProcessView { maps: Some(&maps), existing: &existing, memory: Some(&target.memory) };
+    let dispatch = Constants {
+        directory: books.records,
+        slow_path: books.slow_path,
+        self_look: books.self_look,
+        thread_id: layout.thread_id,
+    };
+    let process = suture_redirect::ProcessView {
+        maps: Some(&maps),
+        existing: &existing,
+        memory: Some(&target.memory),
+        dispatch,
+    };
     let options = Options { classes, max_map_count: crate::sys::proc::max_map_count(), ..Options::default() };
-    plan_sites(&objects, &requests, &process, &options).map_err(|e| match e {
-        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
-        PlanError::NoRoom { .. } => Error::Patch { what: e.to_string(), errno: "ENOMEM", hint: None },
-    })
+    plan_sites(&objects, &requests, &process, &options)
 }
 
 /// Refusals, one to a line, the first few of many.
@@ -170,6 +200,7 @@ fn refusals(refused: &[(String, Refusal)]) -> String {
     shown.chain(rest).collect::<Vec<_>>().join("\n")
 }
 
+#[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 fn assemble(
     patch: &Patch,
     view: &ProcessView<'_>,
@@ -177,6 +208,8 @@ fn assemble(
     hooks: &[Hook],
     redirect: RedirectPlan,
     books: &Books,
+    layout: ThreadLayout,
+    cache: &Cache,
 ) -> Plan {
     let mut batch = Batch {
         generation: books.generation,
@@ -184,6 +217,11 @@ fn assemble(
         description: describe(patch, view, &linked).to_bytes(),
         objects: linked.object_rows(),
         image: Some(linked.image),
+        ranges: ranges(patch, view, &linked, cache),
+        states: linked.states.iter().map(|s| s.row(linked.descriptor)).collect(),
+        replace: linked.replace,
+        thread_id: layout.thread_id,
+        main_stack_end: layout.main_stack_end,
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
@@ -203,6 +241,7 @@ fn assemble(
             new_func: func.new_addr.0,
             new_size: func.new_size,
             old_size: planned.size,
+            ..Func::default()
         });
         functions.push(PlannedFunction {
             name: func.name.clone(),
@@ -223,6 +262,28 @@ fn assemble(
     batch.fixups = linked.fixups;
     batch.fixups.extend(linked.old_refs.iter().map(|r| r.fixup(Addr(own[r.func].site.copy))));
     Plan { batch, functions, absent: linked.absent, pinned: linked.pinned }
+}
+
+/// Code of the patch's functions, old and new, with the parts that compilers move away.
+fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cache) -> Vec<Range> {
+    let new_code = cache.analysis(patch.file.file());
+    let mut ranges = Vec::new();
+    for (func, resolved) in (0..).zip(&linked.funcs) {
+        let object = &view.objects[linked.objects[resolved.object as usize].index];
+        let old = code_ranges(&cache.analysis(&object.file), resolved.old_entry, resolved.old_size);
+        let entry = Vaddr(resolved.new_addr.0.wrapping_sub(linked.base.0));
+        let new = code_ranges(&new_code, entry, resolved.new_size);
+        for (kind, base, found) in [(RANGE_OLD, object.base, old), (RANGE_NEW, linked.base, new)] {
+            let row = |r: std::ops::Range<Vaddr>| Range {
+                func,
+                kind,
+                start: (base + r.start).0,
+                end: (base + r.end).0,
+            };
+            ranges.extend(found.into_iter().map(row));
+        }
+    }
+    ranges
 }
 
 /// The site's place in the batch; functions at one entry share it.

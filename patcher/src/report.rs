@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::status::{FunctionStatus, ProcessStatus};
+use crate::transition::TransitionStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -14,6 +15,8 @@ pub const SCHEMA: u32 = 1;
 pub enum Ending<T> {
     /// Done, with details.
     Done(T),
+    /// Begun, and not at its end yet.
+    Unfinished(T),
     /// The process does not concern this patch; why.
     Skipped(String),
     /// Refused or failed; the process is unchanged.
@@ -35,7 +38,9 @@ pub struct Outcome<T> {
 #[must_use]
 pub fn exit_code<T>(outcomes: &[Outcome<T>]) -> u8 {
     let failed = |o: &&Outcome<T>| matches!(o.ending, Ending::Failed(_));
+    let unfinished = outcomes.iter().any(|o| matches!(o.ending, Ending::Unfinished(_)));
     match (outcomes.iter().filter(failed).count(), outcomes) {
+        (0, _) if unfinished => crate::error::EXIT_UNFINISHED,
         (0, _) => crate::error::EXIT_DONE,
         (_, [Outcome { ending: Ending::Failed(e), .. }]) => e.exit_code(),
         (n, all) if n == all.len() => crate::error::EXIT_REFUSED,
@@ -66,6 +71,10 @@ pub fn outcomes_json<T: Serialize>(command: &str, outcomes: &[Outcome<T>]) -> Va
         match &o.ending {
             Ending::Done(details) => {
                 row["result"] = "done".into();
+                row["details"] = serde_json::to_value(details).unwrap_or_default();
+            }
+            Ending::Unfinished(details) => {
+                row["result"] = "unfinished".into();
                 row["details"] = serde_json::to_value(details).unwrap_or_default();
             }
             Ending::Skipped(why) => {
@@ -102,7 +111,12 @@ pub fn status_text(status: &ProcessStatus) -> String {
         if status.worker { ", a command is at work" } else { "" },
     );
     for patch in &status.patches {
-        let state = if patch.enabled { "enabled" } else { "prepared, not enabled" };
+        let state = match (patch.enabled, patch.transition) {
+            (true, false) => "enabled",
+            (true, true) => "enabled, in transition",
+            (false, true) => "being disabled",
+            (false, false) => "prepared, not enabled",
+        };
         let since = utc(patch.since_ns);
         let _ = writeln!(text, "  {}. {}  {state}  since {since}", patch.stack_order, patch.name);
         if let Some(file) = &patch.file {
@@ -115,6 +129,13 @@ pub fn status_text(status: &ProcessStatus) -> String {
         if let Some(gdb) = &patch.gdb {
             let _ = writeln!(text, "     gdb: {gdb}");
         }
+    }
+    if let Some(transition) = &status.transition {
+        transition_text(&mut text, transition);
+    }
+    for thread in status.thread_states.iter().flatten() {
+        let _ =
+            writeln!(text, "  thread {} ({}): patch_state {}", thread.tid, thread.name, thread.patch_state);
     }
     for hook in &status.hooks {
         let _ = writeln!(text, "  runtime hook {} (class {}): {}", hook.name, hook.class, hook.site);
@@ -130,6 +151,29 @@ pub fn status_text(status: &ProcessStatus) -> String {
         );
     }
     text
+}
+
+fn transition_text(text: &mut String, t: &TransitionStatus) {
+    let forced = if t.forced { ", forced" } else { "" };
+    let _ = writeln!(
+        text,
+        "  transition of {}: {}{forced}, {} of {} threads to go, {} failed attempt(s), since {}",
+        t.patch,
+        t.direction,
+        t.pending,
+        t.threads,
+        t.attempts,
+        utc(t.since_ns)
+    );
+    if let Some(what) = t.waits_for.filter(|what| *what != "threads") {
+        let _ = writeln!(text, "     waits for {what}");
+    }
+    for blocker in &t.blockers {
+        let _ = writeln!(text, "     {} ({}): {}", blocker.tid, blocker.name, blocker.why);
+        for function in &blocker.backtrace {
+            let _ = writeln!(text, "       {function}");
+        }
+    }
 }
 
 fn function_line(text: &mut String, f: &FunctionStatus) {

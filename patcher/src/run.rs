@@ -5,6 +5,7 @@
 //! newest one.
 
 use crate::error::Error;
+use crate::target::books::Books;
 use arc_swap::ArcSwap;
 use crossbeam_channel::unbounded;
 use std::sync::Arc;
@@ -41,6 +42,13 @@ impl Progress {
             s.at_work.retain(|(p, _)| *p != pid);
             s.at_work.push((pid, step));
         });
+    }
+
+    /// Says how far the transition of `pid` is.
+    pub fn transition(&self, pid: i32, books: &Books) {
+        if books.transition.is_some() {
+            self.step(pid, "moving threads");
+        }
     }
 
     fn finished(&self, pid: i32) {

@@ -9,7 +9,7 @@ use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
 use std::time::Duration;
 use suture_abi::block::RuntimeBlock;
-use suture_abi::channel::{error, op};
+use suture_abi::channel::{MAY_LOOK, error, op};
 use suture_elf::Addr;
 
 /// How long getting a worker may take: the thread that is stopped may have to wait for a processor.
@@ -23,24 +23,35 @@ pub struct Session<'t> {
     pub target: &'t Target,
     /// Address of the runtime's block.
     pub block: Addr,
-    /// What ringing the doorbell cost.
-    pub ring: Ring,
+    /// What ringing the doorbell cost; `None` when there was a worker.
+    pub ring: Option<Ring>,
+    /// `MAY_*`: what the worker may do by itself in a transition.
+    pub may: u64,
     channel: Channel,
 }
 
 impl<'t> Session<'t> {
-    /// Rings the doorbell and opens the channel.
+    /// Opens the channel of the worker that a transition keeps, or rings for one.
     ///
     /// # Errors
     /// See [`doorbell::ring`] and [`Channel::open`].
     pub fn open(target: &'t Target) -> Result<Self, Error> {
         let block = runtime::find_block(target, &target.maps()?)?;
         let deadline = Deadline::after(START);
-        await_no_worker(target, block, Deadline::after(Duration::from_secs(3)))?;
         let entry = books::read(target, block)?.doorbell;
-        let ring = ring(target, block, entry, deadline)?;
-        let channel = Channel::open(target, block, deadline)?;
-        Ok(Self { target, block, ring, channel })
+        loop {
+            let rung = match living_worker(target, block, Deadline::after(Duration::from_secs(3)))? {
+                true => None,
+                false => Some(ring(target, block, entry, deadline)?),
+            };
+            // A worker whose transition has just ended may leave before it is met.
+            if let Some(channel) = Channel::open(target, block, deadline)? {
+                // The program's filters admit what the worker needs; whether they admit looks at threads
+                // is not asked, the command can do that from outside.
+                let may = if target.facts.seccomp == 0 { MAY_LOOK } else { 0 };
+                return Ok(Self { target, block, ring: rung, may, channel });
+            }
+        }
     }
 
     /// Makes one request.
@@ -92,13 +103,23 @@ impl<'t> Session<'t> {
         self.expect("the barrier", op::SYNC, [0; 4], &[]).map(|_| ())
     }
 
-    /// Ends the session and waits until the worker has left the process.
+    /// Ends the session and waits until the worker has left the process, unless a transition keeps it.
     ///
     /// # Errors
     /// When the worker does not leave in time.
     pub fn close(self) -> Result<(), Error> {
-        self.channel.close(self.target);
-        await_no_worker(self.target, self.block, Deadline::after(Duration::from_secs(5)))
+        if self.channel.close(self.target) {
+            return Ok(());
+        }
+        let deadline = Deadline::after(Duration::from_secs(5));
+        let mut backoff = Backoff::default();
+        while living_worker(self.target, self.block, deadline)? {
+            if deadline.passed() {
+                return Err(Error::Busy { pid: self.target.pid() });
+            }
+            backoff.pause();
+        }
+        Ok(())
     }
 }
 
@@ -123,30 +144,29 @@ fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<
     }
 }
 
-/// Waits until no worker lives in the target, clearing the trace of one that never did (in a process
-/// forked while its parent had one).
-fn await_no_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(), Error> {
+/// Whether a worker lives in the target. Clears the trace of one that never did (in a process forked while
+/// its parent had one), and waits for one that is being made.
+fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<bool, Error> {
     let pid = target.pid();
     let mut backoff = Backoff::default();
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
-        if worker == 0 {
-            return Ok(());
+        match worker {
+            0 => return Ok(false),
+            u32::MAX if !deadline.passed() => backoff.pause(),
+            _ if worker != u32::MAX && task_dir(pid, worker).is_some() => return Ok(true),
+            _ => {
+                // The kernel clears the word when a worker ends, so a number without a thread was
+                // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
+                let put = |field: usize, value: u32| {
+                    let written = target.memory.write(block + field as u64, &value.to_le_bytes());
+                    written.map_err(|e| Error::from_proc(pid, &e))
+                };
+                put(offset_of!(RuntimeBlock, worker), 0)?;
+                put(offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
+                return Ok(false);
+            }
         }
-        if worker != u32::MAX && task_dir(pid, worker).is_none() || worker == u32::MAX && deadline.passed() {
-            // The kernel clears the word when a worker ends, so a number without a thread was
-            // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
-            let none = [0; 4];
-            let at = block + offset_of!(RuntimeBlock, worker) as u64;
-            target.memory.write(at, &none).map_err(|e| Error::from_proc(pid, &e))?;
-            let no_channel = block + offset_of!(RuntimeBlock, channel_fd) as u64;
-            let minus_one = u32::MAX.to_le_bytes();
-            return target.memory.write(no_channel, &minus_one).map_err(|e| Error::from_proc(pid, &e));
-        }
-        if deadline.passed() {
-            return Err(Error::Busy { pid });
-        }
-        backoff.pause();
     }
 }
 
@@ -177,6 +197,9 @@ pub fn words(Refusal { code, errno, results }: Refusal) -> String {
         error::OBJECT => format!("object {} is not where it was", results[0]),
         error::UNKNOWN_OP => "the runtime does not know the operation".into(),
         error::DESCRIPTOR => format!("no descriptor is to be had: {os}"),
+        error::IN_TRANSITION => format!("patch {} is in transition", results[0]),
+        error::BLOCKED => format!("state {} of patch {} has block_disable", results[1], results[0]),
+        error::CALLBACK => format!("a callback of state {} is running", results[1]),
         other => format!("error {other}"),
     }
 }

@@ -7,8 +7,11 @@ use crate::description::Description;
 use crate::error::Error;
 use crate::stores::{self, Live};
 use crate::target::{Target, books, runtime};
+use crate::transition::progress;
+use crate::transition::{ThreadStatus, TransitionStatus};
+use crate::view::Cache;
 use serde::Serialize;
-use suture_abi::block::{PATCH_ENABLED, SITE_ARMED, SiteRow};
+use suture_abi::block::{PATCH_REPLACE, SITE_ARMED, SiteRow};
 use suture_elf::demangle;
 
 /// Status of one process.
@@ -26,6 +29,11 @@ pub struct ProcessStatus {
     pub generation: u64,
     /// Whether a worker is in the process right now.
     pub worker: bool,
+    /// The transition that is going on.
+    pub transition: Option<TransitionStatus>,
+    /// State of every thread, if asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub thread_states: Option<Vec<ThreadStatus>>,
     /// Patches, oldest first.
     pub patches: Vec<PatchStatus>,
     /// Redirections the runtime needs for itself.
@@ -47,8 +55,12 @@ pub struct PatchStatus {
     pub id: u32,
     /// Position in the list of patches, from 1.
     pub stack_order: usize,
-    /// All slots are on its functions.
+    /// Its functions are in effect, or coming into effect.
     pub enabled: bool,
+    /// Threads are being moved to or from it.
+    pub transition: bool,
+    /// It took the place of all patches before it.
+    pub replace: bool,
     /// Nanoseconds since 1970 of the last change of state.
     pub since_ns: u64,
     /// File it came from.
@@ -80,11 +92,11 @@ pub struct FunctionStatus {
     pub site: &'static str,
 }
 
-/// Reads the status of one process.
+/// Reads the status of one process, with the state of each thread if `threads`.
 ///
 /// # Errors
 /// No process, no rights, no runtime.
-pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
+pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStatus, Error> {
     let block = runtime::find_block(target, &target.maps()?)?;
     let books = books::read(target, block)?;
     let mut lost = 0;
@@ -92,6 +104,7 @@ pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
         lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
     }
     let mut patches = Vec::new();
+    let rules = books.as_runtime();
     for (index, patch) in books.patches.iter().enumerate() {
         let description = Description::from_bytes(&patch.description).unwrap_or_default();
         let image = books.images.iter().find(|i| i.id == patch.row.image);
@@ -107,7 +120,9 @@ pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
             name: patch.name.clone(),
             id: patch.row.id,
             stack_order: index + 1,
-            enabled: patch.row.state == PATCH_ENABLED,
+            enabled: rules.is_enabled(&patch.row),
+            transition: books.transition.is_some_and(|t| t.patch == patch.row.id),
+            replace: patch.row.flags & PATCH_REPLACE != 0,
             since_ns: patch.row.time_ns,
             objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
             file: Some(description.file).filter(|f| !f.is_empty()),
@@ -121,9 +136,11 @@ pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
         let Some(site) = books.site(func.site) else { continue };
         let name = match func.plan.hook {
             suture_abi::batch::HOOK_DL_FIND_OBJECT => "_dl_find_object",
-            _ => "dl_iterate_phdr",
+            suture_abi::batch::HOOK_DL_ITERATE_PHDR => "dl_iterate_phdr",
+            suture_abi::batch::HOOK_PTHREAD_CREATE => "pthread_create",
+            _ => "_Fork",
         };
-        hooks.push(function_status(target, site, name.into(), "loader".into(), func.plan.new_func)?);
+        hooks.push(function_status(target, site, name.into(), "C library".into(), func.plan.new_func)?);
     }
     Ok(ProcessStatus {
         pid: target.pid(),
@@ -132,12 +149,22 @@ pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
         runtime: books.version.clone(),
         generation: books.generation,
         worker: books.worker != 0,
+        transition: progress::transition(target, &books, cache)?,
+        thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
         sites_lost: lost,
         patches,
         hooks,
     })
+}
+
+/// Name of the function at an entry, as the patches of the process call it.
+#[must_use]
+pub fn function_name(books: &books::Books, entry: u64) -> String {
+    let descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
+    let known = descriptions.map(|d| names(&d, entry)).find(|(_, object)| object != "?");
+    known.map_or_else(|| format!("{entry:#x}"), |(name, _)| name)
 }
 
 fn names(description: &Description, entry: u64) -> (String, String) {

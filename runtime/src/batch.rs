@@ -15,9 +15,9 @@ use core::marker::PhantomData;
 use core::mem::offset_of;
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_MAGIC, BATCH_PATCH, FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, Fixup, Func,
-    HOOK_DL_ITERATE_PHDR, HOOK_NONE, Header, Image, MAPPING_ANON, MAPPING_FILE, Mapping, Object, ROLE_ARENA,
-    ROLE_IMAGE, Site, Table,
+    BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup,
+    Func, HOOK_FORK, HOOK_NONE, Header, Image, MAPPING_ANON, MAPPING_FILE, Mapping, Object, RANGE_NEW,
+    ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
 };
 
 /// Longest name of a patch.
@@ -45,6 +45,10 @@ unsafe impl Plain for Fixup {}
 unsafe impl Plain for Site {}
 // SAFETY: as above.
 unsafe impl Plain for Func {}
+// SAFETY: as above.
+unsafe impl Plain for Range {}
+// SAFETY: as above.
+unsafe impl Plain for State {}
 // SAFETY: as above.
 unsafe impl Plain for Image {}
 
@@ -123,6 +127,10 @@ pub struct View<'a> {
     pub funcs: Array<'a, Func>,
     /// The image, if any.
     pub images: Array<'a, Image>,
+    /// Code of the functions, old and new.
+    pub ranges: Array<'a, Range>,
+    /// States.
+    pub states: Array<'a, State>,
     /// Name of the patch.
     pub name: &'a [u8],
     /// The command's description of the patch.
@@ -139,8 +147,12 @@ impl<'a> View<'a> {
         if header.abi != ABI_VERSION {
             return Err(Malformed(offset_of!(Header, abi)));
         }
-        if header.flags & !BATCH_PATCH != 0 {
+        if header.flags & !(BATCH_PATCH | BATCH_REPLACE) != 0 || header.flags == BATCH_REPLACE {
             return Err(Malformed(offset_of!(Header, flags)));
+        }
+        // No thread header is that large; the offset is added to `fs` on every thread.
+        if header.thread_id >= PAGE as u32 || !header.thread_id.is_multiple_of(4) {
+            return Err(Malformed(offset_of!(Header, thread_id)));
         }
         let view = View {
             header,
@@ -150,6 +162,8 @@ impl<'a> View<'a> {
             sites: Array::of(payload, header.sites, offset_of!(Header, sites))?,
             funcs: Array::of(payload, header.funcs, offset_of!(Header, funcs))?,
             images: Array::of(payload, header.images, offset_of!(Header, images))?,
+            ranges: Array::of(payload, header.ranges, offset_of!(Header, ranges))?,
+            states: Array::of(payload, header.states, offset_of!(Header, states))?,
             name: bytes_of(payload, header.name, offset_of!(Header, name))?,
             description: bytes_of(payload, header.description, offset_of!(Header, description))?,
         };
@@ -158,6 +172,8 @@ impl<'a> View<'a> {
         view.check_fixups()?;
         view.check_sites()?;
         view.check_funcs()?;
+        view.check_ranges()?;
+        view.check_states()?;
         view.check_images()?;
         Ok(view)
     }
@@ -268,8 +284,15 @@ impl<'a> View<'a> {
             if !s.slot.is_multiple_of(8) || !self.mapped(s.slot, 8, lasting) {
                 return bad(offset_of!(Site, slot));
             }
+            if !s.choice.is_multiple_of(8) || s.choice == s.slot || !self.mapped(s.choice, 8, lasting) {
+                return bad(offset_of!(Site, choice));
+            }
             if s.copy == 0 {
                 return bad(offset_of!(Site, copy));
+            }
+            let code = |m: &Mapping| m.final_prot & PROT_EXEC != 0 && m.role == ROLE_ARENA;
+            if !self.mapped(s.dispatcher, 1, code) {
+                return bad(offset_of!(Site, dispatcher));
             }
         }
         Ok(())
@@ -281,11 +304,44 @@ impl<'a> View<'a> {
             if f.site as usize >= self.sites.len() {
                 return bad(offset_of!(Func, site));
             }
-            if f.hook > HOOK_DL_ITERATE_PHDR || f.hook == HOOK_NONE && !self.has_patch() {
+            if f.hook > HOOK_FORK || f.hook == HOOK_NONE && !self.has_patch() {
                 return bad(offset_of!(Func, hook));
             }
-            if f.hook == HOOK_NONE && f.new_func == 0 {
+            let replaces = self.header.flags & BATCH_REPLACE != 0;
+            if f.flags & !FUNC_NOP != 0 || f.flags & FUNC_NOP != 0 && !(replaces && f.hook == HOOK_NONE) {
+                return bad(offset_of!(Func, flags));
+            }
+            if f.hook == HOOK_NONE && f.flags & FUNC_NOP == 0 && f.new_func == 0 {
                 return bad(offset_of!(Func, new_func));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ranges(&self) -> Result<(), Malformed> {
+        for (i, range) in self.ranges.iter().enumerate() {
+            let bad = |field| Err(self.ranges.place(i, field));
+            if range.func as usize >= self.funcs.len() {
+                return bad(offset_of!(Range, func));
+            }
+            if range.kind > RANGE_NEW {
+                return bad(offset_of!(Range, kind));
+            }
+            if range.start >= range.end {
+                return bad(offset_of!(Range, end));
+            }
+        }
+        Ok(())
+    }
+
+    fn check_states(&self) -> Result<(), Malformed> {
+        if !self.states.is_empty() && !self.has_patch() {
+            return Err(Malformed(offset_of!(Header, states)));
+        }
+        for (i, state) in self.states.iter().enumerate() {
+            let twin = self.states.iter().take(i).any(|s| s.id == state.id);
+            if state.id == 0 || twin {
+                return Err(self.states.place(i, offset_of!(State, id)));
             }
         }
         Ok(())
@@ -310,6 +366,12 @@ impl<'a> View<'a> {
             }
             if !inside(image.phdr) {
                 return bad(offset_of!(Image, phdr));
+            }
+            if image.text_start > image.text_end
+                || image.text_start < image.start
+                || image.end < image.text_end
+            {
+                return bad(offset_of!(Image, text_end));
             }
             let debug = (image.debug_elf, image.debug_elf_len);
             if debug.0 != 0 && !self.mapped(debug.0, debug.1.max(1), readable) {

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use suture_abi::block::{Rows, RuntimeBlock};
 
 /// Value of [`RuntimeBlock::channel_fd`] while there is no channel.
@@ -49,10 +49,23 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     funcs: NO_ROWS,
     images: NO_ROWS,
     mappings: NO_ROWS,
+    transition: NO_ROWS,
+    states: NO_ROWS,
+    ranges: NO_ROWS,
+    records: 0,
+    stand_in: 0,
+    slow_path: 0,
+    self_look: 0,
+    path_start: 0,
+    path_end: 0,
+    tick_ms: AtomicU32::new(0),
+    attempts: AtomicU32::new(0),
+    waits_for: AtomicU32::new(0),
+    ended: AtomicU32::new(0),
+    ended_how: AtomicU32::new(0),
     event_count: AtomicU64::new(0),
     events: core::ptr::null(),
     hooking_off: AtomicU32::new(0),
-    reserved2: 0,
     spare: [0; 8],
 }));
 
@@ -84,6 +97,39 @@ impl BlockCell {
     pub fn hooking_off(&self) -> &AtomicU32 {
         // SAFETY: as `worker`.
         unsafe { &(*self.0.get()).hooking_off }
+    }
+
+    /// Length of a tick in milliseconds. Written by the command.
+    pub fn tick_ms(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).tick_ms }
+    }
+
+    /// Failed attempts to complete the transition.
+    pub fn attempts(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).attempts }
+    }
+
+    /// What the transition waits for.
+    pub fn waits_for(&self) -> &AtomicU32 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).waits_for }
+    }
+
+    /// The last transition that ended, and how.
+    pub fn ended(&self) -> (u32, u32) {
+        // SAFETY: as `worker`.
+        let (ended, ended_how) = unsafe { (&(*self.0.get()).ended, &(*self.0.get()).ended_how) };
+        (ended.load(Ordering::Acquire), ended_how.load(Ordering::Relaxed))
+    }
+
+    /// Says how a transition ended.
+    pub fn set_ended(&self, transition: u32, how: u32) {
+        // SAFETY: as `worker`.
+        let (ended, ended_how) = unsafe { (&(*self.0.get()).ended, &(*self.0.get()).ended_how) };
+        ended_how.store(how, Ordering::Relaxed);
+        ended.store(transition, Ordering::Release);
     }
 
     /// Number of changes of the books.

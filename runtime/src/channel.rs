@@ -22,7 +22,7 @@ use suture_abi::channel::{CHANNEL_MAGIC, Header, MIN_SIZE, PAYLOAD_OFFSET, error
 /// How long a worker without a client lives, in nanoseconds.
 const PATIENCE: u64 = 2_000_000_000;
 /// How often an idle worker looks whether its client still lives, in nanoseconds.
-const IDLE: u32 = 50_000_000;
+const IDLE: u64 = 50_000_000;
 
 /// `ETIMEDOUT`.
 const ETIMEDOUT: Errno = Errno(110);
@@ -64,26 +64,54 @@ impl Channel {
         unsafe { &(*self.header).reply }
     }
 
-    /// Answers requests until the client leaves or dies.
+    fn bell(&self) -> &AtomicU32 {
+        // SAFETY: as `request`.
+        unsafe { &(*self.header).bell }
+    }
+
+    /// Answers requests until nobody is there any more and nothing is left to do.
     pub fn serve(&mut self, engine: &mut Engine) {
         let give_up = thread::monotonic().saturating_add(PATIENCE);
-        let mut met = false;
+        let (mut met, mut there) = (false, true);
         loop {
+            // Before the look at `request`: what comes after that moves the bell.
+            let bell = self.bell().load(Ordering::Acquire);
             let answered = self.reply().load(Ordering::Relaxed);
             // pairs with: the client's release store of `request`
             if self.request().load(Ordering::Acquire) != answered {
-                met = true;
+                (met, there) = (true, true);
                 if self.answer(answered, engine) {
-                    return;
+                    there = false;
+                    if !engine.is_busy() {
+                        return;
+                    }
                 }
                 continue;
             }
-            if thread::futex_wait(self.request(), answered, IDLE) != Err(ETIMEDOUT) {
+            let due = engine.tick();
+            if !there && !engine.is_busy() {
+                // The transition that kept the worker is over. Whoever has the lock by now is about to make
+                // his first request.
+                match fd::try_lock(&self.fd) {
+                    Ok(false) => (met, there) = (true, true),
+                    _ => return,
+                }
+            }
+            let wait = if there { due.min(IDLE) } else { due };
+            if thread::futex_wait(self.bell(), bell, wait as u32) != Err(ETIMEDOUT) || !there {
                 continue;
             }
             match fd::try_lock(&self.fd) {
-                // Nobody there any more. The lock goes with the descriptor.
-                Ok(true) if met => return,
+                // Nobody there any more.
+                Ok(true) if met => {
+                    there = false;
+                    engine.client_gone();
+                    if !engine.is_busy() {
+                        // The lock goes with the descriptor.
+                        return;
+                    }
+                    let _ = fd::unlock(&self.fd);
+                }
                 Ok(true) => {
                     let _ = fd::unlock(&self.fd);
                     if thread::monotonic() > give_up {

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::block::{BLOCK, NO_CHANNEL};
+use crate::record::DIRECTORY;
 use crate::{arch, events, sys};
 use core::ptr::addr_of_mut;
 use core::sync::atomic::Ordering;
@@ -29,6 +30,9 @@ const VERSION: [u8; 16] = {
     out
 };
 
+/// Length of a tick: the kernel's.
+const TICK_MS: u32 = 1000;
+
 /// Fills the block and registers the process for membarrier.
 ///
 /// Registering now costs microseconds; with threads it would cost a grace period (7–17 ms).
@@ -38,6 +42,7 @@ const VERSION: [u8; 16] = {
 /// Only the constructor may call it, once.
 pub unsafe fn init() {
     let errno = sys::thread::register_sync_core().err().map_or(0, |e| e.0);
+    let (path_start, path_end) = arch::path();
     let block: *mut RuntimeBlock = BLOCK.as_ptr();
     // SAFETY: `block` is the static itself; nobody else touches its plain fields before the magic
     // is there (the caller's promise).
@@ -48,6 +53,12 @@ pub unsafe fn init() {
         addr_of_mut!((*block).doorbell_entry).write(arch::doorbell_entry());
         addr_of_mut!((*block).membarrier_errno).write(errno);
         addr_of_mut!((*block).events).write(events::RING.as_ptr());
+        addr_of_mut!((*block).records).write(DIRECTORY.addr());
+        addr_of_mut!((*block).slow_path).write(arch::slow_path());
+        addr_of_mut!((*block).self_look).write(arch::self_look());
+        addr_of_mut!((*block).path_start).write(path_start);
+        addr_of_mut!((*block).path_end).write(path_end);
+        (*block).tick_ms.store(TICK_MS, Ordering::Relaxed);
         (*block).channel_fd.store(NO_CHANNEL, Ordering::Relaxed);
         (*block).magic.store(BLOCK_MAGIC, Ordering::Release);
     }

@@ -1,9 +1,10 @@
 //! The part of Suture that runs inside the patched process.
 //!
 //! It only *commits* what the command has planned: it maps pages, fills words, flips slots, keeps the
-//! books and answers unwinders. It runs on a thread of its own, the worker, which exists while a
-//! command is connected and no longer, and in two entry points that the program's threads reach:
-//! the doorbell ([`arch`]) and the unwind answers ([`unwind`]).
+//! books, moves threads from one side of a transition to the other, and answers unwinders. It runs on a
+//! thread of its own, the worker, which exists while a command is connected or a transition is going on,
+//! and in a few entry points that the program's threads reach: the doorbell and the dispatchers' slow path
+//! ([`arch`]), births ([`birth`]) and the unwind answers ([`unwind`]).
 //!
 //! # Rules
 //!
@@ -35,6 +36,7 @@ extern crate alloc as alloc_crate;
 pub mod alloc;
 pub mod arch;
 pub mod batch;
+pub mod birth;
 pub mod block;
 pub mod books;
 pub mod channel;
@@ -44,7 +46,9 @@ pub mod init;
 pub mod jit;
 pub mod list;
 pub mod publish;
+pub mod record;
 pub mod reply;
 pub mod sys;
+pub mod transition;
 pub mod unwind;
 pub mod worker;

@@ -50,6 +50,39 @@ pub fn copy<T: Copy>(list: &[T], extra: usize) -> Result<Vec<T>, NoMemory> {
     Ok(out)
 }
 
+/// Sorts in place by heap. The core library's sorts can panic when an order contradicts itself.
+pub fn sort<T: Copy, K: Ord>(list: &mut [T], key: impl Fn(&T) -> K) {
+    let len = list.len();
+    // Moves the element at `at` down until no child of it, below `end`, is greater.
+    let sift = |list: &mut [T], mut at: usize, end: usize| loop {
+        let left = at.saturating_mul(2).saturating_add(1);
+        let right = left.saturating_add(1);
+        let of = |list: &[T], i: usize| list.get(i).filter(|_| i < end).map(&key);
+        let greater = if of(list, right) > of(list, left) { right } else { left };
+        if of(list, greater) <= of(list, at) || greater >= end {
+            break;
+        }
+        swap(list, at, greater);
+        at = greater;
+    };
+    for at in (0..len / 2).rev() {
+        sift(list, at, len);
+    }
+    for end in (1..len).rev() {
+        swap(list, 0, end);
+        sift(list, 0, end);
+    }
+}
+
+fn swap<T: Copy>(list: &mut [T], a: usize, b: usize) {
+    let (Some(first), Some(second)) = (list.get(a).copied(), list.get(b).copied()) else { return };
+    for (at, value) in [(a, second), (b, first)] {
+        if let Some(place) = list.get_mut(at) {
+            *place = value;
+        }
+    }
+}
+
 /// Copies bytes to a place of their own; gives its address.
 pub fn keep_bytes(bytes: &[u8]) -> Result<u64, NoMemory> {
     if bytes.is_empty() {
@@ -79,6 +112,31 @@ pub unsafe fn free_bytes(addr: u64, len: u64) {
     }
 }
 
+/// Gives up a list and lets it stay where it is: its address and its length in bytes. To be freed with
+/// [`free_all`].
+pub fn keep_all<T: Copy>(mut list: Vec<T>) -> Result<(u64, u64), NoMemory> {
+    // Exactly as long as its elements, so that the length says how to free it.
+    let mut exact = copy(&list, 0)?;
+    core::mem::swap(&mut list, &mut exact);
+    let list = core::mem::ManuallyDrop::new(list);
+    let len = list.len().saturating_mul(size_of::<T>()) as u64;
+    Ok((if len == 0 { 0 } else { list.as_ptr().expose_provenance() as u64 }, len))
+}
+
+/// Frees what [`keep_all`] kept.
+///
+/// # Safety
+///
+/// `addr` and `len` must come from one call of [`keep_all`] with this type, not freed since, by this arena.
+pub unsafe fn free_all<T: Copy>(addr: u64, len: u64) {
+    let count = (len as usize).checked_div(size_of::<T>()).unwrap_or(0);
+    let Ok(layout) = Layout::array::<T>(count) else { return };
+    if addr != 0 && count != 0 {
+        // SAFETY: the caller's promise; a list copied by `copy` has the capacity of its length.
+        unsafe { dealloc(core::ptr::with_exposed_provenance_mut(addr as usize), layout) };
+    }
+}
+
 /// Moves a value to a place of its own; gives its address, which stays valid until it is taken back
 /// with `Vec::from_raw_parts(place, 1, 1)` or for ever.
 pub fn keep<T>(value: T) -> Result<*mut T, NoMemory> {
@@ -99,6 +157,16 @@ mod tests {
         insert(&mut list, 0, 0).unwrap();
         insert(&mut list, 99, 5).unwrap();
         assert_eq!(list, [0, 1, 2, 3, 4, 5]);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn sort_sorts(mut items in proptest::collection::vec(0u8..50, 0..200)) {
+            let mut expected = items.clone();
+            expected.sort_unstable();
+            sort(&mut items, |i| *i);
+            proptest::prop_assert_eq!(items, expected);
+        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Showing the books: one pointer inside, five tables outside.
+//! Showing the books: one pointer inside, one table for each kind of row outside.
 //!
 //! Runs on the worker only. Inside the process the current state is one pointer ([`current`]), so that
 //! a forked child finds it whole whatever the parent's worker was doing. For readers outside the block
@@ -76,6 +76,9 @@ impl Ready {
             show(addr_of_mut!((*block).funcs), &books.funcs);
             show(addr_of_mut!((*block).images), &books.images);
             show(addr_of_mut!((*block).mappings), &books.mappings);
+            show(addr_of_mut!((*block).transition), &books.transition);
+            show(addr_of_mut!((*block).states), &books.states);
+            show(addr_of_mut!((*block).ranges), &books.ranges);
             (*block).generation.fetch_add(1, Ordering::Relaxed);
             (*block).rows_seq.store(seq.wrapping_add(1), Ordering::Release);
         }
@@ -124,6 +127,8 @@ pub unsafe fn rescue() -> Result<(), NoMemory> {
             patch.description = list::keep_bytes(bytes)?;
         }
     }
+    // They lie in the abandoned arena: never freed.
+    copy.kept = Vec::new();
     let ready = ready(copy)?;
     // Showing must not free books of an arena that is gone.
     CURRENT.store(null_mut(), Ordering::Relaxed);

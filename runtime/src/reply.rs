@@ -50,6 +50,12 @@ impl From<BooksError> for Reply {
             BooksError::NoMemory => Reply::refused(error::NO_MEMORY),
             BooksError::NoEntry(id) => Reply::refused(error::NO_ENTRY).with(u64::from(id), 0, 0),
             BooksError::State(state) => Reply::refused(error::STATE).with(u64::from(state), 0, 0),
+            BooksError::InTransition(patch) => {
+                Reply::refused(error::IN_TRANSITION).with(u64::from(patch), 0, 0).because(crate::sys::EBUSY)
+            }
+            BooksError::Blocked(patch, state) => {
+                Reply::refused(error::BLOCKED).with(u64::from(patch), state, 0).because(crate::sys::EINVAL)
+            }
             BooksError::BadSite(index) => Reply::refused(error::MALFORMED).with(0, u64::from(index), 0),
         }
     }

@@ -86,7 +86,7 @@ fn work() -> Result<(), Errno> {
     }
     let mut engine = Engine::default();
     let served = Channel::open().map(|mut channel| channel.serve(&mut engine));
-    engine.finish();
+    engine.client_gone();
     UNFINISHED.store(0, Ordering::Relaxed);
     served
 }

@@ -17,8 +17,14 @@ use suture_abi::block::{
     IMAGE_LEFT, ImageRow, MappingRow, PATCH_ENABLED, PATCH_PREPARED, PatchRow, RuntimeBlock, SITE_ARMED,
     SITE_RETIRED, SITE_UNARMED, SiteRow,
 };
-use suture_abi::channel::{error, op};
+use suture_abi::channel::{MAY_LOOK, Move, error, op};
+use suture_abi::dispatch::{Constants, RECORDS_PER_CHUNK};
 use suture_abi::event::word;
+use suture_elf::Addr;
+use suture_redirect::dispatcher;
+
+/// Offset of the thread id in glibc's thread header on x86-64 (`_thread_db_pthread_tid`).
+const THREAD_ID: u32 = 0x2d0;
 
 const RW: u32 = 3;
 const RX: u32 = 5;
@@ -36,6 +42,7 @@ struct Plan {
     images: Vec<Image>,
     name: &'static str,
     code: Vec<u8>,
+    main_stack_end: u64,
 }
 
 fn raw<T: Copy>(rows: &[T]) -> &[u8] {
@@ -57,17 +64,36 @@ impl Plan {
             abi: ABI_VERSION,
             flags: if self.name.is_empty() { 0 } else { BATCH_PATCH },
             generation: self.generation,
+            thread_id: THREAD_ID,
+            reserved: 0,
+            main_stack_end: self.main_stack_end,
             objects: put(raw(&self.objects), self.objects.len()),
             mappings: put(raw(&self.mappings), self.mappings.len()),
             fixups: put(raw(&self.fixups), self.fixups.len()),
             sites: put(raw(&self.sites), self.sites.len()),
             funcs: put(raw(&self.funcs), self.funcs.len()),
             images: put(raw(&self.images), self.images.len()),
+            ranges: put(&[], 0),
+            states: put(&[], 0),
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"made by hand", 12),
         };
         out[..size_of::<Header>()].copy_from_slice(raw(&[header]));
         out
+    }
+
+    /// A dispatcher behind stub and copy in the stub page; its address and that of its choice word.
+    fn put_dispatcher(&mut self, target: &Target, base: u64) -> (u64, u64) {
+        let (at, choice) = (base + 2 * 4096 + 128, base + 3 * 4096 + 256);
+        let constants = Constants {
+            directory: target.block_word(offset_of!(RuntimeBlock, records)),
+            slow_path: target.block_word(offset_of!(RuntimeBlock, slow_path)),
+            self_look: target.block_word(offset_of!(RuntimeBlock, self_look)),
+            thread_id: THREAD_ID,
+        };
+        let code = dispatcher(Addr(at), Addr(choice), &constants).unwrap();
+        self.code[4096 + 128..4096 + 128 + code.len()].copy_from_slice(&code);
+        (at, choice)
     }
 
     /// Code that returns `answer`, at the end of the image's text page.
@@ -103,7 +129,8 @@ fn pages(target: &Target, near: u64) -> (u64, Plan) {
         page(2, MAPPING_FILE, RX, RX, ROLE_ARENA),
         page(3, MAPPING_ANON, RW, RW, ROLE_ARENA),
     ];
-    (base, Plan { mappings, code: vec![0xcc; 8192], generation: target.generation(), ..Plan::default() })
+    let (generation, main_stack_end) = (target.generation(), target.at("stack_end"));
+    (base, Plan { mappings, code: vec![0xcc; 8192], generation, main_stack_end, ..Plan::default() })
 }
 
 /// A patch of `subject()`, class A, with an image, a RELRO page and fixups in it.
@@ -122,7 +149,10 @@ fn patch_subject(target: &Target, name: &'static str, answer: u32, existing: u32
     let mut new = old_word.to_le_bytes();
     new[0] = 0xe9;
     new[1..5].copy_from_slice(&rel32(entry + 5, stub));
+    let (dispatcher, choice) = plan.put_dispatcher(target, base);
     plan.sites.push(Site {
+        choice,
+        dispatcher,
         id: existing,
         class: b'A',
         store_len: 8,
@@ -153,6 +183,8 @@ fn patch_subject(target: &Target, name: &'static str, answer: u32, existing: u32
         end: base + 8192,
         base,
         eh_frame_hdr: base + 0x123,
+        text_start: base,
+        text_end: base + 4096,
         phdr: base + 64,
         phnum: 2,
         ..Image::default()
@@ -208,8 +240,46 @@ impl<'t> Session<'t> {
     fn apply(&self, plan: &Plan) -> u64 {
         let id = self.prepared(plan);
         self.arm(plan);
-        self.client.expect(op::ENABLE, [id, 0, 0, 0], &[]);
+        self.enable(id);
         id
+    }
+
+    fn enable(&self, id: u64) {
+        self.settle(self.client.expect(op::ENABLE, [id, MAY_LOOK, 0, 0], &[]));
+    }
+
+    fn disable(&self, id: u64) {
+        self.settle(self.client.expect(op::DISABLE, [id, MAY_LOOK, 0, 0], &[]));
+    }
+
+    /// Helps a transition to its end. The thread that counts in registers never blocks; it never calls
+    /// anything either, so it may be moved by its record alone.
+    fn settle(&self, begun: [u64; 4]) {
+        let id = begun[0];
+        let mut state = begun;
+        let mut ended = || {
+            if state[0] == 0 {
+                return Some(());
+            }
+            let spinning: Vec<u8> =
+                self.target.threads().iter().filter_map(|tid| self.clear(*tid)).flatten().collect();
+            self.client.expect(op::MOVE, [id, 0, 0, 0], &spinning);
+            state = self.client.expect(op::ADVANCE, [id, MAY_LOOK, 0, 0], &[]);
+            None
+        };
+        eventually("the end of the transition", &mut ended);
+    }
+
+    /// A move of a thread that runs.
+    fn clear(&self, tid: i32) -> Option<Vec<u8>> {
+        if self.target.syscall_of(tid).is_some() {
+            return None;
+        }
+        let tid = tid as u32;
+        let directory = self.target.block_word(offset_of!(RuntimeBlock, records));
+        let chunk = self.target.word(directory + u64::from(tid / RECORDS_PER_CHUNK) * 8);
+        let seen = (chunk != 0).then(|| self.target.word(chunk + u64::from(tid % RECORDS_PER_CHUNK) * 64))?;
+        Some(raw(&[Move { tid, reserved: 0, seen }]).to_vec())
     }
 
     fn close(self) {
@@ -259,7 +329,7 @@ fn a_patch_comes_and_goes() {
     // Armed, and still the old behaviour.
     session.arm(&plan);
     answers(&target, 1);
-    session.client.expect(op::ENABLE, [id, 0, 0, 0], &[]);
+    session.enable(id);
     answers(&target, 2);
     assert_eq!(
         (patches(&target), sites(&target)),
@@ -272,7 +342,7 @@ fn a_patch_comes_and_goes() {
 
     let session = Session::open(&target);
     assert_eq!(session.client.request(op::ABORT, [id, 0, 0, 0], &[]).0, error::STATE);
-    session.client.expect(op::DISABLE, [id, 0, 0, 0], &[]);
+    session.disable(id);
     answers(&target, 1);
     assert_eq!((patches(&target), sites(&target)), (vec![], vec![(SITE_ARMED, 0)]));
     // Not restored yet, then restored.
@@ -288,7 +358,7 @@ fn a_patch_comes_and_goes() {
     again.sites[0].id = 1;
     let id = session.prepared(&again);
     target.write(plan.sites[0].store_addr, &plan.sites[0].new_word.to_le_bytes());
-    session.client.expect(op::ENABLE, [id, 0, 0, 0], &[]);
+    session.enable(id);
     answers(&target, 3);
     session.close();
     let expected = [
@@ -310,11 +380,11 @@ fn patches_stack_in_list_order() {
     let third = session.apply(&patch_subject(&target, "c", 30, 1).1);
     answers(&target, 30);
     assert_eq!(sites(&target), [(SITE_ARMED, 3)]);
-    session.client.expect(op::DISABLE, [second, 0, 0, 0], &[]);
+    session.disable(second);
     answers(&target, 30);
-    session.client.expect(op::DISABLE, [third, 0, 0, 0], &[]);
+    session.disable(third);
     answers(&target, 10);
-    session.client.expect(op::DISABLE, [first, 0, 0, 0], &[]);
+    session.disable(first);
     answers(&target, 1);
     session.close();
 }
@@ -338,7 +408,7 @@ fn nothing_flips_before_every_site_is_armed() {
     assert_eq!(code, error::BYTES, "somebody else's jump");
     assert_eq!(target.word(plan.sites[0].slot), plan.sites[0].copy);
     assert_eq!(patches(&target), [("p".into(), PATCH_PREPARED)]);
-    session.client.expect(op::ENABLE, [id, 0, 0, 0], &[]);
+    session.enable(id);
     answers(&target, 2);
     session.close();
 }
@@ -362,6 +432,7 @@ fn a_refused_batch_leaves_nothing() {
     let mut taken = plan();
     taken.mappings[3].addr = target.at("subject") & !4095;
     taken.sites[0].slot = taken.mappings[3].addr;
+    taken.sites[0].choice = taken.mappings[3].addr + 8;
     assert_eq!(refused(&taken).0, error::MAP, "the last mapping fails, three are undone");
     let mut short = plan();
     short.mappings[2].offset = 1 << 20;
@@ -437,7 +508,7 @@ fn stores_from_inside_reach_sites_only() {
     assert_eq!(store(target.at("wrong"), 0, 1, 8), error::NO_ENTRY);
     assert_eq!(store(store_addr, old_word, new_word, 4), error::MALFORMED);
     assert_eq!(store(store_addr, old_word, new_word, 8), 0);
-    session.client.expect(op::ENABLE, [id, 0, 0, 0], &[]);
+    session.enable(id);
     answers(&target, 2);
     let text = target.maps().into_iter().find(|(from, to, _)| (*from..*to).contains(&store_addr)).unwrap();
     assert!(text.2.starts_with("r-xp"), "{text:?}");
@@ -471,7 +542,7 @@ fn a_forked_child_can_be_patched_on() {
     assert_eq!(child.read(rows[0].description, rows[0].description_len as usize), b"made by hand");
     session.apply(&patch_subject(&child, "c", 30, 1).1);
     answers(&child, 30);
-    session.client.expect(op::DISABLE, [rows[0].id.into(), 0, 0, 0], &[]);
+    session.disable(rows[0].id.into());
     answers(&child, 30);
     session.close();
     answers(&target, 10);
@@ -496,6 +567,7 @@ fn unwinders_find_the_image() {
     let old_word = target.word(store_addr);
     let (base, mut hooks) = pages(&target, entry);
     let (stub, slot, copy) = (base + 2 * 4096, base + 3 * 4096, base + 2 * 4096 + 64);
+    let (dispatcher, choice) = hooks.put_dispatcher(&target, base);
     hooks.code[4096..4098].copy_from_slice(&[0xff, 0x25]);
     hooks.code[4098..4102].copy_from_slice(&rel32(stub + 6, slot));
     // copy: movabs rax, [pointer]; jmp site + 7
@@ -512,7 +584,7 @@ fn unwinders_find_the_image() {
     let (store_len, store_addr, old_word, new_word) = store;
     let plan =
         Site { class: b'A', store_len, entry, site, store_addr, old_word, new_word, ..Site::default() };
-    hooks.sites.push(Site { window_len: 7, stub, slot, copy, copy_len: 15, ..plan });
+    hooks.sites.push(Site { window_len: 7, stub, slot, choice, dispatcher, copy, copy_len: 15, ..plan });
     hooks.funcs.push(Func { hook: HOOK_DL_FIND_OBJECT, ..Func::default() });
     assert_eq!(session.prepared(&hooks), 0, "a batch of hooks has no patch");
     session.arm(&hooks);

@@ -147,6 +147,12 @@ impl<'r, 'h> Scanner<'r, 'h> {
         self.next
     }
 
+    /// Whether anything was found so far that makes the stack unclean.
+    #[must_use]
+    pub fn has_hit(&self) -> bool {
+        self.found.seen > 0 || self.found.signal_frame.is_some()
+    }
+
     /// Scans the next words.
     pub fn feed(&mut self, words: &[u64]) -> Step {
         for block in words.chunks(BLOCK) {

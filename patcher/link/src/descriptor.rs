@@ -51,6 +51,9 @@ pub const CALLBACKS: [&str; 5] = ["pre_patch", "post_patch", "pre_unpatch", "pos
 /// A state.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct StateDescriptor {
+    /// Where it stands in the patch: what callbacks get as their state.
+    #[serde(skip)]
+    pub at: Vaddr,
     /// Id, not 0.
     pub id: u64,
     /// Its shadow variables are freed with it.

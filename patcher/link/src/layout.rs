@@ -97,6 +97,15 @@ impl ImageLayout {
         self.end = Vaddr(pages.end);
     }
 
+    /// Addresses from the first to the last executable page, empty if there is none.
+    #[must_use]
+    pub fn text(&self) -> Range<Vaddr> {
+        let code = || self.runs.iter().filter(|r| r.prot & PROT_EXEC != 0);
+        let start = code().map(|r| r.start).min().unwrap_or(self.start);
+        let end = code().map(|r| r.start + r.len).max().unwrap_or(self.start);
+        start..end
+    }
+
     /// Bytes from the first to the last page.
     #[must_use]
     pub fn span(&self) -> u64 {

@@ -18,7 +18,9 @@ use objects::{Targets, find_targets};
 use std::ops::Range;
 use suture_abi::batch::{
     FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_VALUE, Fixup, Image, MAPPING_FILE, Mapping, Object, ROLE_IMAGE,
+    State,
 };
+use suture_abi::descriptor::{STATE_BLOCK_DISABLE, STATE_IS_SHADOW};
 use suture_elf::{Addr, Base, Frames, ObjectFile, Vaddr};
 
 /// What the caller decides about a link.
@@ -80,6 +82,8 @@ impl OldRef {
 /// A state with its callbacks in place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlannedState {
+    /// What callbacks get as their state.
+    pub state: Addr,
     /// Id.
     pub id: u64,
     /// Its shadow variables are freed with it.
@@ -88,6 +92,28 @@ pub struct PlannedState {
     pub block_disable: bool,
     /// Callbacks, in the order of [`crate::descriptor::CALLBACKS`].
     pub callbacks: [Option<Addr>; 5],
+}
+
+impl PlannedState {
+    /// The state as a row of the batch; `patch` is the descriptor's address.
+    #[must_use]
+    pub fn row(&self, patch: Addr) -> State {
+        let flag = |set: bool, flag: u32| if set { flag } else { 0 };
+        let [pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor] =
+            self.callbacks.map(|code| code.map_or(0, |code| code.0));
+        State {
+            id: self.id,
+            flags: flag(self.is_shadow, STATE_IS_SHADOW) | flag(self.block_disable, STATE_BLOCK_DISABLE),
+            reserved: 0,
+            state: self.state.0,
+            patch: patch.0,
+            pre_patch,
+            post_patch,
+            pre_unpatch,
+            post_unpatch,
+            shadow_dtor,
+        }
+    }
 }
 
 /// Everything a commit needs to bring a patch into one process.
@@ -190,6 +216,7 @@ pub fn link(
     .fill(&descriptor.references, &mut fixups)?;
 
     let image_range = layout.range();
+    let text = layout.text();
     let answering = objects.index(targets.patched.first().copied().unwrap_or(0));
     let (mut mappings, mut blob) = layout.into_mappings(base);
     let mut image = Image {
@@ -197,6 +224,8 @@ pub fn link(
         end: (base + image_range.end).0,
         base: base.0,
         eh_frame_hdr: acceptance.eh_frame_hdr.map_or(0, |hdr| (base + hdr).0),
+        text_start: (base + text.start).0,
+        text_end: (base + text.end).0,
         phdr: (base + program_headers(&patch)?).0,
         phnum: file.program_headers().len() as u64,
         object: answering,
@@ -218,6 +247,7 @@ pub fn link(
         blob.resize(blob.len().next_multiple_of(4096), 0);
     }
     let states = descriptor.states.iter().map(|state| PlannedState {
+        state: base + state.at,
         id: state.id,
         is_shadow: state.is_shadow,
         block_disable: state.block_disable,

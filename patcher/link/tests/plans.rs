@@ -54,7 +54,10 @@ fn shape(plan: &LinkPlan) -> Shape<'_> {
         states: plan
             .states
             .iter()
-            .map(|s| format!("{s:?}").split(" callbacks").next().unwrap().into())
+            .map(|s| {
+                assert!(plan.range().contains(&s.state.0), "what callbacks get lies in the image");
+                format!("state {}, shadow {}, block {}", s.id, s.is_shadow, s.block_disable)
+            })
             .collect(),
         absent: &plan.absent,
         pinned: &plan.pinned,

@@ -1,4 +1,4 @@
-//! Arenas: where stubs, copies and slots of a plan lie.
+//! Arenas: where stubs, copies, dispatchers and slots of a plan lie.
 
 use crate::pages::PAGE;
 use std::ops::Range;
@@ -8,8 +8,10 @@ use suture_elf::{Addr, MapsSnapshot, Region};
 /// Room left between an arena and its neighbours, so that it neither blocks their growth nor merges
 /// with them in the kernel's books.
 const GUARD: u64 = 0x1_0000;
-/// Code of one site at most: stub, copy, padding.
-const SITE_CODE: u64 = 256;
+/// Code of one site at most: stub, copy, dispatcher, padding.
+const SITE_CODE: u64 = 512;
+/// Data of one site: slot and choice word.
+const SITE_WORDS: u64 = 16;
 /// Stubs and copies start at multiples of this.
 const ALIGN: usize = 16;
 
@@ -33,7 +35,7 @@ impl Arena {
         sites: usize,
     ) -> Option<Self> {
         let code = (sites as u64 * SITE_CODE).next_multiple_of(PAGE);
-        let slots = (sites as u64 * 8).next_multiple_of(PAGE);
+        let slots = (sites as u64 * SITE_WORDS).next_multiple_of(PAGE);
         let len = code + slots;
         let mut maps = maps.clone();
         maps.regions.extend(taken.iter().map(|r| Region { start: r.start, end: r.end, ..Region::default() }));
@@ -52,7 +54,7 @@ impl Arena {
     /// Whether everything in it reaches the whole of `near`, and there is room for one more site.
     pub fn suits(&self, near: &Range<u64>) -> bool {
         self.bytes.len() as u64 + SITE_CODE <= self.code.end - self.code.start
-            && self.slot_count * 8 < self.slots.end - self.slots.start
+            && self.slot_count * SITE_WORDS < self.slots.end - self.slots.start
             && reaches(&self.range(), near)
     }
 
@@ -67,12 +69,12 @@ impl Arena {
         self.bytes.extend_from_slice(code);
     }
 
-    /// Address of the next slot; [`Arena::take_slot`] makes it used.
+    /// Address of the next slot; the choice word follows it. [`Arena::take_slot`] makes both used.
     pub fn next_slot(&self) -> Addr {
-        Addr(self.slots.start + 8 * self.slot_count)
+        Addr(self.slots.start + SITE_WORDS * self.slot_count)
     }
 
-    /// Uses the slot.
+    /// Uses slot and choice word.
     pub fn take_slot(&mut self) {
         self.slot_count += 1;
     }
@@ -96,7 +98,7 @@ impl Arena {
 
     /// Slot pages that are used.
     pub fn slot_pages(&self) -> Range<u64> {
-        self.slots.start..self.slots.start + (self.slot_count * 8).next_multiple_of(PAGE)
+        self.slots.start..self.slots.start + (self.slot_count * SITE_WORDS).next_multiple_of(PAGE)
     }
 }
 

@@ -94,6 +94,19 @@ fn end(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>) -> Option<V
     }
 }
 
+/// All code of the function at `entry`: itself first, then its parts elsewhere. For a function that cannot
+/// be decoded as one, what its frame or else `size` says.
+#[must_use]
+pub fn code_ranges(object: &ObjectAnalysis, entry: Vaddr, size: u64) -> Vec<Range<Vaddr>> {
+    if let Ok(function) = Function::new(object, entry) {
+        let mut ranges = vec![function.entry..function.end];
+        ranges.extend(split_parts(object, &function));
+        return ranges;
+    }
+    let end = object.frames().at(entry).map_or(entry + size, |f| f.end.max(entry + size));
+    vec![entry..end]
+}
+
 /// Parts of the function that lie elsewhere (`.cold`, `.part`), found by following its jumps into
 /// ranges that are no functions of their own: nothing calls their start and no symbol or pointer
 /// names it.

@@ -35,6 +35,7 @@ mod callers;
 mod census;
 mod check;
 mod cursor;
+mod dispatcher;
 mod effects;
 mod error;
 mod flow;
@@ -55,8 +56,9 @@ mod window;
 
 pub use analysis::ObjectAnalysis;
 pub use census::{Census, census};
+pub use dispatcher::dispatcher;
 pub use error::{PlanError, Refusal, Source, TargetFault};
-pub use function::{Function, split_parts};
+pub use function::{Function, code_ranges, split_parts};
 pub use options::{Class, Classes, Options};
 pub use plan::{LoadedObject, PlannedSite, RedirectPlan, Request, plan_sites};
 pub use process::{ExistingSite, ProcessView, check_bytes};

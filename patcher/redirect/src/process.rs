@@ -3,6 +3,7 @@
 use crate::error::{Refusal, TargetFault};
 use std::ops::Range;
 use suture_abi::batch::Site;
+use suture_abi::dispatch::Constants;
 use suture_elf::maps::{USER_END, USER_START};
 use suture_elf::{Addr, Base, MapsSnapshot, Memory, Vaddr};
 
@@ -24,6 +25,8 @@ pub struct ProcessView<'a> {
     pub existing: &'a [ExistingSite],
     /// Its memory, to compare code with the file's.
     pub memory: Option<&'a dyn Memory>,
+    /// What dispatchers need to know of it. All zero where nothing will be committed.
+    pub dispatch: Constants,
 }
 
 impl std::fmt::Debug for ProcessView<'_> {

@@ -65,7 +65,7 @@ fn arrivals_behind_a_prologue_are_found_in_the_whole_object() {
     let mut maps = own_maps();
     maps.regions.push(Region { start: taken, end: taken + 0x1000, ..Region::default() });
     maps.regions.sort_by_key(|r| r.start);
-    let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), existing: &[] };
+    let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), ..ProcessView::default() };
     let next = plan_sites(std::slice::from_ref(&loaded.object), &[loaded.request("f")], &view, &only("J"));
     match next {
         // Behind `push rbp` nothing arrives; behind `mov` the branch does.
@@ -124,7 +124,7 @@ fn sites_are_disjoint() {
         plan.sites.iter().enumerate().map(|(i, s)| ExistingSite { id: i as u32 + 1, site: s.site }).collect();
     let requests: Vec<_> = names.iter().map(|n| loaded.request(n)).collect();
     let maps = own_maps();
-    let view = ProcessView { maps: Some(&maps), existing: &existing, memory: None };
+    let view = ProcessView { maps: Some(&maps), existing: &existing, ..ProcessView::default() };
     let both =
         plan_sites(std::slice::from_ref(&loaded.object), &requests, &view, &Options::default()).unwrap();
     assert_eq!(both.sites.len(), 40);

@@ -2,19 +2,19 @@
 
 use super::show;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use suture_patcher::apply::{self, Applied};
 use suture_patcher::cli::{Engine, Output};
 use suture_patcher::error::Error;
+use suture_patcher::operation::{Context, Wait};
 use suture_patcher::patch::Patch;
 use suture_patcher::run;
 use suture_patcher::target::Target;
+use suture_patcher::target::books::Books;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
 use suture_redirect::Classes;
 
-pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) -> u8 {
+pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, output: Output) -> u8 {
     let prepared = Patch::open(path).and_then(|patch| Ok((patch, selection.pids()?)));
     let (patch, pids) = match prepared {
         Ok(prepared) => prepared,
@@ -22,24 +22,23 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
     };
     let classes = Classes::parse(&engine.classes).unwrap_or(Classes::ALL);
     let cache = Cache::default();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // Without the handler an interrupt ends this process, and the worker takes everything back.
-        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupted));
-    }
+    let interrupted = show::interrupted();
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "enabling");
         let target = Target::open(pid)?;
-        let done = apply::apply(&target, &patch, classes, &cache, selection.skips(), &interrupted);
+        let told = |books: &Books| progress.transition(pid, books);
+        let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
+        let done = apply::apply(&target, &patch, classes, selection.skips(), &context);
         done.map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
         Error::NotConcerned { .. } => Some("it maps none of the patch's objects".into()),
+        Error::Vanished { .. } | Error::NoProcess { .. } if selection.skips() => Some("it ended".into()),
         _ => None,
     };
-    let outcomes = show::outcomes(results, skip);
+    let outcomes = show::sort_out(show::outcomes(results, skip), |a: &Applied| a.moved.finished);
     show::results("apply", &outcomes, output, |o, a: &Applied| {
         let classes = by_class(a);
         let absent = match a.objects_absent.as_slice() {
@@ -47,14 +46,15 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, output: Output) 
             absent => format!(", not loaded: {}", absent.join(" ")),
         };
         format!(
-            "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n",
+            "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n{}",
             o.comm,
             o.pid,
             a.patch,
             a.functions.len(),
-            a.stops,
-            a.held_us,
-            a.wall_us as f64 / 1000.0
+            a.stops + a.moved.looks_with_stop,
+            a.held_us + a.moved.look_held_us,
+            a.wall_us as f64 / 1000.0,
+            show::pending(o.pid, &a.patch, &a.moved)
         )
     })
 }

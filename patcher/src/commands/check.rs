@@ -73,8 +73,12 @@ fn loaded(file: &Path, pid: i32, options: &Options) -> Result<Census, Error> {
         errno: "ENOENT",
         hint: None,
     })?;
-    let process =
-        suture_redirect::ProcessView { maps: Some(&maps), existing: &[], memory: Some(&target.memory) };
+    let process = suture_redirect::ProcessView {
+        maps: Some(&maps),
+        existing: &[],
+        memory: Some(&target.memory),
+        ..suture_redirect::ProcessView::default()
+    };
     Ok(census(&ObjectAnalysis::new(&object.file), Some((&process, object.base)), options))
 }
 

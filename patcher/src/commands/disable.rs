@@ -1,37 +1,62 @@
-//! `suture disable`.
+//! `suture disable`, `reverse`, `force` and `wait`.
 
 use super::show;
 use suture_patcher::cli::Output;
-use suture_patcher::disable::{self, Disabled};
+use suture_patcher::disable::{self, Action, Disabled};
 use suture_patcher::error::Error;
+use suture_patcher::operation::{Context, Wait};
 use suture_patcher::run;
 use suture_patcher::target::Target;
+use suture_patcher::target::books::Books;
 use suture_patcher::target::select::Selection;
+use suture_patcher::view::Cache;
 
-pub fn run(patch: &str, selection: &Selection, output: Output) -> u8 {
+pub fn run(patch: &str, action: Action, selection: &Selection, wait: Wait, output: Output) -> u8 {
+    let (command, doing, done) = words(action);
     let pids = match selection.pids() {
         Ok(pids) => pids,
-        Err(error) => return show::failure("disable", &error, output),
+        Err(error) => return show::failure(command, &error, output),
     };
+    let (cache, interrupted) = (Cache::default(), show::interrupted());
     let one = |pid: i32, progress: &run::Progress| {
-        progress.step(pid, "disabling");
+        progress.step(pid, doing);
         let target = Target::open(pid)?;
         let name = disable::matching_name(&target, patch).unwrap_or_else(|| patch.to_owned());
-        disable::disable(&target, &name).map_err(|error| target.ended_or(error))
+        let told = |books: &Books| progress.transition(pid, books);
+        let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
+        disable::act(&target, &name, action, &context).map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
         Error::NotEnabled { .. } if selection.skips() => Some("the patch is not enabled there".into()),
+        Error::NotInTransition { .. } if selection.skips() => Some("the patch is not in transition".into()),
         Error::NotPrepared { .. } if selection.skips() => Some("no runtime".into()),
+        Error::Vanished { .. } | Error::NoProcess { .. } if selection.skips() => Some("it ended".into()),
         _ => None,
     };
-    let outcomes = show::outcomes(results, skip);
-    show::results("disable", &outcomes, output, |o, d: &Disabled| {
-        let left =
-            if d.left > 0 { format!(", {} left under a foreign probe", d.left) } else { String::new() };
+    let outcomes = show::sort_out(show::outcomes(results, skip), |d: &Disabled| d.moved.finished);
+    show::results(command, &outcomes, output, |o, d: &Disabled| {
+        let left = match d.moved.left {
+            0 => String::new(),
+            left => format!(", {left} left under a foreign probe"),
+        };
         format!(
-            "{} ({}): {} disabled, {} function(s), {} entries restored{left}\n",
-            o.comm, o.pid, d.patch, d.functions, d.restored
+            "{} ({}): {} {done}, {} function(s), {} entries restored{left}\n{}",
+            o.comm,
+            o.pid,
+            d.patch,
+            d.functions,
+            d.moved.restored,
+            show::pending(o.pid, &d.patch, &d.moved)
         )
     })
+}
+
+fn words(action: Action) -> (&'static str, &'static str, &'static str) {
+    match action {
+        Action::Disable => ("disable", "disabling", "disabled"),
+        Action::Reverse => ("reverse", "reversing", "reversed"),
+        Action::Force => ("force", "forcing", "forced"),
+        Action::Wait => ("wait", "moving threads", "is done"),
+    }
 }

@@ -9,15 +9,27 @@ mod show;
 mod status;
 
 use suture_patcher::cli::{Cli, Command};
+use suture_patcher::disable::Action;
 
 /// Runs the command and gives its exit status.
 pub fn run(cli: Cli) -> u8 {
     match cli.command {
-        Command::Apply { patch, targets, engine, output } => {
-            apply::run(&patch, &targets.selection(), &engine, output)
+        Command::Apply { patch, targets, engine, wait, output } => {
+            apply::run(&patch, &targets.selection(), &engine, wait.wait(), output)
         }
-        Command::Disable { patch, targets, output } => disable::run(&patch, &targets.selection(), output),
-        Command::Status { targets, output } => status::run(targets.selection(), output),
+        Command::Disable { patch, targets, wait, output } => {
+            disable::run(&patch, Action::Disable, &targets.selection(), wait.wait(), output)
+        }
+        Command::Reverse { patch, targets, wait, output } => {
+            disable::run(&patch, Action::Reverse, &targets.selection(), wait.wait(), output)
+        }
+        Command::Wait { patch, targets, wait, output } => {
+            disable::run(&patch, Action::Wait, &targets.selection(), wait.wait(), output)
+        }
+        Command::Force { patch, targets, wait, output } => {
+            disable::run(&patch, Action::Force, &targets.selection(), wait.wait(), output)
+        }
+        Command::Status { targets, threads, output } => status::run(targets.selection(), threads, output),
         Command::Check { patch, targets, object, engine, output } => {
             check::run(patch.as_deref(), targets.selection(), &object, &engine, output)
         }

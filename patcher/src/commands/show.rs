@@ -5,8 +5,11 @@ use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Display;
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use suture_patcher::cli::Output;
 use suture_patcher::error::Error;
+use suture_patcher::operation::Moved;
 use suture_patcher::report::{self, Ending, Outcome};
 use suture_patcher::run::Snapshot;
 use suture_patcher::sys::proc;
@@ -53,6 +56,42 @@ pub fn outcomes<T>(
     each.collect()
 }
 
+/// Tells those that are done from those that have only begun.
+pub fn sort_out<T>(outcomes: Vec<Outcome<T>>, finished: impl Fn(&T) -> bool) -> Vec<Outcome<T>> {
+    let sorted = outcomes.into_iter().map(|o| match o.ending {
+        Ending::Done(details) if !finished(&details) => Outcome { ending: Ending::Unfinished(details), ..o },
+        _ => o,
+    });
+    sorted.collect()
+}
+
+/// Lines about a transition that goes on: who holds it up, and what can be done.
+pub fn pending(pid: i32, patch: &str, moved: &Moved) -> String {
+    if moved.finished {
+        return String::new();
+    }
+    let mut text = String::from("  in transition; threads that were not moved yet:\n");
+    for blocker in &moved.blockers {
+        text += &format!("    {} ({}): {}\n", blocker.tid, blocker.name, blocker.why);
+        for function in &blocker.backtrace {
+            text += &format!("      {function}\n");
+        }
+    }
+    text + &format!(
+        "  it goes on by itself; see: suture status --pid {pid}; take it back: suture reverse {patch} --pid {pid}\n"
+    )
+}
+
+/// What flags of a signal are set by Ctrl-C and SIGTERM.
+pub fn interrupted() -> Arc<AtomicBool> {
+    let interrupted = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // Without the handler an interrupt ends this process, and the worker takes everything back.
+        let _ = signal_hook::flag::register(signal, Arc::clone(&interrupted));
+    }
+    interrupted
+}
+
 /// Prints outcomes and gives the exit status.
 pub fn results<T: Serialize>(
     command: &str,
@@ -65,7 +104,7 @@ pub fn results<T: Serialize>(
     } else {
         for outcome in outcomes {
             match &outcome.ending {
-                Ending::Done(details) => text(line(outcome, details)),
+                Ending::Done(details) | Ending::Unfinished(details) => text(line(outcome, details)),
                 Ending::Skipped(why) => text(format!("{} ({}): skipped: {why}\n", outcome.comm, outcome.pid)),
                 Ending::Failed(error) => {
                     let _ = write!(std::io::stderr(), "{}", report::error_text(error));

@@ -5,7 +5,9 @@ use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
 use std::mem::{MaybeUninit, offset_of};
 use std::time::Duration;
-use suture_abi::block::{FuncRow, ImageRow, MappingRow, PatchRow, Rows, RuntimeBlock, SiteRow};
+use suture_abi::block::{
+    FuncRow, ImageRow, MappingRow, PatchRow, RangeRow, Rows, RuntimeBlock, SiteRow, StateRow, TransitionRow,
+};
 use suture_abi::event::{EVENT_RING_LEN, Event};
 use suture_elf::{Addr, Memory};
 
@@ -30,6 +32,15 @@ unsafe impl Plain for ImageRow {}
 #[allow(unsafe_code)]
 // SAFETY: integers only.
 unsafe impl Plain for MappingRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for TransitionRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for StateRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for RangeRow {}
 #[allow(unsafe_code)]
 // SAFETY: integers and arrays of integers only.
 unsafe impl Plain for Event {}
@@ -71,6 +82,30 @@ pub struct Books {
     pub images: Vec<ImageRow>,
     /// Mappings.
     pub mappings: Vec<MappingRow>,
+    /// The transition that is going on.
+    pub transition: Option<TransitionRow>,
+    /// States of the listed patches.
+    pub states: Vec<StateRow>,
+    /// Code of the functions of the listed patches.
+    pub ranges: Vec<RangeRow>,
+    /// Address of the directory of thread records.
+    pub records: u64,
+    /// Address of the chunk of records that stands in for those that do not exist.
+    pub stand_in: u64,
+    /// Where dispatchers go whose record does not exist.
+    pub slow_path: u64,
+    /// Where dispatchers go whose thread is to look at its own stack.
+    pub self_look: u64,
+    /// The runtime's code on the way into a redirected function.
+    pub path: std::ops::Range<u64>,
+    /// Length of a tick in milliseconds.
+    pub tick_ms: u32,
+    /// Failed attempts to complete the transition.
+    pub attempts: u32,
+    /// What the transition waits for.
+    pub waits_for: u32,
+    /// Number of the last transition that ended, and how it ended.
+    pub ended: (u32, u32),
     /// Enabling is switched off.
     pub hooking_off: bool,
 }
@@ -82,9 +117,31 @@ impl Books {
         self.patches.iter().find(|p| p.name == name)
     }
 
+    /// Name of the patch of that number.
+    #[must_use]
+    pub fn name_of(&self, patch: u32) -> String {
+        self.patches.iter().find(|p| p.row.id == patch).map_or_else(|| "?".into(), |p| p.name.clone())
+    }
+
     /// Functions of a patch.
     pub fn funcs_of(&self, patch: u32) -> impl Iterator<Item = &FuncRow> {
         self.funcs.iter().filter(move |f| f.patch == patch)
+    }
+
+    /// The same rows as the runtime's own books, so that its rules can be asked.
+    #[must_use]
+    pub fn as_runtime(&self) -> suture_runtime::books::Books {
+        suture_runtime::books::Books {
+            patches: self.patches.iter().map(|p| p.row).collect(),
+            sites: self.sites.clone(),
+            funcs: self.funcs.clone(),
+            images: self.images.clone(),
+            mappings: self.mappings.clone(),
+            transition: self.transition.into_iter().collect(),
+            states: self.states.clone(),
+            ranges: self.ranges.clone(),
+            ..suture_runtime::books::Books::EMPTY
+        }
     }
 
     /// A site by its id.
@@ -151,6 +208,22 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
         funcs: table(target, rows(offset_of!(RuntimeBlock, funcs))?)?,
         images: table(target, rows(offset_of!(RuntimeBlock, images))?)?,
         mappings: table(target, rows(offset_of!(RuntimeBlock, mappings))?)?,
+        transition: table(target, rows(offset_of!(RuntimeBlock, transition))?)?.first().copied(),
+        states: table(target, rows(offset_of!(RuntimeBlock, states))?)?,
+        ranges: table(target, rows(offset_of!(RuntimeBlock, ranges))?)?,
+        records: quad(target, block, offset_of!(RuntimeBlock, records))?,
+        stand_in: quad(target, block, offset_of!(RuntimeBlock, stand_in))?,
+        slow_path: quad(target, block, offset_of!(RuntimeBlock, slow_path))?,
+        self_look: quad(target, block, offset_of!(RuntimeBlock, self_look))?,
+        path: quad(target, block, offset_of!(RuntimeBlock, path_start))?
+            ..quad(target, block, offset_of!(RuntimeBlock, path_end))?,
+        tick_ms: word(target, block, offset_of!(RuntimeBlock, tick_ms))?,
+        attempts: word(target, block, offset_of!(RuntimeBlock, attempts))?,
+        waits_for: word(target, block, offset_of!(RuntimeBlock, waits_for))?,
+        ended: (
+            word(target, block, offset_of!(RuntimeBlock, ended))?,
+            word(target, block, offset_of!(RuntimeBlock, ended_how))?,
+        ),
         hooking_off: word(target, block, offset_of!(RuntimeBlock, hooking_off))? != 0,
     })
 }

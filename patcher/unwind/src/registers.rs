@@ -17,6 +17,24 @@ impl Register {
     pub const RA: Self = Self(16);
     /// Number of columns kept: sixteen general registers and the return address.
     pub const COUNT: usize = 17;
+    /// The general registers but `rsp`.
+    pub const ALL: [Self; 15] = [
+        Self(0),
+        Self(1),
+        Self(2),
+        Self::RBX,
+        Self(4),
+        Self(5),
+        Self::RBP,
+        Self(8),
+        Self(9),
+        Self(10),
+        Self(11),
+        Self(12),
+        Self(13),
+        Self(14),
+        Self(15),
+    ];
     /// Registers a callee preserves, besides `rsp`.
     pub const PRESERVED: [Self; 6] = [Self::RBX, Self::RBP, Self(12), Self(13), Self(14), Self(15)];
 }

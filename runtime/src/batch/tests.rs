@@ -17,6 +17,8 @@ pub struct Maker {
     pub sites: Vec<Site>,
     pub funcs: Vec<Func>,
     pub images: Vec<Image>,
+    pub ranges: Vec<Range>,
+    pub states: Vec<State>,
     pub name: &'static str,
 }
 
@@ -37,6 +39,7 @@ impl Maker {
             mappings: vec![
                 mapping(0x10000, PROT_READ | PROT_WRITE, PROT_READ, ROLE_IMAGE),
                 mapping(0x11000, PROT_READ | PROT_WRITE, PROT_READ | PROT_WRITE, ROLE_ARENA),
+                mapping(0x12000, PROT_READ | PROT_EXEC, PROT_READ | PROT_EXEC, ROLE_ARENA),
             ],
             fixups: vec![Fixup { place: 0x10ff8, kind: FIXUP_ADDRESS, object: 0, addend: 1 }],
             sites: vec![Site {
@@ -45,11 +48,21 @@ impl Maker {
                 old_word: 0x55,
                 new_word: 0xe9,
                 slot: 0x11ff8,
+                choice: 0x11ff0,
+                dispatcher: 0x12000,
                 copy: 1,
                 ..Site::default()
             }],
             funcs: vec![Func { new_func: 1, ..Func::default() }],
-            images: vec![Image { start: 0x10000, end: 0x11000, ..Image::default() }],
+            images: vec![Image {
+                start: 0x10000,
+                end: 0x11000,
+                text_start: 0x10000,
+                text_end: 0x10800,
+                ..Image::default()
+            }],
+            ranges: vec![Range { func: 0, kind: RANGE_NEW, start: 0x10000, end: 0x10010 }],
+            states: vec![State { id: 7, ..State::default() }],
             name: "sample",
         }
     }
@@ -69,6 +82,8 @@ impl Maker {
             sites: put(raw(&self.sites), self.sites.len()),
             funcs: put(raw(&self.funcs), self.funcs.len()),
             images: put(raw(&self.images), self.images.len()),
+            ranges: put(raw(&self.ranges), self.ranges.len()),
+            states: put(raw(&self.states), self.states.len()),
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"d", 1),
             ..self.header
@@ -96,7 +111,7 @@ fn a_sound_batch_is_read_as_written() {
     let view = View::parse(&bytes).unwrap();
     assert_eq!((view.name, view.description), (&b"sample"[..], &b"d"[..]));
     assert_eq!(view.fixups.get(0).unwrap().place, 0x10ff8);
-    assert_eq!(view.mappings.iter().map(|m| m.addr).collect::<Vec<_>>(), [0x10000, 0x11000]);
+    assert_eq!(view.mappings.iter().map(|m| m.addr).collect::<Vec<_>>(), [0x10000, 0x11000, 0x12000]);
     assert!(view.fixups.get(1).is_none() && view.sites.len() == 1);
 }
 
@@ -113,6 +128,9 @@ fn every_rule_refuses_and_names_its_field() {
     header(|m| m.name = "", offset_of!(Header, name));
     header(|m| m.name = "a\0b", offset_of!(Header, name));
     header(|m| m.images.push(m.images[0]), offset_of!(Header, images));
+    header(|m| m.header.flags = BATCH_REPLACE, offset_of!(Header, flags));
+    header(|m| m.header.thread_id = 0x2d1, offset_of!(Header, thread_id));
+    header(|m| m.header.thread_id = 4096, offset_of!(Header, thread_id));
 
     type H = Header;
     let mapping = |i, f, c: fn(&mut Maker)| refused_at::<Mapping>(|h: &H| h.mappings, i, f, c);
@@ -143,17 +161,33 @@ fn every_rule_refuses_and_names_its_field() {
     site(offset_of!(Site, slot), |m| m.sites[0].slot = 0x10ff8);
     site(offset_of!(Site, slot), |m| m.sites[0].slot = 0x11ffc);
     site(offset_of!(Site, copy), |m| m.sites[0].copy = 0);
+    site(offset_of!(Site, choice), |m| m.sites[0].choice = 0x10ff8);
+    site(offset_of!(Site, choice), |m| m.sites[0].choice = m.sites[0].slot);
+    site(offset_of!(Site, dispatcher), |m| m.sites[0].dispatcher = 0x11000);
 
     let func = |f, c: fn(&mut Maker)| refused_at::<Func>(|h: &H| h.funcs, 0, f, c);
     func(offset_of!(Func, site), |m| m.funcs[0].site = 1);
-    func(offset_of!(Func, hook), |m| m.funcs[0].hook = 3);
+    func(offset_of!(Func, hook), |m| m.funcs[0].hook = 5);
     func(offset_of!(Func, new_func), |m| m.funcs[0].new_func = 0);
+    func(offset_of!(Func, flags), |m| m.funcs[0].flags = 2);
+    func(offset_of!(Func, flags), |m| m.funcs[0].flags = FUNC_NOP);
+
+    let range = |f, c: fn(&mut Maker)| refused_at::<Range>(|h: &H| h.ranges, 0, f, c);
+    range(offset_of!(Range, func), |m| m.ranges[0].func = 1);
+    range(offset_of!(Range, kind), |m| m.ranges[0].kind = 2);
+    range(offset_of!(Range, end), |m| m.ranges[0].end = m.ranges[0].start);
+
+    let state = |i, f, c: fn(&mut Maker)| refused_at::<State>(|h: &H| h.states, i, f, c);
+    state(0, offset_of!(State, id), |m| m.states[0].id = 0);
+    state(1, offset_of!(State, id), |m| m.states.push(m.states[0]));
 
     let image = |f, c: fn(&mut Maker)| refused_at::<Image>(|h: &H| h.images, 0, f, c);
     image(offset_of!(Image, end), |m| m.images[0].end = 0);
     image(offset_of!(Image, object), |m| m.images[0].object = 1);
     image(offset_of!(Image, eh_frame_hdr), |m| m.images[0].eh_frame_hdr = 0x11000);
     image(offset_of!(Image, phdr), |m| m.images[0].phdr = 1);
+    image(offset_of!(Image, text_end), |m| m.images[0].text_end = 0x11001);
+    image(offset_of!(Image, text_end), |m| m.images[0].text_start = 0);
     image(offset_of!(Image, debug_elf), |m| m.images[0].debug_elf = 0x20000);
 }
 
@@ -163,6 +197,7 @@ fn a_batch_of_hooks_brings_no_patch() {
     maker.header.flags = 0;
     maker.name = "";
     maker.images.clear();
+    maker.states.clear();
     maker.funcs = vec![Func { hook: HOOK_DL_FIND_OBJECT, ..Func::default() }];
     assert!(View::parse(&maker.bytes()).is_ok());
     maker.funcs.push(Func { new_func: 1, ..Func::default() });

@@ -6,17 +6,20 @@
 //!
 //! Allocates, so it runs on the worker only.
 
+mod moves;
 mod stacks;
+mod states;
 
-pub use stacks::{Stacks, slot_value};
+pub use stacks::{Stacks, choice, slot_value};
+pub use states::{Job, JobKind, jobs};
 
 use crate::batch::View;
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{HOOK_NONE, ROLE_ARENA, ROLE_IMAGE, Site};
+use suture_abi::batch::{BATCH_REPLACE, HOOK_NONE, ROLE_ARENA, ROLE_IMAGE, Site};
 use suture_abi::block::{
-    FuncRow, IMAGE_LEFT, ImageRow, MappingRow, PATCH_ENABLED, PATCH_PREPARED, PatchRow, SITE_ARMED,
-    SITE_RETIRED, SITE_UNARMED, SiteRow,
+    FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_PREPARED, PATCH_REPLACE, PatchRow, RangeRow,
+    SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
 };
 
 /// Why the books cannot be changed.
@@ -30,6 +33,10 @@ pub enum BooksError {
     State(u32),
     /// A function of the batch refers to no site.
     BadSite(u32),
+    /// Another transition is going on: its patch.
+    InTransition(u32),
+    /// A patch's state forbids it: patch and state.
+    Blocked(u32, u64),
 }
 
 impl From<NoMemory> for BooksError {
@@ -51,12 +58,33 @@ pub struct Books {
     pub images: Vec<ImageRow>,
     /// Mappings that are there.
     pub mappings: Vec<MappingRow>,
+    /// The transition that is going on, if any.
+    pub transition: Vec<TransitionRow>,
+    /// States of listed patches, by patch, in descriptor order.
+    pub states: Vec<StateRow>,
+    /// Code of the functions of listed patches, by site.
+    pub ranges: Vec<RangeRow>,
+    /// What dispatchers have read, or still read. Not shown outside.
+    pub kept: Vec<Kept>,
+    /// Highest number given to a transition.
+    pub last_transition: u32,
     /// Highest number given to a patch.
     pub last_patch: u32,
     /// Highest number given to a site.
     pub last_site: u32,
     /// Highest number given to an image.
     pub last_image: u32,
+}
+
+/// What dispatchers read in one transition (choices, searched ranges): words in the runtime's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Number of the transition.
+    pub transition: u32,
+    /// Address of the first word.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: u64,
 }
 
 /// Which functions of a batch are meant.
@@ -74,6 +102,11 @@ impl Books {
         funcs: Vec::new(),
         images: Vec::new(),
         mappings: Vec::new(),
+        transition: Vec::new(),
+        states: Vec::new(),
+        ranges: Vec::new(),
+        kept: Vec::new(),
+        last_transition: 0,
         last_patch: 0,
         last_site: 0,
         last_image: 0,
@@ -87,10 +120,29 @@ impl Books {
             funcs: list::copy(&self.funcs, 0)?,
             images: list::copy(&self.images, 1)?,
             mappings: list::copy(&self.mappings, 0)?,
+            transition: list::copy(&self.transition, 1)?,
+            states: list::copy(&self.states, 0)?,
+            ranges: list::copy(&self.ranges, 0)?,
+            kept: list::copy(&self.kept, 2)?,
+            last_transition: self.last_transition,
             last_patch: self.last_patch,
             last_site: self.last_site,
             last_image: self.last_image,
         })
+    }
+
+    /// Bytes of all rows.
+    pub fn bytes(&self) -> usize {
+        let tables = [
+            size_of_val(&*self.patches),
+            size_of_val(&*self.sites),
+            size_of_val(&*self.funcs),
+            size_of_val(&*self.images),
+            size_of_val(&*self.mappings),
+            size_of_val(&*self.states),
+            size_of_val(&*self.ranges),
+        ];
+        tables.iter().fold(0, |sum: usize, len| sum.saturating_add(*len))
     }
 
     /// The patch of that number.
@@ -108,9 +160,11 @@ impl Books {
         self.sites.get(self.site_index(id)?)
     }
 
-    /// The one batch that is prepared and not enabled, if any.
+    /// The one batch that is prepared and whose transition has not begun, if any.
     pub fn prepared(&self) -> Option<Batch> {
-        let patch = self.patches.iter().find(|p| p.state == PATCH_PREPARED).map(|p| p.id);
+        let moving = self.transition.first().map_or(0, |t| t.patch);
+        let waiting = |p: &&PatchRow| p.state == PATCH_PREPARED && p.id != moving;
+        let patch = self.patches.iter().find(waiting).map(|p| p.id);
         let hook = || self.funcs.iter().any(|f| self.is_waiting_hook(f));
         patch.or_else(|| hook().then_some(0)).map(Batch)
     }
@@ -144,7 +198,12 @@ impl Books {
         let ids = next.add_sites(view)?;
         let func_count = next.add_funcs(view, patch, &ids)?;
         for m in view.mappings.iter() {
-            list::push(&mut next.mappings, MappingRow { patch, role: m.role, addr: m.addr, len: m.len })?;
+            let (role, addr, len, prot) = (m.role, m.addr, m.len, m.final_prot);
+            list::push(&mut next.mappings, MappingRow { patch, role, addr, len, prot, reserved: 0 })?;
+        }
+        next.add_ranges(view, patch, &ids)?;
+        for plan in view.states.iter() {
+            list::push(&mut next.states, StateRow { patch, marks: 0, plan })?;
         }
         let mut image = 0;
         for plan in view.images.iter() {
@@ -171,6 +230,8 @@ impl Books {
                 description_len,
                 image,
                 func_count,
+                flags: if view.header.flags & BATCH_REPLACE != 0 { PATCH_REPLACE } else { 0 },
+                reserved: 0,
             };
             list::push(&mut next.patches, row)?;
         }
@@ -216,40 +277,53 @@ impl Books {
         Ok(count)
     }
 
-    /// The books with the prepared batch enabled.
-    pub fn with_enabled(&self, batch: Batch, now: u64) -> Result<Books, BooksError> {
+    /// Adds the code ranges of a batch, each at its site.
+    fn add_ranges(&mut self, view: &View<'_>, patch: u32, ids: &[u32]) -> Result<(), BooksError> {
+        for range in view.ranges.iter() {
+            let Some(func) = view.funcs.get(range.func as usize) else { continue };
+            let site = *ids.get(func.site as usize).ok_or(BooksError::BadSite(func.site))?;
+            let row =
+                RangeRow { patch, site, kind: range.kind, reserved: 0, start: range.start, end: range.end };
+            list::push(&mut self.ranges, row)?;
+        }
+        list::sort(&mut self.ranges, |r| (r.site, r.patch, r.kind, r.start));
+        Ok(())
+    }
+
+    /// The ranges at a site.
+    pub fn ranges_of(&self, site: u32) -> &[RangeRow] {
+        let start = self.ranges.partition_point(|r| r.site < site);
+        let end = self.ranges.partition_point(|r| r.site <= site);
+        self.ranges.get(start..end).unwrap_or_default()
+    }
+
+    /// The books with a batch of hooks only on its sites.
+    pub fn with_hooks(&self) -> Result<Books, BooksError> {
         let mut next = self.try_clone()?;
-        let mut stacks = Stacks::new(&self.sites)?;
-        for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
-            let index = next.site_index(func.site).ok_or(BooksError::NoEntry(func.site))?;
-            if let Some(site) = next.sites.get_mut(index) {
-                site.state = SITE_ARMED;
-                if func.plan.hook != HOOK_NONE {
-                    site.hook = func.plan.hook;
-                }
-            }
-        }
-        if let Some(row) = next.patches.iter_mut().find(|p| p.id == batch.0) {
-            row.state = PATCH_ENABLED;
-            row.time_ns = now;
-        }
-        stacks.count(&next);
-        stacks.write_depths(&mut next.sites);
+        next.put_hooks(self)?;
+        next.count_depths()?;
         Ok(next)
     }
 
-    /// The books without an enabled patch: its functions are off the stacks, its image is left.
-    pub fn without_enabled(&self, id: u32) -> Result<Books, BooksError> {
-        let mut next = self.try_clone()?;
-        next.patches.retain(|p| p.id != id);
-        next.funcs.retain(|f| f.patch != id || f.plan.hook != HOOK_NONE);
-        for image in next.images.iter_mut().filter(|i| i.patch == id) {
-            image.flags |= IMAGE_LEFT;
+    /// Puts the waiting hooks of `from` on their sites.
+    fn put_hooks(&mut self, from: &Books) -> Result<(), BooksError> {
+        for func in from.funcs.iter().filter(|f| from.is_waiting_hook(f)) {
+            let index = self.site_index(func.site).ok_or(BooksError::NoEntry(func.site))?;
+            if let Some(site) = self.sites.get_mut(index) {
+                site.state = SITE_ARMED;
+                site.hook = func.plan.hook;
+            }
         }
-        let mut stacks = Stacks::new(&next.sites)?;
-        stacks.count(&next);
-        stacks.write_depths(&mut next.sites);
-        Ok(next)
+        Ok(())
+    }
+
+    /// Writes the depths of the stacks into the site rows.
+    fn count_depths(&mut self) -> Result<(), NoMemory> {
+        let stacks = Stacks::of(self)?;
+        for (index, site) in self.sites.iter_mut().enumerate() {
+            site.depth = stacks.depth(index);
+        }
+        Ok(())
     }
 
     /// True if dropping the prepared batch takes this mapping away. Mappings of a batch of hooks only
@@ -278,6 +352,8 @@ impl Books {
         next.patches.retain(|p| p.id != batch.0);
         next.images.retain(|i| i.patch != batch.0 || batch.0 == 0);
         next.funcs.retain(|f| !self.is_of(batch, f));
+        next.states.retain(|s| s.patch != batch.0 || batch.0 == 0);
+        next.ranges.retain(|r| r.patch != batch.0 || batch.0 == 0);
         next.mappings.retain(|m| !self.goes_with(batch, drop_arenas, m));
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };

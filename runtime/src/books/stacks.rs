@@ -1,70 +1,113 @@
 //! Function stacks: which replacement a site leads to.
 //!
-//! A site's stack holds the functions of the enabled patches that replace it, in list order, above the
-//! hook it may serve. It is not stored: the order of the function rows is the order of the stacks.
+//! A site's stack holds the functions of the patches that replace it, in list order, above the hook it may
+//! serve. It is not stored: the order of the function rows is the order of the stacks.
 
 use super::Books;
-use crate::list::NoMemory;
+use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::HOOK_NONE;
-use suture_abi::block::{FuncRow, PATCH_ENABLED, SiteRow};
+use suture_abi::batch::{FUNC_NOP, HOOK_FORK, HOOK_NONE, HOOK_PTHREAD_CREATE};
+use suture_abi::block::{FuncRow, PATCH_ENABLED, PHASE_RUNNING, SiteRow};
+use suture_abi::dispatch::Choice;
 
-/// What a slot holds: the one place that decides it.
-///
-/// All threads share the slot, so this is where every thread of the process is sent at once: to the
-/// function on top of the site's stack, or back to the copy of the old one. A consistency model that
-/// moves threads one by one puts the address of its dispatcher here for as long as a transition runs,
-/// and nothing else changes. `hook` gives the address of the runtime's own handler.
-pub fn slot_value(site: &SiteRow, top: Option<&FuncRow>, hook: impl Fn(u32) -> u64) -> u64 {
-    match top {
-        None => site.plan.copy,
-        Some(func) if func.plan.hook == HOOK_NONE => func.plan.new_func,
-        Some(func) => hook(func.plan.hook),
-    }
-}
-
-/// Top and depth of every site's stack.
+/// The stacks of all sites.
 #[derive(Debug)]
 pub struct Stacks {
-    /// Per site (same order): position of the top function plus 1, or 0, and the depth.
+    /// Site (position in the books) and function (position in the books), sorted: bottom to top.
     entries: Vec<(u32, u32)>,
 }
 
 impl Stacks {
-    /// Empty stacks for these sites.
-    pub fn new(sites: &[SiteRow]) -> Result<Self, NoMemory> {
+    /// The stacks of these books.
+    pub fn of(books: &Books) -> Result<Self, NoMemory> {
         let mut entries = Vec::new();
-        entries.try_reserve_exact(sites.len()).map_err(|_| NoMemory)?;
-        entries.resize(sites.len(), (0, 0));
-        Ok(Stacks { entries })
-    }
-
-    /// Fills the stacks from the books; `books.sites` must be the sites they were made for.
-    pub fn count(&mut self, books: &Books) {
-        self.entries.fill((0, 0));
         for (position, func) in books.funcs.iter().enumerate() {
             let on = match func.plan.hook {
                 HOOK_NONE => books.patch(func.patch).is_some_and(|p| p.state == PATCH_ENABLED),
                 hook => books.site(func.site).is_some_and(|s| s.hook == hook),
             };
-            let Some(index) = books.site_index(func.site).filter(|_| on) else { continue };
-            if let Some((top, depth)) = self.entries.get_mut(index) {
-                *top = u32::try_from(position).unwrap_or(u32::MAX).saturating_add(1);
-                *depth = depth.saturating_add(1);
+            if let Some(index) = books.site_index(func.site).filter(|_| on) {
+                list::push(&mut entries, (narrow(index), narrow(position)))?;
             }
         }
+        list::sort(&mut entries, |e| *e);
+        Ok(Stacks { entries })
+    }
+
+    /// The stack of the site at `index`, bottom to top.
+    fn stack(&self, index: usize) -> &[(u32, u32)] {
+        let index = narrow(index);
+        let start = self.entries.partition_point(|(site, _)| *site < index);
+        let end = self.entries.partition_point(|(site, _)| *site <= index);
+        self.entries.get(start..end).unwrap_or_default()
+    }
+
+    /// How many functions are on the stack of the site at `index`.
+    pub fn depth(&self, index: usize) -> u32 {
+        narrow(self.stack(index).len())
     }
 
     /// The function on top of the site at `index`.
     pub fn top<'b>(&self, index: usize, books: &'b Books) -> Option<&'b FuncRow> {
-        let (top, _) = *self.entries.get(index)?;
-        books.funcs.get((top as usize).checked_sub(1)?)
+        books.funcs.get(self.stack(index).last()?.1 as usize)
     }
 
-    /// Writes the depths into the rows.
-    pub fn write_depths(&self, sites: &mut [SiteRow]) {
-        for (site, (_, depth)) in sites.iter_mut().zip(&self.entries) {
-            site.depth = *depth;
+    /// The function directly below the one of `patch`.
+    pub fn below<'b>(&self, index: usize, patch: u32, books: &'b Books) -> Option<&'b FuncRow> {
+        let mut below = None;
+        for (_, position) in self.stack(index) {
+            let func = books.funcs.get(*position as usize)?;
+            if func.patch == patch && func.plan.hook == HOOK_NONE {
+                break;
+            }
+            below = Some(func);
         }
+        below
     }
+}
+
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// Where a function of the books leads: the copy of the old one, a hook's handler, or the replacement.
+/// Hooks that serve transitions lead to the old function while none runs.
+fn target(site: &SiteRow, func: Option<&FuncRow>, books: &Books, hook: &impl Fn(u32) -> u64) -> u64 {
+    let running = || books.transition.first().is_some_and(|t| t.phase == PHASE_RUNNING);
+    match func {
+        None => site.plan.copy,
+        Some(func) if func.plan.flags & FUNC_NOP != 0 => site.plan.copy,
+        Some(func) if func.plan.hook == HOOK_NONE => func.plan.new_func,
+        Some(func) if matches!(func.plan.hook, HOOK_PTHREAD_CREATE | HOOK_FORK) && !running() => {
+            site.plan.copy
+        }
+        Some(func) => hook(func.plan.hook),
+    }
+}
+
+/// What a slot holds: the one place that decides it.
+///
+/// As the kernel's dispatcher: only the *top* of the stack is asked whether it is in transition. If it is,
+/// the slot holds the site's dispatcher, which asks for each thread by itself.
+pub fn slot_value(index: usize, books: &Books, stacks: &Stacks, hook: impl Fn(u32) -> u64) -> Option<u64> {
+    let site = books.sites.get(index)?;
+    let top = stacks.top(index, books);
+    match top {
+        Some(func) if books.is_moving(func) => Some(site.plan.dispatcher),
+        _ => Some(target(site, top, books, &hook)),
+    }
+}
+
+/// What the dispatcher of a site decides between; `None` if the site is not in the transition.
+///
+/// The patch's own function is on the switched side while the patch comes, on the other while it goes.
+pub fn choice(index: usize, books: &Books, stacks: &Stacks, hook: impl Fn(u32) -> u64) -> Option<Choice> {
+    let site = books.sites.get(index)?;
+    let transition = books.transition.first()?;
+    let top = stacks.top(index, books).filter(|func| books.is_moving(func))?;
+    let own = target(site, Some(top), books, &hook);
+    let below = target(site, stacks.below(index, transition.patch, books), books, &hook);
+    let (switched, unswitched) =
+        if transition.begun == suture_abi::block::PATCHING { (own, below) } else { (below, own) };
+    Some(Choice { id: transition.id, reserved: 0, switched, unswitched })
 }

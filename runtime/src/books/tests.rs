@@ -3,8 +3,8 @@
 use super::*;
 use crate::batch::tests::Maker;
 use proptest::prelude::*;
-use suture_abi::batch::{Func, HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR};
-use suture_abi::block::PATCH_ENABLED;
+use suture_abi::batch::{Func, HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR, HOOK_PTHREAD_CREATE};
+use suture_abi::block::{IMAGE_LEFT, PATCH_ENABLED};
 
 const HOOK_HANDLER: u64 = 0xdead_0000;
 
@@ -15,7 +15,7 @@ fn batch(books: &Books, entries: &[u64], tag: u64, hooks: &[(u64, u32)]) -> Vec<
     let mut add = |entry: u64| {
         let known = books.sites.iter().find(|s| s.plan.entry == entry).map_or(0, |s| s.id);
         let slot = 0x11000 + entry % 0x1000 / 8 * 8;
-        maker.sites.push(Site { id: known, entry, copy: copy_of(entry), slot, ..sample });
+        maker.sites.push(Site { id: known, entry, copy: copy_of(entry), slot, choice: slot + 8, ..sample });
         maker.sites.len() as u32 - 1
     };
     let mut funcs = Vec::new();
@@ -30,6 +30,8 @@ fn batch(books: &Books, entries: &[u64], tag: u64, hooks: &[(u64, u32)]) -> Vec<
         func.site -= 1;
     }
     maker.funcs = funcs;
+    maker.ranges.clear();
+    maker.states.clear();
     maker.bytes()
 }
 
@@ -47,12 +49,22 @@ fn prepared(books: &Books, entries: &[u64], tag: u64, hooks: &[(u64, u32)]) -> B
     books.with_batch(&view, 0, 1).unwrap()
 }
 
+/// The same, enabled with no thread in the way.
+fn enabled(books: &Books, batch: Batch) -> Books {
+    let moving = books.with_patching(batch, 1).unwrap().with_started(2).unwrap();
+    moving.with_completing().unwrap().with_done(3).unwrap()
+}
+
+fn disabled(books: &Books, id: u32) -> Books {
+    let moving = books.with_unpatching(id, 1).unwrap().with_started(2).unwrap();
+    moving.with_completing().unwrap().with_done(3).unwrap()
+}
+
 /// What every slot should hold, by entry.
 fn slots(books: &Books) -> Vec<(u64, u64)> {
-    let mut stacks = Stacks::new(&books.sites).unwrap();
-    stacks.count(books);
+    let stacks = Stacks::of(books).unwrap();
     let handler = |hook| HOOK_HANDLER + u64::from(hook);
-    let value = |(i, s): (usize, &SiteRow)| (s.plan.entry, slot_value(s, stacks.top(i, books), handler));
+    let value = |(i, s): (usize, &SiteRow)| (s.plan.entry, slot_value(i, books, &stacks, handler).unwrap());
     books.sites.iter().enumerate().map(value).collect()
 }
 
@@ -85,7 +97,7 @@ proptest! {
                 Step::Enable(entries) => {
                     books = prepared(&books, &entries, tag, &[]);
                     prop_assert_eq!(books.prepared(), Some(Batch(last + 1)));
-                    books = books.with_enabled(Batch(last + 1), 2).unwrap();
+                    books = enabled(&books, Batch(last + 1));
                     last += 1;
                     model.push((last, tag, entries));
                 }
@@ -101,7 +113,7 @@ proptest! {
                         continue;
                     }
                     let (id, ..) = model.remove(pick % model.len());
-                    books = books.without_enabled(id).unwrap();
+                    books = disabled(&books, id);
                 }
             }
             let listed: Vec<u32> = books.patches.iter().map(|p| p.id).collect();
@@ -129,12 +141,12 @@ fn hooks_lie_below_patches_and_stay() {
     assert!(dropped.funcs.is_empty() && dropped.sites.is_empty() && dropped.mappings.is_empty());
     assert_eq!((dropped.last_patch, dropped.last_site), (1, 3), "numbers are never used again");
     // ... or there for ever.
-    let books = books.with_enabled(Batch(1), 2).unwrap();
+    let books = enabled(&books, Batch(1));
     let hook = HOOK_HANDLER + u64::from(HOOK_DL_FIND_OBJECT);
     assert_eq!(slots(&books)[1], (32, hook));
-    let books = prepared(&books, &[32], 7, &[]).with_enabled(Batch(2), 3).unwrap();
+    let books = enabled(&prepared(&books, &[32], 7, &[]), Batch(2));
     assert_eq!((slots(&books)[1], books.sites[1].depth), ((32, new_of(7, 32)), 2));
-    let books = books.without_enabled(2).unwrap().without_enabled(1).unwrap();
+    let books = disabled(&disabled(&books, 2), 1);
     assert_eq!((slots(&books)[1], books.sites[1].depth), ((32, hook), 1));
     assert!(books.images.iter().all(|i| i.flags == IMAGE_LEFT) && books.images.len() == 2);
     let again = batch(&books, &[], 8, &[(32, HOOK_DL_FIND_OBJECT)]);
@@ -154,10 +166,22 @@ fn one_batch_is_prepared_at_a_time() {
 fn a_dropped_batch_takes_its_image_and_leaves_arenas_unless_told() {
     let roles = |books: &Books| books.mappings.iter().map(|m| m.role).collect::<Vec<_>>();
     let books = prepared(&Books::default(), &[16], 1, &[]);
-    assert_eq!(roles(&books), [ROLE_IMAGE, ROLE_ARENA]);
+    assert_eq!(roles(&books), [ROLE_IMAGE, ROLE_ARENA, ROLE_ARENA]);
     assert!(books.made(Batch(1), &books.sites[0]));
     let kept = books.without_prepared(Batch(1), false, |_| Fate::Armed).unwrap();
-    assert_eq!((roles(&kept), kept.sites[0].state), (vec![ROLE_ARENA], SITE_ARMED));
+    assert_eq!((roles(&kept), kept.sites[0].state), (vec![ROLE_ARENA; 2], SITE_ARMED));
     let gone = books.without_prepared(Batch(1), true, |_| Fate::Dropped).unwrap();
     assert!(roles(&gone).is_empty() && gone.sites.is_empty() && gone.images.is_empty());
+}
+
+#[test]
+fn hooks_of_transitions_lead_to_the_old_function_while_none_runs() {
+    let books = prepared(&Books::default(), &[16], 1, &[(32, HOOK_PTHREAD_CREATE)]);
+    let slot = |books: &Books| slots(books)[1].1;
+    let begun = books.with_patching(Batch(1), 1).unwrap();
+    assert_eq!((slot(&begun), begun.sites[1].hook), (copy_of(32), HOOK_PTHREAD_CREATE));
+    let running = begun.with_started(2).unwrap();
+    assert_eq!(slot(&running), HOOK_HANDLER + u64::from(HOOK_PTHREAD_CREATE));
+    assert_eq!(slots(&running)[0].1, 0x12000, "the patch's own function has its dispatcher");
+    assert_eq!(slot(&running.with_completing().unwrap()), copy_of(32));
 }

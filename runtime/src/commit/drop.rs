@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::bytes::{self, Live};
-use super::enable::prepared;
+use super::moving::prepared;
 use super::{barrier, books, show};
 use crate::books::{Batch, BooksError, Fate};
 use crate::events::{self, About};

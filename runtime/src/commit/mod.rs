@@ -5,22 +5,27 @@
 
 mod bytes;
 mod drop;
-mod enable;
+mod moving;
 mod prepare;
+mod slots;
 
 use crate::block::BLOCK;
 use crate::books::Books;
+use crate::record::DIRECTORY;
 use crate::reply::Reply;
 use crate::sys::fd::{self, Fd, MemfdUse};
 use crate::sys::{EBUSY, EINVAL, thread};
+use alloc_crate::vec::Vec;
 use core::ffi::CStr;
 use core::sync::atomic::Ordering;
 use suture_abi::channel::{error, op};
 
-/// The engine's state besides the books: what belongs to the connected client.
+/// The engine's state besides the books: what belongs to the connected client, and to the transition that
+/// is going on.
 #[derive(Debug, Default)]
 pub struct Engine {
     code_file: Option<Fd>,
+    moving: moving::Moving,
 }
 
 impl Engine {
@@ -38,22 +43,30 @@ impl Engine {
                 prepare::prepare(payload, file.as_ref())
             }
             op::SYNC => barrier().map(|()| Reply::default()),
-            op::ENABLE => patch_id(first).and_then(enable::enable),
-            op::DISABLE => patch_id(first).and_then(enable::disable),
+            op::ENABLE => patch_id(first).and_then(|id| self.enable(id, second)),
+            op::DISABLE => patch_id(first).and_then(|id| self.disable(id, second)),
+            op::ADVANCE => self.go_on(first, second),
+            op::MOVE => self.move_threads(first, payload),
+            op::TASKS => self.take_reading(first, payload),
+            op::REVERSE => patch_id(first).and_then(|id| self.reverse(id)),
+            op::FORCE => patch_id(first).and_then(|id| self.force(id)),
             op::ABORT => {
                 self.code_file = None;
                 patch_id(first).and_then(drop::abort)
             }
             op::RETIRE => drop::retire(payload),
             op::STORE => bytes::store_request(first, second, third, fourth),
-            op::BYE => Ok(Reply::default()),
+            op::BYE => {
+                self.client_gone();
+                Ok(Reply::done(u64::from(self.is_busy()), 0))
+            }
             _ => Err(Reply::refused(error::UNKNOWN_OP)),
         };
         done.unwrap_or_else(|refusal| refusal)
     }
 
-    /// The client is gone, or never was: what it had begun is taken back.
-    pub fn finish(&mut self) {
+    /// The client is gone, or never was: what it had prepared is taken back. A transition goes on.
+    pub fn client_gone(&mut self) {
         self.code_file = None;
         drop::roll_back();
     }
@@ -73,7 +86,7 @@ impl Engine {
 /// What a worker does first when the last one did not leave in order: it died, or this process was
 /// forked while its parent's was at work. Slots may disagree with the books; the books are right.
 pub fn recover() -> Result<(), Reply> {
-    enable::rederive_slots()?;
+    slots::rederive()?;
     drop::roll_back();
     Ok(())
 }
@@ -92,6 +105,21 @@ fn hooking_off() -> Result<(), Reply> {
         0 => Ok(()),
         _ => Err(Reply::refused(error::STATE).because(EBUSY)),
     }
+}
+
+/// Makes sure that the steps of a transition will find memory: once begun it can only be retried, not
+/// refused. The arena keeps what it was given. `books` = bytes of the books.
+fn reserve(books: usize) -> Result<(), Reply> {
+    /// Books that exist at a time, with room for the lists they are made from.
+    const COPIES: usize = 8;
+    /// Whatever is not as long as the books.
+    const REST: usize = 32 << 10;
+    let none = Reply::refused(error::NO_MEMORY);
+    let mut room: Vec<u8> = Vec::new();
+    let len = books.saturating_mul(COPIES).saturating_add(REST);
+    room.try_reserve_exact(len).map_err(|_| none)?;
+    let records = DIRECTORY.prepare_stand_in().and_then(|()| DIRECTORY.ensure(thread::gettid()).map(drop));
+    records.map_err(|errno| none.because(errno))
 }
 
 /// The books of this operation.

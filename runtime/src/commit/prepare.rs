@@ -7,7 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::bytes::{self, Live};
-use super::{books, hooking_off, show};
+use super::{books, hooking_off, reserve, show, slots};
 use crate::arch;
 use crate::batch::{Malformed, View};
 use crate::block::BLOCK;
@@ -17,7 +17,8 @@ use crate::publish;
 use crate::reply::Reply;
 use crate::sys::fd::Fd;
 use crate::sys::{EFAULT, EINVAL, mem, thread};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::transition::look::StackEnds;
+use core::sync::atomic::Ordering;
 use suture_abi::batch::{FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, Fixup, MAPPING_FILE, Object};
 use suture_abi::channel::error;
 
@@ -37,30 +38,24 @@ pub fn prepare(payload: &[u8], file: Option<&Fd>) -> Result<Reply, Reply> {
     let next = books().with_batch(&view, description.addr, thread::realtime())?;
     check_sites(books(), &next)?;
     let patch = if view.has_patch() { next.last_patch } else { 0 };
+    let len = next.bytes();
     let ready = publish::ready(next)?;
     // Dropped on the way out of any failure below: books, description and pages go again.
     let ready = Unpublished(Some(ready));
     let mapped = Mapped::all(&view, file)?;
+    // After the mappings, so that memory the kernel gives does not lie where they are to go.
+    reserve(len)?;
     apply_fixups(&view)?;
     protect(&view)?;
     for site in view.sites.iter().filter(|s| s.id == 0) {
         // SAFETY: the view found the slot aligned and in a writable mapping of this batch, which exists.
-        unsafe { slot(site.slot) }.store(site.copy, Ordering::Release);
+        unsafe { slots::word(site.slot) }.store(site.copy, Ordering::Release);
     }
+    StackEnds { main: view.header.main_stack_end, thread_id: view.header.thread_id }.keep();
     mapped.keep();
     description.leave();
     ready.show();
     Ok(Reply::done(u64::from(patch), 0))
-}
-
-/// A slot.
-///
-/// # Safety
-///
-/// The address must be that of a slot of the books, or of a batch that was mapped.
-pub unsafe fn slot<'a>(addr: u64) -> &'a AtomicU64 {
-    // SAFETY: aligned, writable and never unmapped once threads can come there (the caller's promise).
-    unsafe { AtomicU64::from_ptr(core::ptr::with_exposed_provenance_mut(addr as usize)) }
 }
 
 /// Every object is where the plan found it: its dynamic section begins with the same tag, and the

@@ -4,6 +4,8 @@ use suture_abi::block::PatchRow;
 
 fn books(count: u32) -> Books {
     let row = |id| PatchRow {
+        flags: 0,
+        reserved: 0,
         id,
         state: count,
         name: [0; 56],

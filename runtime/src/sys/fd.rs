@@ -10,6 +10,11 @@ use core::ffi::CStr;
 pub struct Fd(u32);
 
 impl Fd {
+    /// Owns a number that a system call has just given.
+    pub(super) fn from_raw(number: u32) -> Self {
+        Fd(number)
+    }
+
     /// The number, as it appears under `/proc/PID/task/WORKER/fd`.
     pub fn number(&self) -> u32 {
         self.0

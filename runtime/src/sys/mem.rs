@@ -64,6 +64,18 @@ pub unsafe fn unmap(addr: u64, len: u64) -> Result<(), Errno> {
     unsafe { syscall(nr::MUNMAP, [addr, len, 0, 0, 0, 0]) }.map(drop)
 }
 
+const MADV_DONTNEED: u64 = 4;
+
+/// Gives pages back to the kernel; the mapping stays and reads as zeros.
+///
+/// # Safety
+///
+/// The pages must be private, anonymous, the runtime's own, and nobody may need what is in them.
+pub unsafe fn forget(addr: u64, len: u64) -> Result<(), Errno> {
+    // SAFETY: the caller's promise.
+    unsafe { syscall(nr::MADVISE, [addr, len, MADV_DONTNEED, 0, 0, 0]) }.map(drop)
+}
+
 /// Changes the protection of whole pages.
 ///
 /// # Safety

@@ -11,6 +11,7 @@
 pub mod fd;
 pub mod mem;
 pub mod raw;
+pub mod task;
 pub mod thread;
 
 /// A positive errno.
@@ -27,6 +28,8 @@ pub const EBUSY: Errno = Errno(16);
 pub const EEXIST: Errno = Errno(17);
 /// Invalid argument.
 pub const EINVAL: Errno = Errno(22);
+/// No such process or thread.
+pub const ESRCH: Errno = Errno(3);
 /// Would block.
 pub const EAGAIN: Errno = Errno(11);
 /// Not allowed.
@@ -53,18 +56,28 @@ pub const CALLS: &[u32] = &[
     nr::MEMFD_CREATE,
     nr::MEMBARRIER,
     nr::CLOSE_RANGE,
+    nr::MADVISE,
+    nr::GETPID,
+    nr::TGKILL,
 ];
+
+/// Calls with which the worker looks at threads itself. Where a filter forbids them the command looks.
+pub const LOOK_CALLS: &[u32] = &[nr::OPENAT, nr::GETDENTS64, nr::READ, nr::LSEEK, nr::PROCESS_VM_READV];
 
 /// Numbers of the x86-64 table.
 pub mod nr {
     #![allow(missing_docs)] // the names are the kernel's
+    pub const READ: u32 = 0;
     pub const CLOSE: u32 = 3;
     pub const FSTAT: u32 = 5;
+    pub const LSEEK: u32 = 8;
     pub const MMAP: u32 = 9;
     pub const MPROTECT: u32 = 10;
     pub const MUNMAP: u32 = 11;
     pub const RT_SIGACTION: u32 = 13;
     pub const RT_SIGPROCMASK: u32 = 14;
+    pub const MADVISE: u32 = 28;
+    pub const GETPID: u32 = 39;
     pub const CLONE: u32 = 56;
     pub const EXIT: u32 = 60;
     pub const FCNTL: u32 = 72;
@@ -72,8 +85,12 @@ pub mod nr {
     pub const RT_SIGPENDING: u32 = 127;
     pub const GETTID: u32 = 186;
     pub const FUTEX: u32 = 202;
+    pub const GETDENTS64: u32 = 217;
     pub const RESTART_SYSCALL: u32 = 219;
     pub const CLOCK_GETTIME: u32 = 228;
+    pub const TGKILL: u32 = 234;
+    pub const OPENAT: u32 = 257;
+    pub const PROCESS_VM_READV: u32 = 310;
     pub const MEMFD_CREATE: u32 = 319;
     pub const MEMBARRIER: u32 = 324;
     pub const CLOSE_RANGE: u32 = 436;

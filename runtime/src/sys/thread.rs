@@ -63,6 +63,20 @@ pub fn gettid() -> u32 {
     unsafe { syscall(nr::GETTID, [0; 6]) }.map_or(0, |tid| tid as u32)
 }
 
+/// Process id of the caller.
+pub fn getpid() -> u32 {
+    // SAFETY: touches no memory.
+    unsafe { syscall(nr::GETPID, [0; 6]) }.map_or(0, |pid| pid as u32)
+}
+
+/// Whether a thread of this process exists.
+pub fn exists(tid: u32) -> bool {
+    let pid = u64::from(getpid());
+    // SAFETY: signal 0 is only checked, never sent.
+    let found = unsafe { syscall(nr::TGKILL, [pid, u64::from(tid), 0, 0, 0, 0]) };
+    found != Err(super::ESRCH)
+}
+
 /// Leaves the calling thread, and only it.
 ///
 /// # Safety

@@ -53,8 +53,11 @@ impl Client {
             (&(*self.header).request, &(*self.header).reply)
         };
         let number = request.fetch_add(1, Ordering::Release) + 1;
-        // SAFETY: wakes waiters of a word that is mapped.
-        unsafe { libc::syscall(libc::SYS_futex, request.as_ptr(), libc::FUTEX_WAKE, i32::MAX) };
+        // SAFETY: the page is mapped; the word is an atomic, and waiters of it are woken.
+        unsafe {
+            (*self.header).bell.fetch_add(1, Ordering::Release);
+            libc::syscall(libc::SYS_futex, (*self.header).bell.as_ptr(), libc::FUTEX_WAKE, i32::MAX);
+        }
         eventually("an answer", || (reply.load(Ordering::Acquire) == number).then_some(()));
         // SAFETY: as above.
         unsafe { ((*self.header).error, (*self.header).errno, (*self.header).results) }

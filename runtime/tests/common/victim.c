@@ -56,6 +56,8 @@ __asm__(".text\n.balign 16\ncheck_registers:\n"
         "8: pop %rax\n9: mov $1,%eax\n7: pop %r15\npop %r14\npop %r13\npop %r12\npop %rbp\npop %rbx\nret\n");
 extern int check_registers(void);
 
+extern void *__libc_stack_end;
+
 static int quiet[2], epoll;
 
 /* The C library starts a thread with all signals blocked: masks are settled once it is in its body. */
@@ -142,10 +144,10 @@ int main(void) {
 	for (unsigned i = 0; i < count; i++) pthread_create(&t, NULL, start, &bodies[i]);
 	pthread_barrier_wait(&started);
 	printf("block %p\neintr %p\nwrong %p\nrounds %p\ntimeouts %p\nhandled %p\nvalue %p\nfound %p\nprobe %p\n"
-	       "forked %p\nfork_now %p\nsubject %p\nfind_object %p\nready 0x0\n",
+	       "forked %p\nfork_now %p\nsubject %p\nfind_object %p\nstack_end %p\nready 0x0\n",
 	       dlsym(RTLD_DEFAULT, "suture_runtime"), (void *)&eintr, (void *)&wrong, (void *)&rounds,
 	       (void *)&timeouts, (void *)&handled, (void *)&value, (void *)&found, (void *)&probe, (void *)&forked,
-	       (void *)&fork_now, (void *)subject, dlsym(RTLD_DEFAULT, "_dl_find_object"));
+	       (void *)&fork_now, (void *)subject, dlsym(RTLD_DEFAULT, "_dl_find_object"), __libc_stack_end);
 	fflush(stdout);
 	for (;;) {
 		struct timespec nap = {0, 200000};

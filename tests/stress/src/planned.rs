@@ -79,7 +79,8 @@ pub fn world(cases: &[Case]) -> Result<World> {
         let maps = fs::read_to_string("/proc/self/maps");
         let maps = maps.map_err(|source| Error::System { what: "read the own map", source })?;
         let maps = MapsSnapshot::parse(&maps).map_err(|e| library.fail(&e.to_string()))?;
-        let process = ProcessView { maps: Some(&maps), existing: &existing, memory: None };
+        let process =
+            ProcessView { maps: Some(&maps), existing: &existing, memory: None, ..ProcessView::default() };
         let classes = Classes::parse(&class.to_string()).expect("a class letter");
         let options = Options { classes, ..Options::default() };
         let plan =

@@ -114,6 +114,8 @@ pub fn plan(class: Class, f: &Found, new: u64, arena: &mut Arena, punned: &mut P
         slot: slot.addr,
         copy,
         copy_len: copied.len() as u64,
+        // The harness has a dispatcher of its own.
+        ..Site::default()
     };
     Ok(Planned { site, slot, dispatcher })
 }

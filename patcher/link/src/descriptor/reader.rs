@@ -203,6 +203,7 @@ impl Reader<'_> {
                 callbacks[i].map_or(Ok(()), |code| self.code(code, &what))?;
             }
             states.push(StateDescriptor {
+                at: entry,
                 id,
                 is_shadow: flags & abi::STATE_IS_SHADOW != 0,
                 block_disable: flags & abi::STATE_BLOCK_DISABLE != 0,

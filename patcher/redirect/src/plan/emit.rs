@@ -1,7 +1,8 @@
-//! The memory of a plan: stubs, copies, slots, punned pages.
+//! The memory of a plan: stubs, copies, dispatchers, slots, punned pages.
 
 use super::{Failure, PlannedSite, Planner, RedirectPlan, Subject, image};
 use crate::arena::Arena;
+use crate::dispatcher::dispatcher;
 use crate::error::{PlanError, Refusal, TargetFault};
 use crate::pages::PAGE;
 use crate::plan::site::with_bytes;
@@ -64,7 +65,7 @@ impl Planner<'_> {
         }
     }
 
-    /// Writes stub, copy and jumps, and completes the site.
+    /// Writes stub, copy, dispatcher and jumps, and completes the site.
     pub(super) fn fill(
         &mut self,
         arena: usize,
@@ -99,8 +100,13 @@ impl Planner<'_> {
         let copy_at = arena.next();
         let copy = relocate::copy(code, base, copy_at)?;
         arena.push(&copy);
+        let choice = slot + 8;
+        let dispatcher_at = arena.next();
+        arena.push(&dispatcher(dispatcher_at, choice, &self.process.dispatch).ok_or_else(unreachable)?);
         site.stub = stub_at.0;
         site.slot = slot.0;
+        site.choice = choice.0;
+        site.dispatcher = dispatcher_at.0;
         site.copy = copy_at.0;
         site.copy_len = copy.len() as u64;
         if pun.is_none() {

@@ -100,7 +100,7 @@ impl Loaded {
     pub fn plan(&self, names: &[&str], options: &Options) -> Result<RedirectPlan, PlanError> {
         let requests: Vec<Request> = names.iter().map(|n| self.request(n)).collect();
         let maps = own_maps();
-        let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), existing: &[] };
+        let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), ..ProcessView::default() };
         plan_sites(std::slice::from_ref(&self.object), &requests, &view, options)
     }
 }

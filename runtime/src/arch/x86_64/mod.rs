@@ -1,4 +1,5 @@
 //! x86-64.
 
+pub mod dispatch;
 pub mod doorbell;
 pub mod tlsdesc;

@@ -1,0 +1,191 @@
+//! What apply, disable, reverse and force have in common: a transition that was begun is seen to its end.
+
+use crate::commit::restore_all;
+use crate::disable::idle_sites;
+use crate::error::Error;
+use crate::session::Session;
+use crate::sys::time::Deadline;
+use crate::target::books::Books;
+use crate::target::lock::Exclusive;
+use crate::target::{Target, books};
+use crate::transition::follow::{State, help};
+use crate::transition::{Blocker, Ended, Followed, Patience, follow};
+use crate::view::Cache;
+use serde::Serialize;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+use suture_abi::channel::op;
+use suture_elf::Addr;
+
+/// How long a command waits for a transition, and what then.
+#[derive(Clone, Copy, Debug)]
+pub struct Wait {
+    /// `None` = for ever.
+    pub timeout: Option<Duration>,
+    /// Turn the transition round when the time is over.
+    pub reverse: bool,
+    /// Do not wait at all.
+    pub no_wait: bool,
+}
+
+/// What a command works with besides the process.
+pub struct Context<'a> {
+    /// Files that were opened before.
+    pub cache: &'a Cache,
+    /// Set by Ctrl-C.
+    pub interrupted: &'a AtomicBool,
+    /// How long to wait.
+    pub wait: Wait,
+    /// Told of the books between two looks.
+    pub progress: &'a dyn Fn(&Books),
+}
+
+impl std::fmt::Debug for Context<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Context").field("wait", &self.wait).finish_non_exhaustive()
+    }
+}
+
+/// How far a transition came while the command watched.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Moved {
+    /// Every thread is where it is to be.
+    pub finished: bool,
+    /// Threads that hold the transition up.
+    pub blockers: Vec<Blocker>,
+    /// Threads that were stopped for a look.
+    pub looks_with_stop: u32,
+    /// Microseconds they were held, in all.
+    pub look_held_us: u64,
+    /// Entries that got the file's bytes back.
+    pub restored: usize,
+    /// Entries that keep somebody else's byte (a probe or breakpoint); ours goes when it goes.
+    pub left: usize,
+}
+
+/// Rounds of looks in the session that begins a transition; in the last one threads are stopped for it.
+const ROUNDS: u32 = 3;
+/// Pause between them.
+const ROUND: Duration = Duration::from_micros(500);
+/// How long a transition that is turned round at the end of patience is waited for.
+const WAY_BACK: Duration = Duration::from_secs(30);
+
+/// Sees a transition to its end, tidies up and ends the session. `name` is the patch's.
+///
+/// # Errors
+/// The patch failed or was turned round, or the process is gone.
+pub fn see_through(
+    mut session: Session<'_>,
+    alone: Exclusive,
+    transition: u32,
+    state: State,
+    name: &str,
+    context: &Context<'_>,
+) -> Result<Moved, Error> {
+    let (target, block) = (session.target, session.block);
+    let mut found = Followed { ended: state.ended(transition), ..Followed::default() };
+    if !context.wait.no_wait {
+        // Most threads are moved at once, some have to be met asleep, the rest runs all the time.
+        for round in 0..ROUNDS {
+            if found.ended.is_some() {
+                break;
+            }
+            if round > 0 {
+                std::thread::sleep(ROUND);
+            }
+            let stop = round + 1 == ROUNDS;
+            found.ended = help(&mut session, transition, context.cache, stop, &mut found)?;
+        }
+    }
+    if found.ended.is_some() {
+        let tidied = tidy(&mut session)?;
+        session.close()?;
+        return judge(target.pid(), name, found, tidied);
+    }
+    session.close()?;
+    drop(alone);
+    if context.wait.no_wait {
+        return judge(target.pid(), name, found, (0, 0));
+    }
+    let until = context.wait.timeout.map(Deadline::after);
+    let patience = Patience { until };
+    let mut after = watch(target, block, transition, patience, context)?;
+    after.stops += found.stops;
+    after.held += found.held;
+    let over = until.is_some_and(Deadline::passed) && after.ended.is_none();
+    if over && context.wait.reverse {
+        let blockers = std::mem::take(&mut after.blockers);
+        turn_round(target, transition)?;
+        let patience = Patience { until: Some(Deadline::after(WAY_BACK)) };
+        let back = watch(target, block, transition, patience, context)?;
+        if back.ended.is_some() {
+            tidy_later(target)?;
+            return Err(Error::TimedOut { pid: target.pid(), name: name.to_owned(), blockers });
+        }
+        after = back;
+    }
+    let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
+    judge(target.pid(), name, after, tidied)
+}
+
+fn watch(
+    target: &Target,
+    block: Addr,
+    transition: u32,
+    patience: Patience,
+    context: &Context<'_>,
+) -> Result<Followed, Error> {
+    follow(target, block, transition, patience, context.interrupted, context.cache, context.progress)
+}
+
+fn turn_round(target: &Target, transition: u32) -> Result<(), Error> {
+    let _alone = Exclusive::take(target)?;
+    let mut session = Session::open(target)?;
+    let now = books::read(target, session.block)?.transition.filter(|t| t.id == transition);
+    if let Some(t) = now {
+        session.expect("reversing", op::REVERSE, [u64::from(t.patch), 0, 0, 0], &[])?;
+    }
+    session.close()
+}
+
+/// Gives entries that no function is on their old bytes back: how many did, and how many could not.
+///
+/// # Errors
+/// When a store fails or the worker is gone.
+pub fn tidy(session: &mut Session<'_>) -> Result<(usize, usize), Error> {
+    let idle = idle_sites(session)?;
+    if idle.is_empty() {
+        return Ok((0, 0));
+    }
+    let left = restore_all(session, &idle)?;
+    Ok((idle.len() - left, left))
+}
+
+fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
+    let _alone = Exclusive::take(target)?;
+    let block = crate::target::runtime::find_block(target, &target.maps()?)?;
+    let any = |b: &Books| b.sites.iter().any(crate::disable::is_idle);
+    if !any(&books::read(target, block)?) {
+        return Ok((0, 0));
+    }
+    let mut session = Session::open(target)?;
+    let tidied = tidy(&mut session)?;
+    session.close()?;
+    Ok(tidied)
+}
+
+fn judge(pid: i32, name: &str, found: Followed, (restored, left): (usize, usize)) -> Result<Moved, Error> {
+    let name = name.to_owned();
+    match found.ended {
+        Some(Ended::Failed(errno)) => Err(Error::Failed { pid, name, errno: errno.cast_signed() }),
+        Some(Ended::Reversed) => Err(Error::Reversed { pid, name, restored, left }),
+        ended => Ok(Moved {
+            finished: ended.is_some(),
+            blockers: found.blockers,
+            looks_with_stop: found.stops,
+            look_held_us: crate::disable::micros(found.held),
+            restored,
+            left,
+        }),
+    }
+}

@@ -1,0 +1,270 @@
+//! From a transition that has begun to its end, or to the end of patience.
+//!
+//! Between two looks the process is left alone, so that other commands (`reverse`, `force`, `status`) have
+//! their turn. Only the looks themselves are made with the process to oneself.
+
+use super::look::{Blocker, Looker, Seen, Why};
+use super::threads::{self, Thread};
+use crate::error::Error;
+use crate::session::Session;
+use crate::sys::time::Deadline;
+use crate::target::books::{self, Books};
+use crate::view::Cache;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use suture_abi::block::{ENDED_REVERSED, WAITS_THREADS};
+use suture_abi::channel::{Move, op};
+
+/// How long a transition is followed.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Until then; `None` = for ever.
+    pub until: Option<Deadline>,
+}
+
+/// How a transition ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// At its goal.
+    Done,
+    /// It was turned round by somebody and ended where it began.
+    Reversed,
+    /// It failed with this errno before any thread moved.
+    Failed(u32),
+}
+
+/// What following a transition came to.
+#[derive(Clone, Debug, Default)]
+pub struct Followed {
+    /// How it ended; `None` = it goes on.
+    pub ended: Option<Ended>,
+    /// Who holds it up, when it goes on.
+    pub blockers: Vec<Blocker>,
+    /// Threads that were stopped for a look.
+    pub stops: u32,
+    /// For how long in all.
+    pub held: Duration,
+}
+
+/// State of a transition as the worker answers it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct State([u64; 4]);
+
+impl State {
+    /// Takes an answer.
+    #[must_use]
+    pub fn new(results: [u64; 4]) -> Self {
+        Self(results)
+    }
+
+    /// Number of the transition that is going on, or of the one that has just ended.
+    #[must_use]
+    pub fn transition(&self) -> u32 {
+        let [now, ended, ..] = self.0;
+        u32::try_from(if now != 0 { now } else { ended }).unwrap_or(0)
+    }
+
+    /// How the transition of that number ended, if it did.
+    #[must_use]
+    pub fn ended(&self, transition: u32) -> Option<Ended> {
+        match self.0 {
+            [0, number, how, _] if number == u64::from(transition) => Some(ended(how as u32)),
+            // Another transition ended since: this one is over, too, and nobody knows how.
+            [0, ..] => Some(Ended::Done),
+            [now, ..] if now != u64::from(transition) => Some(Ended::Done),
+            _ => None,
+        }
+    }
+
+    /// What it waits for (`WAITS_*`).
+    #[must_use]
+    pub fn waits_for(&self) -> u32 {
+        self.0[1] as u32
+    }
+}
+
+fn ended(how: u32) -> Ended {
+    match how {
+        0 => Ended::Done,
+        ENDED_REVERSED => Ended::Reversed,
+        errno => Ended::Failed(errno),
+    }
+}
+
+/// Helps a transition along with the process to oneself: looks at everybody the worker has left, once.
+/// `Ok(None)`: it goes on.
+///
+/// # Errors
+/// When the process or its worker is gone.
+pub fn help(
+    session: &mut Session<'_>,
+    transition: u32,
+    cache: &Cache,
+    stop: bool,
+    found: &mut Followed,
+) -> Result<Option<Ended>, Error> {
+    let target = session.target;
+    let go_on = [u64::from(transition), session.may, 0, 0];
+    let mut state = State::new(session.expect("the transition", op::ADVANCE, go_on, &[])?);
+    if let Some(ended) = state.ended(transition) {
+        return Ok(Some(ended));
+    }
+    if state.waits_for() != WAITS_THREADS {
+        return Ok(None);
+    }
+    let books = books::read(target, session.block)?;
+    let Some(mut looker) = Looker::new(target, &books, cache)? else { return Ok(None) };
+    let worker = books.worker;
+    // A process that cannot read its own directory is told; the worker closes when nothing new comes up.
+    for _ in 0..6 {
+        let seen = threads::read(target, worker)?;
+        state = tell(session, transition, &seen)?;
+        if let Some(ended) = state.ended(transition) {
+            return Ok(Some(ended));
+        }
+        found.blockers.clear();
+        look_at(&mut looker, session, transition, &seen, stop, found)?;
+        found.stops += std::mem::take(&mut looker.stops);
+        found.held += std::mem::take(&mut looker.held);
+        if !found.blockers.is_empty() {
+            return Ok(None);
+        }
+    }
+    Ok(None)
+}
+
+fn tell(session: &mut Session<'_>, transition: u32, threads: &[Thread]) -> Result<State, Error> {
+    let payload: Vec<u8> = threads.iter().flat_map(|t| t.own.to_le_bytes()).collect();
+    let args = [u64::from(transition), 0, 0, 0];
+    Ok(State::new(session.expect("telling threads", op::TASKS, args, &payload)?))
+}
+
+fn bytes(found: &Move) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..4].copy_from_slice(&found.tid.to_le_bytes());
+    bytes[8..].copy_from_slice(&found.seen.to_le_bytes());
+    bytes
+}
+
+/// Looks at every thread that is not at the goal and moves those that are clear.
+fn look_at(
+    looker: &mut Looker<'_>,
+    session: &mut Session<'_>,
+    transition: u32,
+    seen: &[Thread],
+    stop: bool,
+    found: &mut Followed,
+) -> Result<(), Error> {
+    let mut moves = Vec::new();
+    let mut running = Vec::new();
+    for &thread in seen {
+        match looker.look(thread) {
+            Seen::Clear(clear) => moves.push(clear),
+            Seen::Held(Why::Running | Why::Unreliable(_)) if stop => running.push(thread),
+            Seen::Held(why) => found.blockers.push(Blocker::new(looker.pid(), thread, &why)),
+            Seen::There | Seen::Gone => {}
+        }
+    }
+    move_all(session, transition, &moves)?;
+    for thread in running {
+        let mut verdict = Seen::Gone;
+        // A thread that is hardly ever outside of what is searched may be caught there at another instant.
+        for _ in 0..STOPS {
+            let deadline = Deadline::after(Duration::from_millis(200));
+            let mut move_it = |clear: Move| Ok(move_all(session, transition, &[clear])? == 1);
+            verdict = looker.stop_and_move(thread, deadline, &mut move_it)?;
+            if !matches!(verdict, Seen::Held(Why::OnStack { .. } | Why::Running)) {
+                break;
+            }
+        }
+        if let Seen::Held(why) = verdict {
+            found.blockers.push(Blocker::new(looker.pid(), thread, &why));
+        }
+    }
+    Ok(())
+}
+
+/// Times a running thread is stopped in one round of looks, at most.
+const STOPS: u32 = 5;
+
+/// Has the worker move threads; how many it did move.
+fn move_all(session: &mut Session<'_>, transition: u32, moves: &[Move]) -> Result<u64, Error> {
+    if moves.is_empty() {
+        return Ok(0);
+    }
+    let payload: Vec<u8> = moves.iter().flat_map(bytes).collect();
+    Ok(session.expect("moving threads", op::MOVE, [u64::from(transition), 0, 0, 0], &payload)?[0])
+}
+
+/// Looks that come one upon the other.
+const FAST_LOOKS: u32 = 6;
+
+/// Follows a transition to its end.
+///
+/// # Errors
+/// When the process is gone, or cannot be entered any more.
+pub fn follow(
+    target: &crate::target::Target,
+    block: suture_elf::Addr,
+    transition: u32,
+    patience: Patience,
+    interrupted: &AtomicBool,
+    cache: &Cache,
+    progress: &dyn Fn(&Books),
+) -> Result<Followed, Error> {
+    let mut found = Followed::default();
+    let mut pause = Duration::from_millis(1);
+    let mut looks = 0u32;
+    loop {
+        let books = books::read(target, block)?;
+        progress(&books);
+        if books.transition.is_none_or(|t| t.id != transition) {
+            let (number, how) = books.ended;
+            found.ended = Some(if number == transition { ended(how) } else { Ended::Done });
+            found.blockers.clear();
+            return Ok(found);
+        }
+        let over = patience.until.is_some_and(Deadline::passed) || interrupted.load(Ordering::Relaxed);
+        if over && looks > 0 {
+            return Ok(found);
+        }
+        let started = Instant::now();
+        let alone = crate::target::lock::Exclusive::take(target)?;
+        let mut session = Session::open(target)?;
+        let ended = help(&mut session, transition, cache, true, &mut found)?;
+        session.close()?;
+        drop(alone);
+        looks += 1;
+        if let Some(ended) = ended {
+            found.ended = Some(ended);
+            found.blockers.clear();
+            return Ok(found);
+        }
+        // Fast at first, then never busier than about one part in fifty, and once a second at least.
+        let busy = if looks > FAST_LOOKS { started.elapsed() * 50 } else { Duration::ZERO };
+        pause = (pause * 2).max(busy).min(Duration::from_secs(1));
+        await_end(target, block, transition, pause, interrupted)?;
+    }
+}
+
+/// Waits until the transition ends by itself, or for `pause`.
+fn await_end(
+    target: &crate::target::Target,
+    block: suture_elf::Addr,
+    transition: u32,
+    pause: Duration,
+    interrupted: &AtomicBool,
+) -> Result<(), Error> {
+    let deadline = Deadline::after(pause);
+    let ended = std::mem::offset_of!(suture_abi::block::RuntimeBlock, ended);
+    let mut nap = Duration::from_micros(100);
+    while !deadline.passed() && !interrupted.load(Ordering::Relaxed) {
+        if books::word(target, block, ended)? == transition {
+            return Ok(());
+        }
+        // Nothing in the target says when it ends; a look at one word costs a microsecond.
+        std::thread::sleep(nap.min(deadline.left()));
+        nap = (nap * 2).min(Duration::from_millis(5));
+    }
+    Ok(())
+}

@@ -1,0 +1,420 @@
+//! An exact look at one thread, from outside.
+//!
+//! A blocked thread is not touched: run count, record, `syscall` line, a walk of its stack by call frame
+//! information, run count again, in this order (the runtime's `transition::look` says why). A thread that
+//! runs whenever one looks is stopped once, for as long as it takes to read its registers, walk its stack
+//! and have the worker move it.
+
+use super::records::Records;
+use super::threads::{self, Thread};
+use crate::doorbell;
+use crate::error::Error;
+use crate::sys::proc;
+use crate::sys::ptrace::{StopError, StoppedThread};
+use crate::sys::time::Deadline;
+use crate::sys::urgent::Urgent;
+use crate::target::Target;
+use crate::target::books::Books;
+use crate::threads::ThreadLayout;
+use crate::view::Cache;
+use serde::Serialize;
+use std::fs;
+use std::time::{Duration, Instant};
+use suture_abi::channel::Move;
+use suture_abi::dispatch::side;
+use suture_elf::{Addr, Memory, MemoryError, demangle};
+use suture_link::ProcessView;
+use suture_runtime::transition::searched::searched;
+use suture_scan::proc::{Stat, Syscall, run_count};
+use suture_scan::{End, Hit, Interval, Ranges, Scanner, Step};
+use suture_unwind::{Frame, Module, Register, Registers, Unwinder};
+
+/// What a look says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Clear of everything searched: it may be moved, if its record still says so.
+    Clear(Move),
+    /// It is at the goal already.
+    There,
+    /// It cannot be moved now.
+    Held(Why),
+    /// It is gone.
+    Gone,
+}
+
+/// Why a thread cannot be moved now: the kernel's three refusals.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It runs, or may run unseen (`EBUSY`).
+    Running,
+    /// Its stack cannot be read for certain (`EINVAL`).
+    Unreliable(String),
+    /// A searched function is on its stack (`EADDRINUSE`).
+    OnStack {
+        /// The function.
+        function: String,
+        /// Functions from the innermost outwards.
+        backtrace: Vec<String>,
+    },
+}
+
+impl std::fmt::Display for Why {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Running => f.write_str("running"),
+            Self::Unreliable(why) => write!(f, "unreliable stack: {why}"),
+            Self::OnStack { function, .. } => write!(f, "on function {function}"),
+        }
+    }
+}
+
+/// A thread that holds a transition up, for people.
+#[derive(Clone, Debug, Serialize)]
+pub struct Blocker {
+    /// Thread id.
+    pub tid: i32,
+    /// Its name.
+    pub name: String,
+    /// `running`, `unreliable` or `on-stack`.
+    pub reason: &'static str,
+    /// The reason in words.
+    pub why: String,
+    /// Searched function on its stack.
+    pub function: Option<String>,
+    /// Functions on its stack, from the innermost outwards.
+    pub backtrace: Vec<String>,
+}
+
+impl Blocker {
+    /// Describes a thread.
+    #[must_use]
+    pub fn new(pid: i32, thread: Thread, why: &Why) -> Self {
+        let (reason, function, backtrace) = match why {
+            Why::Running => ("running", None, Vec::new()),
+            Why::Unreliable(_) => ("unreliable", None, Vec::new()),
+            Why::OnStack { function, backtrace } => ("on-stack", Some(function.clone()), backtrace.clone()),
+        };
+        let name = threads::name(pid, thread.tid);
+        Self { tid: thread.tid, name, reason, why: why.to_string(), function, backtrace }
+    }
+}
+
+/// Looks at the threads of one transition.
+pub struct Looker<'t> {
+    target: &'t Target,
+    records: Records,
+    transition: u32,
+    to_switched: bool,
+    searched: Vec<Interval>,
+    layout: ThreadLayout,
+    named: Vec<(std::ops::Range<u64>, String)>,
+    modules: Vec<Module>,
+    /// Threads stopped so far, and for how long in all.
+    pub stops: u32,
+    /// See `stops`.
+    pub held: Duration,
+}
+
+impl std::fmt::Debug for Looker<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Looker").field("transition", &self.transition).finish_non_exhaustive()
+    }
+}
+
+/// Bytes of a stack that are read at once.
+const COPY: usize = 16 << 10;
+
+impl<'t> Looker<'t> {
+    /// A looker for the transition that is going on; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it cannot be found out what is loaded.
+    pub fn new(target: &'t Target, books: &Books, cache: &Cache) -> Result<Option<Self>, Error> {
+        let Some(t) = books.transition else { return Ok(None) };
+        let path = (books.path.start, books.path.end);
+        let searched = searched(&books.as_runtime(), &t, path).unwrap_or_default();
+        let view = crate::view::process(target, crate::view::maps(target)?, cache)?;
+        Ok(Some(Self {
+            target,
+            records: Records::of(books),
+            transition: t.id,
+            to_switched: t.to_switched(),
+            searched,
+            layout: crate::threads::layout(target, &view)?,
+            named: named(books),
+            modules: modules(&view),
+            stops: 0,
+            held: Duration::ZERO,
+        }))
+    }
+
+    /// The process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.target.pid()
+    }
+
+    fn is_there(&self, word: u64) -> bool {
+        (side(word) == self.transition) == self.to_switched
+    }
+
+    /// Whether a thread is at the goal, as far as can be seen.
+    #[must_use]
+    pub fn is_at_goal(&self, thread: Thread) -> bool {
+        self.records.word(self.target, thread.own).is_some_and(|word| self.is_there(word))
+    }
+
+    /// Looks at a thread without touching it.
+    #[must_use]
+    pub fn look(&self, thread: Thread) -> Seen {
+        let file = |name: &str| fs::read(format!("/proc/{}/task/{}/{name}", self.target.pid(), thread.tid));
+        let Some(before) = file("schedstat").ok().and_then(|text| run_count(&text)) else {
+            return Seen::Gone;
+        };
+        // Without a record of its own nobody can tell whether it passes a dispatcher meanwhile.
+        let Some(word) = self.records.word(self.target, thread.own) else { return Seen::Held(Why::Running) };
+        if self.is_there(word) {
+            return Seen::There;
+        }
+        let clear = Seen::Clear(Move { tid: thread.own, reserved: 0, seen: word });
+        let Ok(stat) = file("stat") else { return Seen::Gone };
+        match Stat::parse(&stat) {
+            // The kernel's own, or dead and still listed: neither runs code of the program.
+            Some(stat) if stat.is_kernel_made() || stat.is_dead() => return clear,
+            None => return Seen::Gone,
+            Some(_) => {}
+        }
+        let Ok(line) = file("syscall") else { return Seen::Gone };
+        let (sp, pc) = match Syscall::parse(&line) {
+            Some(line @ Syscall::Blocked { sp, pc, .. }) if !line.shares_itself() => (sp, pc),
+            Some(Syscall::Elsewhere { .. }) => {
+                return Seen::Held(Why::Unreliable("blocked outside a system call".into()));
+            }
+            _ => return Seen::Held(Why::Running),
+        };
+        let stack = StackCache::new(self.target, sp);
+        let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
+        let after = file("schedstat").ok().and_then(|text| run_count(&text));
+        if after != Some(before) {
+            return Seen::Held(Why::Running);
+        }
+        verdict.map_or_else(Seen::Held, |()| clear)
+    }
+
+    /// Stops a thread for an instant, looks at it with all its registers, and moves it with `move_it` if it
+    /// is clear, before it runs on: a thread that calls a redirected function all the time would have
+    /// passed its dispatcher again by then.
+    ///
+    /// # Errors
+    /// When the kernel refuses to stop it, or `move_it` fails.
+    pub fn stop_and_move(
+        &mut self,
+        thread: Thread,
+        deadline: Deadline,
+        move_it: &mut dyn FnMut(Move) -> Result<bool, Error>,
+    ) -> Result<Seen, Error> {
+        let facts = proc::thread_facts(self.target.pid(), thread.tid);
+        let Some(facts) = facts else { return Ok(Seen::Gone) };
+        // The tracer would wait for the child of a vfork, or for a disk.
+        if facts.state == 'D' || facts.syscall.is_some_and(|nr| matches!(nr, 56 | 58 | 435)) {
+            return Ok(Seen::Held(Why::Running));
+        }
+        let _urgent = Urgent::begin();
+        let started = Instant::now();
+        let held = match StoppedThread::stop(thread.tid, deadline) {
+            Ok(held) => held,
+            Err(StopError::Gone) => return Ok(Seen::Gone),
+            Err(StopError::Stopped(signal)) => return Err(Error::Stopped { pid: self.target.pid(), signal }),
+            Err(StopError::Deadline) => return Ok(Seen::Held(Why::Running)),
+            Err(StopError::Os(e)) => return Err(Error::from_ptrace(self.target, &e)),
+        };
+        let os = |e: std::io::Error| Error::from_ptrace(self.target, &e);
+        let regs = doorbell::hide_interruption(&held).map_err(os)?;
+        let seen = match self.records.word(self.target, thread.own) {
+            None => Seen::Held(Why::Running),
+            Some(word) if self.is_there(word) => Seen::There,
+            Some(word) => {
+                match self.verdict(thread, registers(&regs), &StackCache::new(self.target, regs.rsp)) {
+                    Err(why) => Seen::Held(why),
+                    Ok(()) => {
+                        let clear = Move { tid: thread.own, reserved: 0, seen: word };
+                        if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
+                    }
+                }
+            }
+        };
+        held.release().map_err(os)?;
+        self.stops += 1;
+        self.held += started.elapsed();
+        Ok(seen)
+    }
+
+    /// Scans a stack; where that finds anything, or cannot prove where the stack ends, walks it and compares
+    /// every frame.
+    fn verdict(&self, thread: Thread, registers: Registers, memory: &dyn Memory) -> Result<(), Why> {
+        let unreliable = |what: String| Why::Unreliable(what);
+        let ranges = Ranges::new(&self.searched).map_err(|_| unreliable("no ranges to search".into()))?;
+        // Arenas have no call frame information: seen before the walk stumbles over them.
+        let found = registers.pc().and_then(|pc| ranges.find(pc).map(|_| pc));
+        if let Some(pc) = found {
+            return Err(Why::OnStack { function: self.name(pc), backtrace: vec![self.name(pc)] });
+        }
+        let in_register =
+            Register::ALL.iter().filter_map(|r| registers.get(*r)).any(|v| ranges.find(v).is_some());
+        if !in_register && self.scan_is_clean(thread, &registers, &ranges, memory) {
+            return Ok(());
+        }
+        let frames = Unwinder::new(&self.modules).walk(registers, memory);
+        let frames = frames.map_err(|why| unreliable(why.to_string()))?;
+        match frames.iter().find(|f| ranges.find(f.pc).is_some()) {
+            None => Ok(()),
+            Some(frame) => {
+                Err(Why::OnStack { function: self.name(frame.pc), backtrace: self.backtrace(&frames) })
+            }
+        }
+    }
+
+    /// No word between the stack pointer and the proven end of the stack leads into a searched range. Needs
+    /// no call frame information, so it passes code that has none.
+    fn scan_is_clean(
+        &self,
+        thread: Thread,
+        registers: &Registers,
+        ranges: &Ranges<'_>,
+        memory: &dyn Memory,
+    ) -> bool {
+        let Some(sp) = registers.sp() else { return false };
+        let block = End::ThreadBlock { tid: thread.own, tid_offset: self.layout.thread_id };
+        let main = End::Address(self.layout.main_stack_end);
+        let is_main = thread.tid == self.target.pid() && self.layout.main_stack_end > sp;
+        is_main && scan(sp, main, ranges, memory) || scan(sp, block, ranges, memory)
+    }
+
+    fn backtrace(&self, frames: &[Frame]) -> Vec<String> {
+        frames.iter().map(|f| self.name(f.pc)).collect()
+    }
+
+    /// Name of the function an address lies in, as well as it is known.
+    fn name(&self, pc: u64) -> String {
+        // A return address may lie one past its function.
+        let at = pc.wrapping_sub(1);
+        if let Some((_, name)) = self.named.iter().find(|(range, _)| range.contains(&at)) {
+            return name.clone();
+        }
+        let module = self.modules.iter().find(|m| m.range().contains(&at));
+        let Some(module) = module else { return format!("{pc:#x}") };
+        let vaddr = at.wrapping_sub(module.base.0);
+        let short = module.name.rsplit('/').next().unwrap_or(&module.name);
+        let symbols = module.file().symbols().all().iter();
+        let best =
+            symbols.filter(|s| s.addr.0 <= vaddr && vaddr < s.addr.0 + s.size.max(1)).max_by_key(|s| s.addr);
+        match best {
+            Some(symbol) => demangle(&symbol.name),
+            None => format!("{short}+{:#x}", pc.wrapping_sub(module.base.0)),
+        }
+    }
+}
+
+/// Most bytes of one stack that are scanned.
+const MOST_SCANNED: u64 = 64 << 20;
+
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> bool {
+    let mut hits = [Hit::default(); 1];
+    let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
+    let mut bytes = [0; 4096];
+    while scanner.next() < sp.saturating_add(MOST_SCANNED) {
+        let at = scanner.next();
+        // To the end of the page: what comes after it may not be there.
+        let piece = &mut bytes[..4096 - (at % 4096) as usize];
+        if memory.read(Addr(at), piece).is_err() {
+            break;
+        }
+        let words: Vec<u64> = piece.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        if scanner.feed(&words) == Step::Ended {
+            break;
+        }
+    }
+    scanner.finish().is_clean()
+}
+
+/// Names of the searched code: functions by what their patches say of them, and the engine's own.
+fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
+    let mut named = Vec::new();
+    for range in &books.ranges {
+        let entry = books.site(range.site).map_or(0, |s| s.plan.entry);
+        let mut name = crate::status::function_name(books, entry);
+        if range.kind == suture_abi::batch::RANGE_NEW {
+            let patch = books.patches.iter().find(|p| p.row.id == range.patch);
+            name = format!("{name} [{}]", patch.map_or("?", |p| p.name.as_str()));
+        }
+        named.push((range.start..range.end, name));
+    }
+    for site in &books.sites {
+        let name = crate::status::function_name(books, site.plan.entry);
+        named.push((site.plan.copy..site.plan.copy + site.plan.copy_len, name));
+    }
+    for image in &books.images {
+        let patch = books.patches.iter().find(|p| p.row.id == image.patch);
+        let name = format!("code of patch {}", patch.map_or("?", |p| p.name.as_str()));
+        named.push((image.plan.text_start..image.plan.text_end, name));
+    }
+    named
+}
+
+fn modules(view: &ProcessView<'_>) -> Vec<Module> {
+    let of = |o: &suture_link::LoadedObject| Module::new(o.path.clone(), o.base, o.file.clone());
+    view.objects.iter().map(of).collect()
+}
+
+fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
+    let pairs = [
+        (Register::RBX, regs.rbx),
+        (Register::RBP, regs.rbp),
+        (Register(12), regs.r12),
+        (Register(13), regs.r13),
+        (Register(14), regs.r14),
+        (Register(15), regs.r15),
+        (Register(0), regs.rax),
+        (Register(1), regs.rdx),
+        (Register(2), regs.rcx),
+        (Register(4), regs.rsi),
+        (Register(5), regs.rdi),
+        (Register(8), regs.r8),
+        (Register(9), regs.r9),
+        (Register(10), regs.r10),
+        (Register(11), regs.r11),
+    ];
+    pairs.into_iter().fold(Registers::from_pc_sp(regs.rip, regs.rsp), |r, (register, v)| r.with(register, v))
+}
+
+/// The target's memory with the top of one stack read in one piece: a walk reads it word by word.
+struct StackCache<'t> {
+    start: u64,
+    bytes: Vec<u8>,
+    target: &'t Target,
+}
+
+impl<'t> StackCache<'t> {
+    fn new(target: &'t Target, sp: u64) -> Self {
+        // The red zone belongs to the frame, too.
+        let start = sp.saturating_sub(128) & !7;
+        let to_page_end = 4096 - (start % 4096) as usize;
+        // More than one page may not be there.
+        let lengths = [to_page_end + COPY, to_page_end + 4096, to_page_end];
+        let bytes = lengths.into_iter().find_map(|len| target.memory.read_vec(Addr(start), len).ok());
+        Self { start, bytes: bytes.unwrap_or_default(), target }
+    }
+}
+
+impl Memory for StackCache<'_> {
+    fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let offset = addr.0.checked_sub(self.start).and_then(|o| usize::try_from(o).ok());
+        match offset.and_then(|o| self.bytes.get(o..o.checked_add(buf.len())?)) {
+            Some(bytes) => {
+                buf.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => self.target.memory.read(addr, buf),
+        }
+    }
+}

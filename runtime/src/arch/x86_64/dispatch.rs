@@ -1,0 +1,176 @@
+//! What dispatchers and newborn threads run of the runtime itself.
+//!
+//! A dispatcher (emitted by the command, one per site) finds its thread's record by itself. Only when the
+//! chunk of that record does not exist does it come here, with the address to come back to in `r10`. The
+//! thread stands at the entry of a function of the program, perhaps in a signal handler, perhaps in the
+//! middle of the program's allocator: every register and flag but `r10` and `r11`, which the dispatcher
+//! has saved, goes back unchanged. One `mmap`, one compare-and-swap, no lock; interrupted by a handler that
+//! comes here too, both try and one chunk wins.
+//!
+//! The code lies between two labels that the block names: a thread that is in it, or was interrupted in
+//! it, is on its way into a function and on neither side.
+//!
+//! # Safety
+//!
+//! Assembly on threads of the program. It touches the directory, the stack below `rsp`, and nothing else.
+#![allow(unsafe_code)]
+
+use crate::record::{CHUNK_LEN, DIRECTORY, STAND_IN};
+use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU32, Ordering};
+use suture_abi::dispatch::{CHUNKS, RECORDS_PER_CHUNK};
+
+/// Offset of the thread id from `fs`. Written by the worker before the first slot leads to a dispatcher
+/// and never changed (it belongs to the C library of the process).
+pub static THREAD_ID: AtomicU32 = AtomicU32::new(0);
+
+const CHUNK_SHIFT: u32 = RECORDS_PER_CHUNK.trailing_zeros();
+const CHUNK_MASK: u32 = CHUNKS as u32 - 1;
+
+global_asm!(
+    ".pushsection .text.suture_path, \"ax\", @progbits",
+    ".balign 64",
+    ".globl suture_path_start",
+    ".hidden suture_path_start",
+    "suture_path_start:",
+    ".globl suture_slow_path",
+    ".hidden suture_slow_path",
+    ".type suture_slow_path, @function",
+    "suture_slow_path:",
+    "push rax\npush rcx\npush rdx\npush rsi\npush rdi\npush r8\npush r9\npush r10",
+    "mov eax, 9", // mmap
+    "xor edi, edi",
+    "mov esi, {len}",
+    "mov edx, 3",     // PROT_READ | PROT_WRITE
+    "mov r10d, 0x22", // MAP_PRIVATE | MAP_ANONYMOUS
+    "mov r8, -1",
+    "xor r9d, r9d",
+    "syscall",
+    "mov rdx, rax",
+    "cmp rax, -4096",
+    "jbe 2f",
+    // No memory: the records that stand in. The worker moves no thread that uses them.
+    "mov rdx, qword ptr [rip + {stand_in}]",
+    "2:",
+    // The entry of this thread's chunk.
+    "mov ecx, dword ptr [rip + {thread_id}]",
+    "mov ecx, dword ptr fs:[rcx]",
+    "shr ecx, {shift}",
+    "and ecx, {mask}",
+    "lea rdi, [rip + {directory}]",
+    "lea rdi, [rdi + rcx * 8]",
+    "xor eax, eax",
+    "lock cmpxchg qword ptr [rdi], rdx",
+    "je 3f",
+    // Somebody was faster. What was mapped here goes again, unless it is what stands in.
+    "cmp rdx, qword ptr [rip + {stand_in}]",
+    "je 3f",
+    "mov rdi, rdx",
+    "mov esi, {len}",
+    "mov eax, 11", // munmap
+    "syscall",
+    "3:",
+    "pop r10\npop r9\npop r8\npop rdi\npop rsi\npop rdx\npop rcx\npop rax",
+    "jmp r10",
+    ".size suture_slow_path, . - suture_slow_path",
+    // The thread looks at its own stack. Compiled code may use the vector registers of the baseline (and
+    // leaves the rest of wider ones alone), so those are saved besides the general ones.
+    ".globl suture_self_look",
+    ".hidden suture_self_look",
+    ".type suture_self_look, @function",
+    "suture_self_look:",
+    "push rax\npush rcx\npush rdx\npush rsi\npush rdi\npush r8\npush r9\npush r10\npush r11\npush rbx",
+    "mov rdi, r11",
+    // Above the ten words here and the two of the dispatcher: the return address of the function.
+    "lea rsi, [rsp + 96]",
+    "mov rbx, rsp",
+    "and rsp, -16",
+    "sub rsp, 256",
+    "movaps [rsp], xmm0\nmovaps [rsp + 16], xmm1\nmovaps [rsp + 32], xmm2\nmovaps [rsp + 48], xmm3",
+    "movaps [rsp + 64], xmm4\nmovaps [rsp + 80], xmm5\nmovaps [rsp + 96], xmm6\nmovaps [rsp + 112], xmm7",
+    "movaps [rsp + 128], xmm8\nmovaps [rsp + 144], xmm9\nmovaps [rsp + 160], xmm10",
+    "movaps [rsp + 176], xmm11\nmovaps [rsp + 192], xmm12\nmovaps [rsp + 208], xmm13",
+    "movaps [rsp + 224], xmm14\nmovaps [rsp + 240], xmm15",
+    "cld",
+    "call {look}",
+    "movaps xmm0, [rsp]\nmovaps xmm1, [rsp + 16]\nmovaps xmm2, [rsp + 32]\nmovaps xmm3, [rsp + 48]",
+    "movaps xmm4, [rsp + 64]\nmovaps xmm5, [rsp + 80]\nmovaps xmm6, [rsp + 96]\nmovaps xmm7, [rsp + 112]",
+    "movaps xmm8, [rsp + 128]\nmovaps xmm9, [rsp + 144]\nmovaps xmm10, [rsp + 160]",
+    "movaps xmm11, [rsp + 176]\nmovaps xmm12, [rsp + 192]\nmovaps xmm13, [rsp + 208]",
+    "movaps xmm14, [rsp + 224]\nmovaps xmm15, [rsp + 240]",
+    "mov rsp, rbx",
+    "pop rbx\npop r11\npop r10\npop r9\npop r8\npop rdi\npop rsi\npop rdx\npop rcx\npop rax",
+    "jmp r10",
+    ".size suture_self_look, . - suture_self_look",
+    ".globl suture_path_end",
+    ".hidden suture_path_end",
+    "suture_path_end:",
+    ".popsection",
+    // A newborn thread: takes its side, then goes where the program wants it to start. It leaves by a
+    // jump, so it is on no stack afterwards.
+    ".pushsection .text.suture_birth, \"ax\", @progbits",
+    ".globl suture_birth",
+    ".hidden suture_birth",
+    ".type suture_birth, @function",
+    "suture_birth:",
+    ".cfi_startproc",
+    "sub rsp, 8",
+    ".cfi_adjust_cfa_offset 8",
+    "call {settle}",
+    "add rsp, 8",
+    ".cfi_adjust_cfa_offset -8",
+    "mov rdi, rdx",
+    "jmp rax",
+    ".cfi_endproc",
+    ".size suture_birth, . - suture_birth",
+    ".popsection",
+    len = const CHUNK_LEN,
+    shift = const CHUNK_SHIFT,
+    mask = const CHUNK_MASK,
+    directory = sym DIRECTORY,
+    stand_in = sym STAND_IN,
+    thread_id = sym THREAD_ID,
+    settle = sym crate::birth::settle,
+    look = sym crate::transition::own::look_at_self,
+);
+
+unsafe extern "C" {
+    static suture_path_start: u8;
+    static suture_path_end: u8;
+    static suture_slow_path: u8;
+    static suture_self_look: u8;
+    static suture_birth: u8;
+}
+
+/// First address of the code above, and the address after it.
+pub fn path() -> (u64, u64) {
+    let (start, end) = (&raw const suture_path_start, &raw const suture_path_end);
+    (start.expose_provenance() as u64, end.expose_provenance() as u64)
+}
+
+/// Where a dispatcher goes whose chunk does not exist.
+pub fn slow_path() -> u64 {
+    (&raw const suture_slow_path).expose_provenance() as u64
+}
+
+/// Where a dispatcher goes whose thread is to look at its own stack.
+pub fn self_look() -> u64 {
+    (&raw const suture_self_look).expose_provenance() as u64
+}
+
+/// Where a thread starts that was created while a transition runs.
+pub fn birth() -> u64 {
+    (&raw const suture_birth).expose_provenance() as u64
+}
+
+/// The calling thread's id as the C library keeps it: what dispatchers use. Any thread of the program.
+pub fn own_thread_id() -> u32 {
+    let offset = u64::from(THREAD_ID.load(Ordering::Relaxed));
+    let tid: u32;
+    // SAFETY: reads the C library's thread header, where its own description says the id is. Only threads
+    // of the program come here (hooks of its C library).
+    unsafe {
+        asm!("mov {0:e}, dword ptr fs:[{1}]", out(reg) tid, in(reg) offset, options(nostack, preserves_flags, readonly));
+    }
+    tid
+}

@@ -1,0 +1,273 @@
+//! Threads and processes that come into being while a transition runs.
+//!
+//! As in the kernel a child starts on its creator's side. The common body of thread creation in the C
+//! library and its `_Fork` are redirected to the handlers here; their slots lead here only while a
+//! transition runs. Threads made by a raw `clone` start unswitched and are found by the worker.
+//!
+//! Runs on the program's threads. No allocation, no lock; `settle` runs before the new thread's own code.
+//!
+//! # Protocol
+//!
+//! The creator reads its side, writes a ticket, and creates the thread; the child takes the ticket and
+//! puts itself on that side by compare-and-swap. Both may be preempted for any time in between, and the
+//! transition may be reversed, or closed, meanwhile:
+//!
+//! * another transition, or none: the ticket's side means nothing, and is not taken;
+//! * *closing* (every thread is where it is to be, the worker is looking for the last time): the child
+//!   goes to the goal, whatever its creator's side was. The child reads [`NOW`] *after* its record's word
+//!   and swaps that word; the worker stores `NOW` first, then adds to the passes of every record it knows.
+//!   So either the child's swap comes before the worker's add, and the worker's reading that follows sees
+//!   the side, or the swap fails and the child sees that the transition is closing.
+//!
+//! # Safety
+//!
+//! The handlers are called with the arguments of the functions they stand for.
+#![allow(unsafe_code)]
+
+use crate::arch;
+use crate::record::DIRECTORY;
+use core::ffi::c_int;
+use core::sync::atomic::{AtomicU64, Ordering};
+use suture_abi::batch::{HOOK_FORK, HOOK_PTHREAD_CREATE};
+use suture_abi::dispatch::{passes, side, word};
+
+/// The transition as births see it: low half its number (0 = none), high half one of the constants
+/// below. Written by the worker only.
+static NOW: AtomicU64 = AtomicU64::new(0);
+
+/// Children start on their creator's side.
+const OPEN: u32 = 0;
+/// Children start switched.
+const CLOSING_SWITCHED: u32 = 1;
+/// Children start unswitched.
+const CLOSING_UNSWITCHED: u32 = 2;
+
+/// Children start on their creator's side from now on.
+pub fn open(transition: u32) {
+    NOW.store(word(transition, OPEN), Ordering::SeqCst);
+}
+
+/// Children start at the goal from now on.
+pub fn close(transition: u32, to_switched: bool) {
+    let how = if to_switched { CLOSING_SWITCHED } else { CLOSING_UNSWITCHED };
+    // pairs with: the load in `settle_on` (see the protocol above)
+    NOW.store(word(transition, how), Ordering::SeqCst);
+}
+
+/// A transition runs and is not being closed: threads may move themselves.
+pub fn is_open() -> bool {
+    let now = NOW.load(Ordering::SeqCst);
+    side(now) != 0 && passes(now) == OPEN
+}
+
+/// No transition runs.
+pub fn end() {
+    NOW.store(0, Ordering::SeqCst);
+}
+
+/// Copies of the redirected functions. Written by the worker before a slot leads to a handler.
+static ORIGINAL_CREATE: AtomicU64 = AtomicU64::new(0);
+/// As [`ORIGINAL_CREATE`].
+static ORIGINAL_FORK: AtomicU64 = AtomicU64::new(0);
+
+/// Address of the handler for a hook, 0 for none.
+pub fn handler(hook: u32) -> u64 {
+    match hook {
+        HOOK_PTHREAD_CREATE => create as Create as usize as u64,
+        HOOK_FORK => fork as Fork as usize as u64,
+        _ => 0,
+    }
+}
+
+/// Says where the old function of a hook stays callable. To be done before a slot leads to it.
+pub fn set_original(hook: u32, copy: u64) {
+    match hook {
+        // pairs with: the handlers' loads (the slot's release store comes later still)
+        HOOK_PTHREAD_CREATE => ORIGINAL_CREATE.store(copy, Ordering::Release),
+        HOOK_FORK => ORIGINAL_FORK.store(copy, Ordering::Release),
+        _ => {}
+    }
+}
+
+/// Births that can be under way at a time. One more starts unswitched, like a raw clone.
+const TICKETS: usize = 256;
+
+/// What a creator leaves for the thread it creates.
+#[derive(Debug)]
+struct Ticket {
+    start: AtomicU64,
+    arg: AtomicU64,
+    /// Transition and side of the creator, as a record's word.
+    side: AtomicU64,
+}
+
+static TICKET: [Ticket; TICKETS] =
+    [const { Ticket { start: AtomicU64::new(0), arg: AtomicU64::new(0), side: AtomicU64::new(0) } }; TICKETS];
+
+/// One bit per ticket: taken.
+static TAKEN: [AtomicU64; TICKETS / 64] = [const { AtomicU64::new(0) }; TICKETS / 64];
+
+fn take() -> Option<(usize, &'static Ticket)> {
+    for (index, taken) in TAKEN.iter().enumerate() {
+        loop {
+            let seen = taken.load(Ordering::Relaxed);
+            let bit = seen.trailing_ones();
+            if bit >= 64 {
+                break;
+            }
+            let with = seen | 1u64.wrapping_shl(bit);
+            // pairs with: `give_back`, so that the last owner's loads are over
+            if taken.compare_exchange(seen, with, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+                let number = index.wrapping_mul(64).wrapping_add(bit as usize);
+                return TICKET.get(number).map(|ticket| (number, ticket));
+            }
+        }
+    }
+    None
+}
+
+fn give_back(number: usize) {
+    if let Some(taken) = TAKEN.get(number / 64) {
+        taken.fetch_and(!1u64.wrapping_shl((number % 64) as u32), Ordering::Release);
+    }
+}
+
+type Create = extern "C" fn(u64, u64, u64, u64) -> c_int;
+type Fork = extern "C" fn() -> c_int;
+
+/// Side of the calling thread in a transition, as 1 (switched) or 0.
+fn own_side(transition: u32) -> u32 {
+    let record = DIRECTORY.find(arch::own_thread_id());
+    record.map_or(0, |r| u32::from(side(r.load(Ordering::Relaxed)) == transition))
+}
+
+/// `pthread_create`: the new thread starts on the caller's side.
+extern "C" fn create(thread: u64, attr: u64, start: u64, arg: u64) -> c_int {
+    let original = ORIGINAL_CREATE.load(Ordering::Acquire);
+    if original == 0 {
+        return 11; // EAGAIN, as for any lack
+    }
+    // SAFETY: the copy of the redirected function, which has this type.
+    let original: Create = unsafe { core::mem::transmute(original as usize) };
+    let now = NOW.load(Ordering::Acquire);
+    if side(now) == 0 {
+        return original(thread, attr, start, arg);
+    }
+    let Some((number, ticket)) = take() else { return original(thread, attr, start, arg) };
+    ticket.start.store(start, Ordering::Relaxed);
+    ticket.arg.store(arg, Ordering::Relaxed);
+    // pairs with: the load in `settle` (thread creation itself orders them, too)
+    ticket.side.store(word(side(now), own_side(side(now))), Ordering::Release);
+    let result = original(thread, attr, arch::birth(), number as u64);
+    if result != 0 {
+        give_back(number);
+    }
+    result
+}
+
+/// Where a new thread goes on: two words, as the psABI returns them in `rax` and `rdx`.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Start {
+    routine: u64,
+    arg: u64,
+}
+
+/// The first thing a thread does that was created while a transition runs.
+pub extern "C" fn settle(number: u64) -> Start {
+    let Some(ticket) = TICKET.get(number as usize) else { return Start { routine: 0, arg: 0 } };
+    let from = ticket.side.load(Ordering::Acquire);
+    let start =
+        Start { routine: ticket.start.load(Ordering::Relaxed), arg: ticket.arg.load(Ordering::Relaxed) };
+    give_back(number as usize);
+    let tid = arch::own_thread_id();
+    let closing = passes(NOW.load(Ordering::SeqCst)) != OPEN;
+    // While the transition closes, shared records lead to the goal. At other times a thread without memory
+    // for a record counts as unswitched, and so it was born.
+    let record = if closing { DIRECTORY.find(tid) } else { DIRECTORY.ensure(tid).ok() };
+    if let Some(record) = record {
+        settle_on(record, side(from), passes(from) != 0);
+    }
+    start
+}
+
+/// Puts a newborn on a side of `transition`. See the protocol above.
+fn settle_on(record: &AtomicU64, transition: u32, switched: bool) {
+    loop {
+        let seen = record.load(Ordering::SeqCst);
+        let now = NOW.load(Ordering::SeqCst);
+        if side(now) != transition {
+            return;
+        }
+        let switched = match passes(now) {
+            CLOSING_SWITCHED => true,
+            CLOSING_UNSWITCHED => false,
+            _ => switched,
+        };
+        let next = word(if switched { transition } else { 0 }, passes(seen).wrapping_add(1));
+        if record.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+            return;
+        }
+    }
+}
+
+/// `_Fork`: the child goes on where its parent was, under another thread id.
+extern "C" fn fork() -> c_int {
+    let original = ORIGINAL_FORK.load(Ordering::Acquire);
+    if original == 0 {
+        return -1;
+    }
+    // SAFETY: the copy of the redirected function, which has this type.
+    let original: Fork = unsafe { core::mem::transmute(original as usize) };
+    let transition = side(NOW.load(Ordering::Acquire));
+    if transition == 0 {
+        return original();
+    }
+    let switched = own_side(transition) != 0;
+    let child = original();
+    // The transition cannot have ended in the child: it has no worker.
+    if child == 0
+        && let Ok(record) = DIRECTORY.ensure(arch::own_thread_id())
+    {
+        crate::record::set_side(record, if switched { transition } else { 0 });
+    }
+    child
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tickets_are_given_once() {
+        let mut numbers = Vec::new();
+        while let Some((number, _)) = take() {
+            numbers.push(number);
+        }
+        assert_eq!(numbers, (0..TICKETS).collect::<Vec<_>>());
+        give_back(77);
+        assert_eq!(take().map(|(n, _)| n), Some(77));
+        numbers.into_iter().for_each(give_back);
+    }
+
+    #[test]
+    fn newborns_follow_their_creator_until_the_transition_closes() {
+        let record = AtomicU64::new(word(3, 8));
+        open(9);
+        settle_on(&record, 9, true);
+        assert_eq!(record.load(Ordering::Relaxed), word(9, 9));
+        settle_on(&record, 9, false);
+        assert_eq!(record.load(Ordering::Relaxed), word(0, 10));
+        settle_on(&record, 8, true);
+        assert_eq!(record.load(Ordering::Relaxed), word(0, 10), "a ticket of another transition");
+        close(9, true);
+        settle_on(&record, 9, false);
+        assert_eq!(record.load(Ordering::Relaxed), word(9, 11));
+        close(9, false);
+        settle_on(&record, 9, true);
+        assert_eq!(record.load(Ordering::Relaxed), word(0, 12));
+        end();
+        settle_on(&record, 9, true);
+        assert_eq!(record.load(Ordering::Relaxed), word(0, 12));
+    }
+}

@@ -1,0 +1,391 @@
+//! The operations on transitions, and the machine's hold on the process.
+//!
+//! # Safety
+//!
+//! Memory that goes with a patch is freed only when the books and every thread have left it.
+#![allow(unsafe_code)]
+
+use super::bytes::{self, Live};
+use super::{Engine, barrier, books, reserve, slots};
+use crate::birth;
+use crate::block::BLOCK;
+use crate::books::{Batch, Books, BooksError, Job, Kept};
+use crate::events::{self, About};
+use crate::jit;
+use crate::list;
+use crate::record::DIRECTORY;
+use crate::reply::Reply;
+use crate::sys::{EBUSY, Errno, thread};
+use crate::transition::look::Lookout;
+use crate::transition::machine::{self, NoStart, Ran, Waits, World};
+use crate::transition::own;
+use crate::transition::settle::Settling;
+use crate::unwind::ranges;
+use alloc_crate::vec::Vec;
+use core::sync::atomic::Ordering;
+use suture_abi::batch::HOOK_NONE;
+use suture_abi::block::{PATCHING, PHASE_RUNNING, TransitionRow};
+use suture_abi::channel::{MAY_LOOK, Move, error};
+use suture_abi::event::word;
+use suture_scan::Ranges;
+
+/// What a worker keeps of the transition that is going on.
+#[derive(Debug, Default)]
+pub struct Moving {
+    settling: Option<Settling>,
+    lookout: Option<Lookout>,
+    /// The command said that no filter forbids looking.
+    may_look: bool,
+    /// Readings from outside have closed it.
+    settled: bool,
+    pace: Pace,
+}
+
+/// When the next attempt is due.
+#[derive(Debug, Default)]
+struct Pace {
+    /// Next tick, in the monotonic clock's nanoseconds.
+    tick: u64,
+    /// Next look between ticks.
+    look: u64,
+    /// Pause before it.
+    pause: u64,
+}
+
+/// First pause between two looks, in nanoseconds.
+const FIRST_PAUSE: u64 = 200_000;
+/// A pause is at least so many times the length of the look before it.
+const IDLE_SHARE: u64 = 100;
+/// Failed attempts before the one that is reported.
+const STALL: u32 = 15;
+
+impl Engine {
+    /// Enables the prepared batch.
+    pub(super) fn enable(&mut self, id: u32, may: u64) -> Result<Reply, Reply> {
+        let old = books();
+        let batch = prepared(old, id)?;
+        barrier()?;
+        for func in old.funcs.iter().filter(|f| old.is_of(batch, f)) {
+            let site = old.site(func.site).ok_or(BooksError::NoEntry(func.site))?;
+            bytes::demand(site, Live::Armed)?;
+        }
+        if batch.0 == 0 {
+            let ready = slots::ready(old.with_hooks()?)?;
+            self.commit(ready);
+            return Ok(Reply::default());
+        }
+        let next = old.with_patching(batch, thread::realtime())?;
+        let image = next.images.iter().find(|i| i.patch == id).copied();
+        let name = next.patch(id).map_or([0; 56], |p| p.name);
+        let debug = image.map(|i| (i.plan.debug_elf, i.plan.debug_elf_len)).filter(|(addr, _)| *addr != 0);
+        let debug = debug.map(|(addr, len)| jit::ready(addr, len)).transpose()?;
+        let ranges = image.map(|i| ranges::ready(&i, name)).transpose()?;
+        self.moving = Moving::default();
+        self.allow(may);
+        machine::begin(self, next)?;
+        if let Some(ranges) = ranges {
+            ranges.show();
+        }
+        if let Some(debug) = debug {
+            debug.show();
+        }
+        Ok(self.advance())
+    }
+
+    /// Begins to take an enabled patch away.
+    pub(super) fn disable(&mut self, id: u32, may: u64) -> Result<Reply, Reply> {
+        let next = books().with_unpatching(id, thread::realtime())?;
+        reserve(next.bytes())?;
+        barrier()?;
+        self.moving = Moving::default();
+        self.allow(may);
+        machine::begin(self, next)?;
+        Ok(self.advance())
+    }
+
+    /// Goes on with a transition.
+    pub(super) fn go_on(&mut self, transition: u64, may: u64) -> Result<Reply, Reply> {
+        self.allow(may);
+        match books().transition.first() {
+            Some(t) if u64::from(t.id) == transition => Ok(self.advance()),
+            _ => Ok(self.state()),
+        }
+    }
+
+    /// Moves threads that the command has found clear.
+    pub(super) fn move_threads(&mut self, transition: u64, payload: &[u8]) -> Result<Reply, Reply> {
+        self.running(transition)?;
+        let Some(settling) = &self.moving.settling else { return Ok(Reply::done(0, 0)) };
+        let (moves, rest) = payload.as_chunks::<{ size_of::<Move>() }>();
+        if !rest.is_empty() {
+            return Err(Reply::refused(error::MALFORMED).with(payload.len() as u64, 0, 0));
+        }
+        let mut moved = 0u64;
+        for bytes in moves {
+            // SAFETY: a `Move` is integers, and the chunk is one long.
+            let found = unsafe { bytes.as_ptr().cast::<Move>().read_unaligned() };
+            moved = moved.saturating_add(u64::from(settling.move_one(found)));
+        }
+        Ok(Reply::done(moved, 0))
+    }
+
+    /// Takes a reading of the task directory from outside.
+    pub(super) fn take_reading(&mut self, transition: u64, payload: &[u8]) -> Result<Reply, Reply> {
+        self.running(transition)?;
+        let (ids, rest) = payload.as_chunks::<4>();
+        if !rest.is_empty() {
+            return Err(Reply::refused(error::MALFORMED).with(payload.len() as u64, 0, 0));
+        }
+        let tids = ids.iter().map(|id| u32::from_le_bytes(*id));
+        if let Some(settling) = &mut self.moving.settling {
+            let failed = |errno: Errno| Reply::refused(error::NO_MEMORY).because(errno);
+            self.moving.settled = settling.reading(tids).map_err(failed)?;
+        }
+        Ok(self.advance())
+    }
+
+    /// Turns the transition of a patch round.
+    pub(super) fn reverse(&mut self, id: u32) -> Result<Reply, Reply> {
+        self.transition_of(id)?;
+        let next = books().with_reversed(thread::realtime())?;
+        machine::reverse(self, next)?;
+        Ok(self.state())
+    }
+
+    /// Moves every thread without a look. The transition completes at the next attempt.
+    pub(super) fn force(&mut self, id: u32) -> Result<Reply, Reply> {
+        let t = self.transition_of(id)?;
+        let ready = slots::ready(books().with_forced()?)?;
+        self.commit(ready);
+        // So that threads are known.
+        self.settle();
+        let moved = self.moving.settling.as_mut().map_or(0, Settling::force);
+        self.log(word::FORCED, t.patch, 0, moved as u64);
+        Ok(self.state())
+    }
+
+    /// True while the worker has something to do without a client.
+    pub fn is_busy(&self) -> bool {
+        !books().transition.is_empty()
+    }
+
+    /// What is due by now: looks at threads, ticks. Gives the nanoseconds until it is to be called again.
+    pub fn tick(&mut self) -> u64 {
+        const LONG: u64 = 1_000_000_000;
+        if !self.is_busy() {
+            return LONG;
+        }
+        let now = thread::monotonic();
+        let Pace { tick, look, .. } = self.moving.pace;
+        if now >= tick.min(look) {
+            let waits = self.advance_to();
+            if waits == Waits::Threads && now >= tick {
+                self.failed_attempt(tick);
+            }
+        }
+        let Pace { tick, look, .. } = self.moving.pace;
+        tick.min(look).saturating_sub(thread::monotonic()).clamp(10_000, LONG)
+    }
+
+    /// Counts a tick at which the transition did not complete.
+    fn failed_attempt(&mut self, tick: u64) {
+        let before = BLOCK.attempts().fetch_add(1, Ordering::Relaxed);
+        let length = u64::from(BLOCK.tick_ms().load(Ordering::Relaxed).max(1)).saturating_mul(1_000_000);
+        self.moving.pace.tick = tick.saturating_add(length).max(thread::monotonic());
+        if before == STALL
+            && let Some(t) = books().transition.first()
+        {
+            let pending = self.pending() as u64;
+            self.log(word::STALLED, t.patch, 0, pending);
+        }
+    }
+
+    fn allow(&mut self, may: u64) {
+        self.moving.may_look = may & MAY_LOOK != 0;
+    }
+
+    fn advance(&mut self) -> Reply {
+        self.advance_to();
+        self.state()
+    }
+
+    fn advance_to(&mut self) -> Waits {
+        let started = thread::monotonic();
+        let waits = machine::advance(self);
+        BLOCK.waits_for().store(waits.word(), Ordering::Relaxed);
+        let now = thread::monotonic();
+        let pace = &mut self.moving.pace;
+        let busy = now.saturating_sub(started).saturating_mul(IDLE_SHARE);
+        pace.pause = pace.pause.saturating_mul(2).max(FIRST_PAUSE).max(busy);
+        pace.look = now.saturating_add(pace.pause);
+        waits
+    }
+
+    fn pending(&self) -> usize {
+        self.moving.settling.as_ref().map_or(0, |s| s.pending().count())
+    }
+
+    /// How things stand, as an answer.
+    fn state(&self) -> Reply {
+        match books().transition.first() {
+            Some(t) => {
+                let waits = u64::from(BLOCK.waits_for().load(Ordering::Relaxed));
+                let results = [u64::from(t.id), waits, self.pending() as u64, u64::from(t.phase)];
+                Reply { results, ..Reply::default() }
+            }
+            None => {
+                let (ended, how) = BLOCK.ended();
+                Reply { results: [0, u64::from(ended), u64::from(how), 0], ..Reply::default() }
+            }
+        }
+    }
+
+    /// The transition of that number, if threads are moving in it.
+    fn running(&self, transition: u64) -> Result<(), Reply> {
+        match books().transition.first() {
+            Some(t) if u64::from(t.id) == transition && t.phase == PHASE_RUNNING => Ok(()),
+            Some(t) => Err(Reply::refused(error::STATE).with(u64::from(t.phase), 0, 0)),
+            None => Err(Reply::refused(error::NO_ENTRY).with(transition, 0, 0)),
+        }
+    }
+
+    /// The transition of a patch, if threads are moving in it.
+    fn transition_of(&self, patch: u32) -> Result<TransitionRow, Reply> {
+        let found = books().transition.first().copied().filter(|t| t.patch == patch);
+        let t = found.ok_or(Reply::refused(error::NO_ENTRY).with(u64::from(patch), 0, 0))?;
+        self.running(u64::from(t.id))?;
+        Ok(t)
+    }
+
+    /// Looks at the threads from in here; true when all are at the goal for good.
+    fn pass(&mut self, t: &TransitionRow) -> Result<bool, Errno> {
+        let moving = &mut self.moving;
+        if moving.settling.as_ref().is_none_or(|s| !s.is_of(t)) {
+            moving.settling = Some(Settling::new(t));
+        }
+        if core::mem::take(&mut moving.settled) {
+            return Ok(true);
+        }
+        if !moving.may_look {
+            return Ok(false);
+        }
+        let lookout = match moving.lookout.take() {
+            Some(lookout) => lookout,
+            None => Lookout::open()?,
+        };
+        // Also what was begun before a worker that a fork took away.
+        let Some(searched) = own::shown(t) else { return Ok(false) };
+        let ranges = Ranges::new(searched).map_err(|_| crate::sys::EINVAL)?;
+        let Some(settling) = &mut moving.settling else { return Ok(false) };
+        let passed = settling.pass(&lookout, &ranges);
+        moving.lookout = Some(lookout);
+        passed
+    }
+}
+
+impl World for Engine {
+    type Ready = slots::Ready;
+
+    fn books(&self) -> &Books {
+        books()
+    }
+
+    fn now(&self) -> u64 {
+        thread::realtime()
+    }
+
+    fn ready(&mut self, next: Books) -> Result<slots::Ready, BooksError> {
+        let target = |books: &Books| books.transition.first().map(|t| (t.phase == PHASE_RUNNING, t.target));
+        match (target(books()), target(&next)) {
+            (Some((true, before)), Some((true, after))) if before != after => slots::ready_to_turn(next),
+            _ => Ok(slots::ready(next)?),
+        }
+    }
+
+    fn ready_to_start(&mut self, next: Books) -> Result<slots::Ready, NoStart> {
+        let Some(t) = next.transition.first().copied() else { return Err(NoStart::NoMemory) };
+        for func in next.funcs.iter().filter(|f| t.begun == PATCHING && f.patch == t.patch) {
+            let armed = next.site(func.site).map(|site| bytes::demand(site, Live::Armed));
+            if func.plan.hook == HOOK_NONE && !matches!(armed, Some(Ok(()))) {
+                return Err(NoStart::Refused(EBUSY.0));
+            }
+        }
+        DIRECTORY.prepare_stand_in().map_err(|_| NoStart::NoMemory)?;
+        slots::ready_to_start(next).map_err(|_| NoStart::NoMemory)
+    }
+
+    fn commit(&mut self, ready: slots::Ready) {
+        let before = books().transition.first().copied();
+        let after = ready.books().transition.first().copied();
+        let moves = |t: &Option<TransitionRow>| t.as_ref().is_some_and(|t| t.phase == PHASE_RUNNING);
+        if let Some(t) = after.filter(|_| moves(&after)) {
+            let turned = before.is_none_or(|b| b.target != t.target);
+            if turned || !moves(&before) {
+                // Births are told before the first dispatcher can be reached.
+                self.moving.settling = Some(Settling::new(&t));
+                self.moving.settled = false;
+                let length =
+                    u64::from(BLOCK.tick_ms().load(Ordering::Relaxed).max(1)).saturating_mul(1_000_000);
+                let tick = thread::monotonic().saturating_add(length);
+                self.moving.pace = Pace { tick, look: 0, pause: 0 };
+                BLOCK.attempts().store(0, Ordering::Relaxed);
+            }
+        }
+        if ready.commit(self.moving.may_look) {
+            // It has worked at the beginning of the operation, and a kernel does not unlearn it.
+            let _ = barrier();
+        }
+        if moves(&before) && !moves(&after) {
+            birth::end();
+            own::show(0);
+            self.moving.settling = None;
+        }
+    }
+
+    fn finish(&mut self, ready: slots::Ready) {
+        let old = books();
+        let mut gone: Vec<(u64, u64)> = Vec::new();
+        for row in old.patches.iter().filter(|p| ready.books().patch(p.id).is_none()) {
+            // Without room in the list a description is not freed, which harms nobody.
+            let _ = list::push(&mut gone, (row.description, row.description_len));
+        }
+        let spent: Vec<Kept> = list::copy(&old.kept, 0).unwrap_or_default();
+        self.commit(ready);
+        for (addr, len) in gone {
+            // SAFETY: kept when the patch was prepared; its row is gone.
+            unsafe { list::free_bytes(addr, len) };
+        }
+        // SAFETY: the books forget it only when every thread was seen outside of the dispatchers
+        // since.
+        unsafe { slots::free_spent(&spent, &books().kept) };
+    }
+
+    fn settle(&mut self) -> bool {
+        let Some(t) = books().transition.first().copied() else { return false };
+        // What cannot be seen from in here is left to the command.
+        self.pass(&t).unwrap_or(false)
+    }
+
+    fn run(&mut self, _: Job) -> Ran {
+        Ran::NoHost
+    }
+
+    fn free_shadow(&mut self, _: u64) {}
+
+    fn log(&mut self, word: u32, patch: u32, subject: u64, value: u64) {
+        let name = books().patch(patch).map_or([0; 56], |p| p.name);
+        events::write(word, About { patch, name: &name, subject: subject as u32, value });
+    }
+
+    fn ended(&mut self, transition: u32, how: u32) {
+        BLOCK.set_ended(transition, how);
+    }
+}
+
+/// The batch of that number, if it is prepared and not begun.
+pub fn prepared(books: &Books, id: u32) -> Result<Batch, BooksError> {
+    match books.prepared() {
+        Some(batch) if batch == Batch(id) => Ok(batch),
+        _ => Err(books.patch(id).map_or(BooksError::NoEntry(id), |p| BooksError::State(p.state))),
+    }
+}

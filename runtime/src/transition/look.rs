@@ -1,0 +1,175 @@
+//! A look at a thread of this process, from beside it.
+//!
+//! Nothing is touched: the thread is not stopped, not woken, gets no signal. Runs on the worker.
+//!
+//! # Order
+//!
+//! 1. run count; 2. the record's word; 3. where the thread is blocked (`syscall`); 4. its stack, from there
+//!    to its proven end; 5. run count again.
+//!
+//! The run count rises when a thread is put *on* a processor. So an unchanged count, read first and last,
+//! proves that the thread was off the processor from before 2 until after 4: what was read belongs
+//! together. (Read after 3, the first count could already contain a wake-up between the two, and the
+//! thread could run during 4 unnoticed.)
+//!
+//! "Clear" stays true until the thread passes a dispatcher, however long the answer takes: only that way
+//! can it come into a searched function. Whoever acts on it does so by compare-and-swap on the word of 2.
+//!
+//! What is not plainly clear is left to the command, which can walk stacks exactly and read registers.
+
+use crate::arch::THREAD_ID;
+use crate::record::DIRECTORY;
+use crate::sys::fd::Fd;
+use crate::sys::task::{COPY_WORDS, SMALL, TaskDir, copy, read_small};
+use crate::sys::{EINVAL, Errno, thread};
+use core::sync::atomic::{AtomicU64, Ordering};
+use suture_scan::proc::{Stat, Syscall, run_count, switches};
+use suture_scan::{End, Hit, Ranges, Scanner, Step};
+
+/// What a look says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Clear of everything searched; the record's word from before.
+    Clear(u64),
+    /// It runs, or may run unseen.
+    Running,
+    /// Not clear, or not to be proven so from here.
+    Unclear,
+    /// It is gone.
+    Gone,
+}
+
+/// Where threads' stacks end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct StackEnds {
+    /// Address where the main thread's stack ends (`__libc_stack_end`), 0 = not known.
+    pub main: u64,
+    /// Offset of the thread id in a thread's header.
+    pub thread_id: u32,
+}
+
+/// Where threads' stacks end in this process: what the last batch said, kept for workers to come.
+static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
+
+impl StackEnds {
+    /// What this process was told.
+    pub fn known() -> Self {
+        StackEnds {
+            main: MAIN_STACK_END.load(Ordering::Relaxed),
+            thread_id: THREAD_ID.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Keeps them. Neither ever changes in the life of a program.
+    pub fn keep(self) {
+        MAIN_STACK_END.store(self.main, Ordering::Relaxed);
+        THREAD_ID.store(self.thread_id, Ordering::Relaxed);
+    }
+}
+
+/// Looks at threads.
+#[derive(Debug)]
+pub struct Lookout {
+    dir: TaskDir,
+    ends: StackEnds,
+    counts: bool,
+    own: u32,
+    main: u32,
+}
+
+impl Lookout {
+    /// Opens the task directory and finds out whether the kernel counts runs.
+    pub fn open() -> Result<Self, Errno> {
+        let ends = StackEnds::known();
+        let dir = TaskDir::open()?;
+        let own = thread::gettid();
+        let mut buffer = [0; SMALL];
+        // The directory may be that of another namespace, with other numbers.
+        let file = dir.file(own, "schedstat")?;
+        // This thread was put on a processor at least once.
+        let counts = run_count(read_small(&file, &mut buffer)?).is_some_and(|count| count > 0);
+        Ok(Lookout { dir, ends, counts, own, main: thread::getpid() })
+    }
+
+    /// Calls `each` with every thread of the program that one reading of the directory shows.
+    pub fn read(&self, mut each: impl FnMut(u32) -> Result<(), Errno>) -> Result<(), Errno> {
+        self.dir.read(|tid| if tid == self.own { Ok(()) } else { each(tid) })
+    }
+
+    fn runs(&self, file: &Fd) -> Option<u64> {
+        let mut buffer = [0; SMALL];
+        let text = read_small(file, &mut buffer).ok()?;
+        if self.counts { run_count(text) } else { switches(text) }
+    }
+
+    /// Looks at one thread.
+    pub fn look(&self, tid: u32, ranges: &Ranges<'_>) -> Result<Verdict, Errno> {
+        let name = if self.counts { "schedstat" } else { "status" };
+        let counter = match self.dir.file(tid, name) {
+            Err(Errno(2)) => return Ok(Verdict::Gone),
+            other => other?,
+        };
+        let Some(before) = self.runs(&counter) else { return Ok(Verdict::Gone) };
+        let seen = DIRECTORY.ensure(tid)?.load(Ordering::Acquire);
+        let line = match self.dir.file(tid, "syscall") {
+            Err(Errno(2)) => return Ok(Verdict::Gone),
+            other => other?,
+        };
+        let mut buffer = [0; SMALL];
+        let line = match read_small(&line, &mut buffer) {
+            Err(Errno(3)) => return Ok(Verdict::Gone),
+            other => Syscall::parse(other?).ok_or(EINVAL)?,
+        };
+        let (sp, pc) = match line {
+            Syscall::Blocked { sp: 0, pc: 0, .. } | Syscall::Elsewhere { sp: 0, pc: 0 } => {
+                return Ok(if self.never_runs(tid)? { Verdict::Clear(seen) } else { Verdict::Unclear });
+            }
+            Syscall::Blocked { sp, pc, .. } if !line.shares_itself() => (sp, pc),
+            // In a fault, stopped or frozen: registers matter that cannot be seen from here.
+            Syscall::Elsewhere { .. } => return Ok(Verdict::Unclear),
+            _ => return Ok(Verdict::Running),
+        };
+        let clear = ranges.find(pc).is_none() && self.stack_is_clear(tid, sp, ranges);
+        match self.runs(&counter) {
+            Some(after) if after == before => {}
+            _ => return Ok(Verdict::Running),
+        }
+        Ok(if clear { Verdict::Clear(seen) } else { Verdict::Unclear })
+    }
+
+    /// A thread with neither stack nor code: one that the kernel made for itself, or a dead one that is
+    /// still listed (a main thread that called `pthread_exit`).
+    fn never_runs(&self, tid: u32) -> Result<bool, Errno> {
+        let mut buffer = [0; SMALL];
+        let stat = Stat::parse(read_small(&self.dir.file(tid, "stat")?, &mut buffer)?);
+        Ok(stat.is_some_and(|s| s.is_kernel_made() || s.is_dead()))
+    }
+
+    fn stack_is_clear(&self, tid: u32, sp: u64, ranges: &Ranges<'_>) -> bool {
+        let block = End::ThreadBlock { tid, tid_offset: self.ends.thread_id };
+        let is_clear = |end| scan(sp, end, ranges);
+        if tid == self.main && self.ends.main > sp && is_clear(End::Address(self.ends.main)) {
+            return true;
+        }
+        // Also for the main thread: after a fork it is the thread that called it, on that thread's stack.
+        is_clear(block)
+    }
+}
+
+/// Most pages of one stack that are looked at from here; the command walks deeper ones.
+const MOST_PAGES: usize = 16 * 1024;
+
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> bool {
+    let mut hits = [Hit::default(); 1];
+    let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
+    let mut words = [0u64; COPY_WORDS];
+    for _ in 0..MOST_PAGES / 4 {
+        // A hole in the memory, or a guard: the end was not proven.
+        let Ok(count) = copy(scanner.next(), &mut words) else { break };
+        let step = scanner.feed(words.get(..count).unwrap_or_default());
+        if step == Step::Ended || count == 0 {
+            break;
+        }
+    }
+    scanner.finish().is_clean()
+}

@@ -1,0 +1,145 @@
+//! A thread looks at its own stack.
+//!
+//! A thread that calls redirected functions all the time is hardly ever met asleep, and a stop from outside
+//! finds it inside of one nearly always. But it comes through a dispatcher itself, and there it knows best:
+//! it stands at the entry of a function, with its whole stack above. If nothing searched is on it, the
+//! thread moves itself, and takes the new side with this very call. (The kernel does the same in
+//! `cond_resched`.)
+//!
+//! Runs on threads of the program, in a signal handler too, anywhere. No lock, no allocation, little stack;
+//! memory is read through the kernel, so that a strange stack ends the look instead of the program.
+//!
+//! # Protocol
+//!
+//! As births ([`crate::birth`]): the record's word is read first, then how the transition stands, then the
+//! stack; the move is a compare-and-swap from the word. While the worker closes a transition no thread moves
+//! itself, and the worker adds to the passes of every thread after it has said so: either the thread's swap
+//! came before, and the worker's last readings see its side, or it fails.
+//!
+//! The table of what is searched is immutable and kept until every thread was seen outside of all dispatchers
+//! in a later transition.
+//!
+//! # Safety
+//!
+//! Reached from dispatchers only, with the thread's own record (records are never unmapped, and their fields
+//! are atomics).
+#![allow(unsafe_code)]
+
+use super::look::StackEnds;
+use super::searched::searched;
+use crate::arch;
+use crate::birth;
+use crate::books::{Books, BooksError};
+use crate::list;
+use crate::record::move_to;
+use crate::sys::task::copy_some;
+use crate::sys::thread;
+use alloc_crate::vec::Vec;
+use core::ptr::null;
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use suture_abi::block::TransitionRow;
+use suture_abi::dispatch::{Record, passes, side, word};
+use suture_scan::{End, Hit, Interval, Ranges, Scanner, Step};
+
+/// What is searched in a direction of a transition: transition and direction, number of intervals, the
+/// intervals. Written by the worker, read by every thread.
+static TABLE: AtomicPtr<u64> = AtomicPtr::new(null::<u64>().cast_mut());
+
+/// Number of the main thread.
+static MAIN: AtomicU32 = AtomicU32::new(0);
+
+/// The words of a table.
+pub fn table(books: &Books, t: &TransitionRow) -> Result<Vec<u64>, BooksError> {
+    let intervals = searched(books, t, arch::path())?;
+    let mut words = Vec::new();
+    list::push(&mut words, word(t.id, u32::from(t.to_switched())))?;
+    list::push(&mut words, intervals.len() as u64)?;
+    for interval in intervals {
+        list::push(&mut words, interval.first)?;
+        list::push(&mut words, interval.last)?;
+    }
+    Ok(words)
+}
+
+/// Shows a table that was kept, 0 = threads do not look.
+pub fn show(addr: u64) {
+    MAIN.store(thread::getpid(), Ordering::Relaxed);
+    // pairs with: the load in `look_at_self`
+    TABLE.store(core::ptr::with_exposed_provenance_mut(addr as usize), Ordering::Release);
+}
+
+/// The intervals of the table that is shown, if it is of that transition and direction.
+pub fn shown(t: &TransitionRow) -> Option<&'static [Interval]> {
+    current()
+        .filter(|(head, _)| *head == word(t.id, u32::from(t.to_switched())))
+        .map(|(_, intervals)| intervals)
+}
+
+fn current() -> Option<(u64, &'static [Interval])> {
+    let table = TABLE.load(Ordering::Acquire).cast_const();
+    if table.is_null() {
+        return None;
+    }
+    // SAFETY: a table that is shown is complete, never changes and outlives every thread that reads it; an
+    // `Interval` is two words.
+    unsafe {
+        let (head, count) = (table.read(), table.wrapping_add(1).read() as usize);
+        Some((head, core::slice::from_raw_parts(table.wrapping_add(2).cast(), count)))
+    }
+}
+
+/// A thread at the goal looks again after so many passes: only a transition that is turned round, which has
+/// the worker write it, brings that about earlier.
+const AT_GOAL: u32 = 1 << 30;
+
+/// The thread's own look. `sp` points at the return address of the function that was called.
+pub extern "C" fn look_at_self(record: &Record, sp: u64) {
+    let seen = record.word.load(Ordering::SeqCst);
+    let Some((head, intervals)) = current().filter(|_| birth::is_open()) else {
+        later(record, seen, 64);
+        return;
+    };
+    let (transition, to_switched) = (side(head), passes(head) != 0);
+    if (side(seen) == transition) == to_switched {
+        later(record, seen, AT_GOAL);
+        return;
+    }
+    // Of changing length, so that it does not meet the same function of a cycle each time.
+    later(record, seen, (passes(seen).wrapping_mul(0x9e37_79b9) >> 29).wrapping_add(3));
+    let goal = if to_switched { transition } else { 0 };
+    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) {
+        move_to(&record.word, seen, goal);
+    }
+}
+
+fn later(record: &Record, seen: u64, distance: u32) {
+    record.look_at.store(passes(seen).wrapping_add(distance), Ordering::Relaxed);
+}
+
+fn own_stack_is_clear(sp: u64, ranges: &Ranges<'_>) -> bool {
+    let tid = arch::own_thread_id();
+    let ends = StackEnds::known();
+    let is_main = tid == MAIN.load(Ordering::Relaxed) && ends.main > sp;
+    let block = End::ThreadBlock { tid, tid_offset: ends.thread_id };
+    is_main && scan(sp, End::Address(ends.main), ranges) || scan(sp, block, ranges)
+}
+
+/// Words that are read at a time: the buffer lies on the program's stack.
+const WORDS: usize = 32;
+/// Pieces of a stack that are looked at: 64 KiB. Threads with deeper ones are looked at by others.
+const PIECES: usize = 256;
+
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> bool {
+    let mut hits = [Hit::default(); 1];
+    let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
+    let mut words = [0u64; WORDS];
+    for _ in 0..PIECES {
+        let Ok(count) = copy_some(scanner.next(), &mut words) else { return false };
+        // The caller is searched code more often than not: no need to go on.
+        let step = scanner.feed(words.get(..count).unwrap_or_default());
+        if step == Step::Ended || scanner.has_hit() || count == 0 {
+            break;
+        }
+    }
+    scanner.finish().is_clean()
+}

@@ -1,0 +1,290 @@
+//! Bringing every thread to the goal of a transition, and knowing when all are there.
+//!
+//! Runs on the worker.
+//!
+//! # When all are there
+//!
+//! One reading of the task directory is not a snapshot: threads that come and go can make it miss one that
+//! stays. And threads made by a raw `clone` come into being without anybody knowing. So:
+//!
+//! 1. every thread that any reading of this transition has shown is *known* until it is proven gone, and
+//!    all known threads are at the goal;
+//! 2. *closing*: births go to the goal from now on ([`crate::birth`]), thread ids without a chunk lead to the
+//!    chunk that stands in, and records that no known thread owns are noted, shared ones too;
+//! 3. the next reading: whoever it does not show and whose record has not changed since 2 is dead or not
+//!    born, and its record is put to the goal, so that a thread nobody knows that takes the number starts
+//!    there;
+//! 4. the passes of every known thread were moved after 2 (a birth that had not seen 2 fails its swap);
+//! 5. two readings in a row, begun after all that, show nobody off the goal. Who is new in them was born
+//!    since 2, and his passes are moved, too, before his side is read.
+//!
+//! Then nobody can be off the goal any more: the known are there and do not move themselves while it closes,
+//! the newborn start there.
+
+use super::look::{Lookout, Verdict};
+use crate::birth;
+use crate::list::{self, NoMemory};
+use crate::record::{DIRECTORY, fence, move_to, set_side};
+use crate::sys::{Errno, thread};
+use alloc_crate::vec::Vec;
+use core::sync::atomic::Ordering;
+use suture_abi::block::TransitionRow;
+use suture_abi::channel::Move;
+use suture_abi::dispatch::{passes, side};
+use suture_scan::Ranges;
+
+/// `ENOMEM`.
+const ENOMEM: Errno = Errno(12);
+
+impl From<NoMemory> for Errno {
+    fn from(_: NoMemory) -> Self {
+        ENOMEM
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    tid: u32,
+    /// Its passes were moved after closing began.
+    fenced: bool,
+    /// Shown by the reading that is going on.
+    shown: bool,
+}
+
+/// Records off the goal that no known thread owns: place and word.
+#[derive(Debug, Default)]
+struct Noted {
+    /// By thread id.
+    own: Vec<(u32, u64)>,
+    /// By position among the shared ones.
+    shared: Vec<(u32, u64)>,
+}
+
+/// How far the closing is.
+#[derive(Debug)]
+enum Closing {
+    /// Threads are off the goal.
+    Open,
+    /// Births go to the goal; records of unknown threads that are off it, as they were.
+    Begun(Noted),
+    /// So many readings in a row showed nobody off the goal.
+    Agreed(u32),
+}
+
+/// The threads of a transition in one direction.
+#[derive(Debug)]
+pub struct Settling {
+    transition: u32,
+    to_switched: bool,
+    known: Vec<Known>,
+    closing: Closing,
+}
+
+impl Settling {
+    /// Begins. To be made anew when the transition is turned round.
+    pub fn new(t: &TransitionRow) -> Self {
+        let (transition, to_switched) = (t.id, t.to_switched());
+        birth::open(transition);
+        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open }
+    }
+
+    /// True if it is about this transition in this direction.
+    pub fn is_of(&self, t: &TransitionRow) -> bool {
+        (self.transition, self.to_switched) == (t.id, t.to_switched())
+    }
+
+    /// The side of a thread that is at the goal.
+    fn goal(&self) -> u32 {
+        if self.to_switched { self.transition } else { 0 }
+    }
+
+    fn is_there(&self, word: u64) -> bool {
+        (side(word) == self.transition) == self.to_switched
+    }
+
+    /// Known threads that are off the goal.
+    pub fn pending(&self) -> impl Iterator<Item = u32> + '_ {
+        let off = |tid: u32| match DIRECTORY.find(tid) {
+            Some(record) => !self.is_there(record.load(Ordering::Acquire)),
+            None => true,
+        };
+        self.known.iter().map(|k| k.tid).filter(move |tid| off(*tid))
+    }
+
+    /// Makes room for the next reading.
+    fn begin_reading(&mut self) {
+        self.known.iter_mut().for_each(|k| k.shown = false);
+    }
+
+    /// Notes a thread of a reading.
+    fn show(&mut self, tid: u32) -> Result<(), Errno> {
+        DIRECTORY.ensure(tid)?;
+        match self.known.binary_search_by_key(&tid, |k| k.tid) {
+            Ok(at) => {
+                if let Some(known) = self.known.get_mut(at) {
+                    known.shown = true;
+                }
+            }
+            Err(at) => list::insert(&mut self.known, at, Known { tid, fenced: false, shown: true })?,
+        }
+        Ok(())
+    }
+
+    /// Forgets threads that are gone.
+    fn drop_dead(&mut self) {
+        self.known.retain(|k| k.shown || thread::exists(k.tid));
+    }
+
+    /// Takes one whole reading in and goes on closing; true when all are there for good.
+    pub fn reading(&mut self, tids: impl Iterator<Item = u32>) -> Result<bool, Errno> {
+        self.begin_reading();
+        for tid in tids {
+            self.show(tid)?;
+        }
+        self.drop_dead();
+        if !matches!(self.closing, Closing::Open) {
+            self.fence_all();
+        }
+        if self.pending().next().is_some() {
+            self.hurry();
+            if !matches!(self.closing, Closing::Open) {
+                self.closing = Closing::Open;
+                self.known.iter_mut().for_each(|k| k.fenced = false);
+                birth::open(self.transition);
+            }
+            return Ok(false);
+        }
+        match core::mem::replace(&mut self.closing, Closing::Open) {
+            Closing::Open => {
+                birth::close(self.transition, self.to_switched);
+                DIRECTORY.close();
+                self.closing = Closing::Begun(self.note()?);
+            }
+            Closing::Begun(noted) => {
+                self.settle_unknown(&noted);
+                self.closing = Closing::Agreed(0);
+            }
+            Closing::Agreed(count) => {
+                let count = count.saturating_add(1);
+                self.closing = Closing::Agreed(count);
+                return Ok(count >= 2);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Has threads that are off the goal look at themselves at their next pass.
+    fn hurry(&self) {
+        for tid in self.pending() {
+            if let Some(record) = DIRECTORY.find_record(tid) {
+                let now = passes(record.word.load(Ordering::Relaxed));
+                record.look_at.store(now, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Moves the passes of every known thread for which that was not done yet.
+    fn fence_all(&mut self) {
+        for known in self.known.iter_mut().filter(|k| !k.fenced) {
+            if let Some(record) = DIRECTORY.find(known.tid) {
+                fence(record);
+                known.fenced = true;
+            }
+        }
+    }
+
+    /// Records off the goal of threads that nobody knows.
+    fn note(&self) -> Result<Noted, NoMemory> {
+        let mut noted = Noted::default();
+        for (first, records) in DIRECTORY.chunks() {
+            for (tid, record) in (first..).zip(records) {
+                let word = record.word.load(Ordering::Acquire);
+                if !self.is_there(word) && !self.knows(tid) {
+                    list::push(&mut noted.own, (tid, word))?;
+                }
+            }
+        }
+        for (at, record) in (0..).zip(DIRECTORY.shared()) {
+            let word = record.load(Ordering::Acquire);
+            if !self.is_there(word) {
+                list::push(&mut noted.shared, (at, word))?;
+            }
+        }
+        Ok(noted)
+    }
+
+    /// Puts noted records to the goal. A whole reading came after they were noted and showed nobody who is
+    /// off the goal: whoever owns one is dead, unborn, or has changed it since (then the swap fails, and the
+    /// next reading shows him).
+    fn settle_unknown(&self, noted: &Noted) {
+        for (tid, word) in noted.own.iter().filter(|(tid, _)| !self.knows(*tid)) {
+            if let Some(record) = DIRECTORY.find(*tid) {
+                move_to(record, *word, self.goal());
+            }
+        }
+        let mut left = noted.shared.iter().copied().peekable();
+        for (at, record) in (0u32..).zip(DIRECTORY.shared()) {
+            if let Some((_, word)) = left.next_if(|(noted, _)| *noted == at) {
+                move_to(record, word, self.goal());
+            }
+        }
+    }
+
+    fn knows(&self, tid: u32) -> bool {
+        self.known.binary_search_by_key(&tid, |k| k.tid).is_ok()
+    }
+
+    /// Reads the task directory, looks at every thread that is off the goal and moves those that are clear.
+    /// True when all are there for good.
+    pub fn pass(&mut self, lookout: &Lookout, ranges: &Ranges<'_>) -> Result<bool, Errno> {
+        // All there at the first reading: four more close it.
+        for _ in 0..6 {
+            let mut tids = Vec::new();
+            lookout.read(|tid| Ok(list::push(&mut tids, tid)?))?;
+            if self.reading(tids.into_iter())? {
+                return Ok(true);
+            }
+            let mut pending = Vec::new();
+            for tid in self.pending() {
+                list::push(&mut pending, tid)?;
+            }
+            let mut left = false;
+            for tid in pending {
+                left |= !self.try_move(lookout, ranges, tid)?;
+            }
+            if left {
+                return Ok(false);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Looks at one thread; true if it is at the goal or does not matter.
+    fn try_move(&mut self, lookout: &Lookout, ranges: &Ranges<'_>, tid: u32) -> Result<bool, Errno> {
+        match lookout.look(tid, ranges)? {
+            Verdict::Clear(seen) => Ok(self.move_one(Move { tid, reserved: 0, seen })),
+            // The next reading does not show it.
+            Verdict::Gone => Ok(true),
+            Verdict::Running | Verdict::Unclear => Ok(false),
+        }
+    }
+
+    /// Moves a thread that was found clear, if it passed no dispatcher since.
+    pub fn move_one(&self, found: Move) -> bool {
+        DIRECTORY.find(found.tid).is_some_and(|record| move_to(record, found.seen, self.goal()))
+    }
+
+    /// Puts every known thread at the goal without a look; gives how many were not there.
+    pub fn force(&mut self) -> usize {
+        let mut moved = 0usize;
+        for known in &self.known {
+            if let Some(record) = DIRECTORY.find(known.tid)
+                && !self.is_there(record.load(Ordering::Acquire))
+            {
+                set_side(record, self.goal());
+                moved = moved.saturating_add(1);
+            }
+        }
+        moved
+    }
+}
