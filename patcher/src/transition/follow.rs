@@ -11,7 +11,7 @@ use crate::sys::time::Deadline;
 use crate::target::books::{self, Books};
 use crate::view::Cache;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use suture_abi::block::{ENDED_REVERSED, WAITS_THREADS};
 use suture_abi::channel::{Move, op};
 
@@ -196,8 +196,10 @@ fn move_all(session: &mut Session<'_>, transition: u32, moves: &[Move]) -> Resul
     Ok(session.expect("moving threads", op::MOVE, [u64::from(transition), 0, 0, 0], &payload)?[0])
 }
 
-/// Looks that come one upon the other.
-const FAST_LOOKS: u32 = 6;
+/// Looks that are at most [`BRISK`] apart.
+const FAST_LOOKS: u32 = 30;
+/// See [`FAST_LOOKS`].
+const BRISK: Duration = Duration::from_millis(100);
 
 /// Follows a transition to its end.
 ///
@@ -228,7 +230,6 @@ pub fn follow(
         if over && looks > 0 {
             return Ok(found);
         }
-        let started = Instant::now();
         let alone = crate::target::lock::Exclusive::take(target)?;
         let mut session = Session::open(target)?;
         let ended = help(&mut session, transition, cache, true, &mut found)?;
@@ -240,9 +241,8 @@ pub fn follow(
             found.blockers.clear();
             return Ok(found);
         }
-        // Fast at first, then never busier than about one part in fifty, and once a second at least.
-        let busy = if looks > FAST_LOOKS { started.elapsed() * 50 } else { Duration::ZERO };
-        pause = (pause * 2).max(busy).min(Duration::from_secs(1));
+        // Fast at first; a transition that is held up is looked at once a second.
+        pause = (pause * 2).min(if looks < FAST_LOOKS { BRISK } else { Duration::from_secs(1) });
         await_end(target, block, transition, pause, interrupted)?;
     }
 }

@@ -50,11 +50,16 @@ struct Pace {
     look: u64,
     /// Pause before it.
     pause: u64,
+    /// Looks so far.
+    looks: u32,
 }
 
-/// First pause between two looks, in nanoseconds.
+/// First pause between two looks, in nanoseconds; it doubles.
 const FIRST_PAUSE: u64 = 200_000;
-/// A pause is at least so many times the length of the look before it.
+/// Looks after which a pause is at least [`IDLE_SHARE`] times the processor time of the look before it, so
+/// that a transition that is held up costs next to nothing.
+const FAST_LOOKS: u32 = 8;
+/// See [`FAST_LOOKS`].
 const IDLE_SHARE: u64 = 100;
 /// Failed attempts before the one that is reported.
 const STALL: u32 = 15;
@@ -210,14 +215,17 @@ impl Engine {
     }
 
     fn advance_to(&mut self) -> Waits {
-        let started = thread::monotonic();
+        let started = thread::cpu_time();
         let waits = machine::advance(self);
         BLOCK.waits_for().store(waits.word(), Ordering::Relaxed);
-        let now = thread::monotonic();
+        let busy = thread::cpu_time().saturating_sub(started).saturating_mul(IDLE_SHARE);
         let pace = &mut self.moving.pace;
-        let busy = now.saturating_sub(started).saturating_mul(IDLE_SHARE);
-        pace.pause = pace.pause.saturating_mul(2).max(FIRST_PAUSE).max(busy);
-        pace.look = now.saturating_add(pace.pause);
+        pace.looks = pace.looks.saturating_add(1);
+        pace.pause = pace.pause.saturating_mul(2).max(FIRST_PAUSE);
+        if pace.looks > FAST_LOOKS {
+            pace.pause = pace.pause.max(busy);
+        }
+        pace.look = thread::monotonic().saturating_add(pace.pause);
         waits
     }
 
@@ -327,7 +335,7 @@ impl World for Engine {
                 let length =
                     u64::from(BLOCK.tick_ms().load(Ordering::Relaxed).max(1)).saturating_mul(1_000_000);
                 let tick = thread::monotonic().saturating_add(length);
-                self.moving.pace = Pace { tick, look: 0, pause: 0 };
+                self.moving.pace = Pace { tick, ..Pace::default() };
                 BLOCK.attempts().store(0, Ordering::Relaxed);
             }
         }

@@ -38,6 +38,7 @@ pub fn pause(nanos: u32) {
 
 const CLOCK_REALTIME: u64 = 0;
 const CLOCK_MONOTONIC: u64 = 1;
+const CLOCK_THREAD_CPUTIME_ID: u64 = 3;
 
 fn clock(which: u64) -> u64 {
     let mut now = Timespec { sec: 0, nsec: 0 };
@@ -55,6 +56,11 @@ pub fn realtime() -> u64 {
 /// `CLOCK_MONOTONIC` in nanoseconds.
 pub fn monotonic() -> u64 {
     clock(CLOCK_MONOTONIC)
+}
+
+/// Processor time of the calling thread in nanoseconds.
+pub fn cpu_time() -> u64 {
+    clock(CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Thread id of the caller.
