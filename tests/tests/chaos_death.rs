@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 use suture_tests::command::{apply, disable, start, suture};
-use suture_tests::{Lab, Snapshot, Target, poll, repeat, report, sys};
+use suture_tests::{Lab, Snapshot, Target, poll, repeat, report, snapshot, sys};
 
 /// A starting value that differs from run to run, printed so that a failure can be repeated.
 fn seed() -> u64 {
@@ -37,6 +37,12 @@ fn typical(patch: &Path, target: &Target) -> Duration {
     took
 }
 
+/// Waits until the worker of a command that died has left: until then it may still finish a request
+/// that it had got, and what is enabled is not decided.
+fn await_no_worker(target: &Target, before: &Snapshot) {
+    poll::until_true("the worker to leave", || snapshot::threads(target.pid()) == before.threads);
+}
+
 /// Starts a command and ends it with `signal` at a random moment of its life.
 fn cut_short(args: &[&str], signal: i32, length: Duration, random: &mut u64) -> suture_tests::Outcome {
     let running = start(args, None);
@@ -63,6 +69,7 @@ fn the_command_may_be_killed_at_any_moment() {
         cut += usize::from(done.status.code().is_none());
         let result = target.call(1);
         assert!(result == 2 || result == 101, "round {round}: {result}");
+        await_no_worker(&target, &before);
 
         // The next command finds a process that is in one state or the other, and finishes the job.
         match report::patches(target.pid()).as_slice() {
