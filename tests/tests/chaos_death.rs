@@ -28,13 +28,17 @@ fn spin(time: Duration) {
     }
 }
 
-/// How long an apply takes here and now.
+/// How long an apply takes here and now: the shortest of several, since the first one reads everything
+/// from disk, and a moment chosen from too long a time comes after the command's end.
 fn typical(patch: &Path, target: &Target) -> Duration {
-    let started = Instant::now();
-    apply(patch, target.pid()).expect(0);
-    let took = started.elapsed();
-    disable("fix", target.pid()).expect(0);
-    took
+    let took = |_| {
+        let started = Instant::now();
+        apply(patch, target.pid()).expect(0);
+        let took = started.elapsed();
+        disable("fix", target.pid()).expect(0);
+        took
+    };
+    (0..5).map(took).min().unwrap_or_default()
 }
 
 /// Waits until the worker of a command that died has left: until then it may still finish a request
