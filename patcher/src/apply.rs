@@ -55,7 +55,7 @@ pub fn apply(
     let started = Instant::now();
     let pid = target.pid();
     let _alone = Exclusive::take(target)?;
-    target.check_untraced()?;
+    target.check_enterable()?;
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
     if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
@@ -81,7 +81,7 @@ pub fn apply(
                     id,
                     objects_absent: plan.absent,
                     injected: injection.is_some(),
-                    stops: rings().map(|r| r.tries + 1).sum(),
+                    stops: rings().map(|r| r.stops()).sum(),
                     held_us: rings().map(|r| micros(r.held)).sum(),
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,

@@ -11,6 +11,7 @@
 use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
 use crate::sys::{futex, proc, seal};
+use crate::target::watch::Watch;
 use crate::target::{Target, books};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,6 +23,9 @@ use std::time::Duration;
 use suture_abi::block::RuntimeBlock;
 use suture_abi::channel::{CHANNEL_MAGIC, Header, MIN_SIZE, PAYLOAD_OFFSET, error, op};
 use suture_elf::Addr;
+
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Size the channel starts with.
 const INITIAL_SIZE: usize = 1 << 20;
@@ -144,7 +148,8 @@ impl Channel {
 
     fn await_reply(&self, target: &Target, number: u32) -> Result<(), Error> {
         // A worker answers in microseconds; it may be slow on a loaded machine, but it never waits
-        // for the program. So long as it lives the answer will come.
+        // for the program. So long as it lives and runs the answer will come.
+        let mut watch = Watch::new(target, Deadline::after(ANSWER));
         loop {
             let reply = self.word(offset_of!(Header, reply));
             let seen = reply.load(Ordering::Acquire);
@@ -156,6 +161,9 @@ impl Channel {
                 target.still_there()?;
                 check_worker(target, self.block)?;
                 return Err(Error::NoAnswer { pid: self.pid, what: "a request (its worker is gone)" });
+            }
+            if !watch.look()? {
+                return Err(Error::NoAnswer { pid: self.pid, what: "a request" });
             }
         }
     }
@@ -256,7 +264,7 @@ fn unmap(map: NonNull<u8>, len: usize) {
 /// Waits for the worker's channel and gives the worker's task directory and the descriptor number.
 fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String, u32), Error> {
     let pid = target.pid();
-    let mut backoff = Backoff::default();
+    let mut watch = Watch::new(target, deadline);
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
         let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
@@ -269,10 +277,9 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<(String,
         {
             return Ok((task, fd));
         }
-        if deadline.passed() {
+        if !watch.pause()? {
             return Err(Error::NoAnswer { pid, what: "its start" });
         }
-        backoff.pause();
     }
 }
 

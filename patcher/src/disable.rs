@@ -42,7 +42,7 @@ pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
     let missing = || Error::NotEnabled { pid, name: name.to_owned() };
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     books::read(target, block)?.patch(name).ok_or_else(missing)?;
-    target.check_untraced()?;
+    target.check_enterable()?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let Some(patch) = books.patch(name) else {
@@ -61,7 +61,7 @@ pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
         restored: idle.len() - left,
         left,
         held_us: micros(ring.held),
-        stops: ring.tries + 1,
+        stops: ring.stops(),
         wall_us: micros(started.elapsed()),
     })
 }

@@ -1,10 +1,10 @@
 //! A session: a living worker, an open channel, and the books as they are now.
 
 use crate::channel::{Channel, Refusal, RequestError, Results, task_dir};
-use crate::doorbell::{self, Ring};
+use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
-use crate::sys::limits::LiftedLimit;
-use crate::sys::time::{Backoff, Deadline};
+use crate::sys::time::Deadline;
+use crate::target::watch::Watch;
 use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
 use std::time::Duration;
@@ -102,52 +102,56 @@ impl<'t> Session<'t> {
     }
 }
 
-/// Rings; where a limit on threads is in the way, once more with the limit lifted for the moment.
+/// Rings, with the errors of the ring before wiped off.
 fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<Ring, Error> {
     let no_errors = [offset_of!(RuntimeBlock, clone_errno), offset_of!(RuntimeBlock, worker_errno)];
-    let ring = || {
+    doorbell::with_a_thread(|lift| {
         for field in no_errors {
-            target
-                .memory
-                .write(block + field as u64, &[0; 4])
-                .map_err(|e| Error::from_proc(target.pid(), &e))?;
+            write_word(target, block, field, 0)?;
         }
-        doorbell::ring(target, block, entry, deadline)
-    };
-    match ring() {
-        Err(Error::NoThread { pid, errno }) if errno == libc::EAGAIN => match LiftedLimit::threads(pid) {
-            Ok(_lifted) => ring(),
-            Err(_) => Err(Error::NoThread { pid, errno }),
-        },
-        other => other,
-    }
+        doorbell::ring(target, block, Errand { entry, lift }, deadline)
+    })
+}
+
+fn write_word(target: &Target, block: Addr, field: usize, value: u32) -> Result<(), Error> {
+    let done = target.memory.write(block + field as u64, &value.to_le_bytes());
+    done.map_err(|e| target.ended_or(Error::from_proc(target.pid(), &e)))
 }
 
 /// Waits until no worker lives in the target, clearing the trace of one that never did (in a process
 /// forked while its parent had one).
 fn await_no_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<(), Error> {
     let pid = target.pid();
-    let mut backoff = Backoff::default();
+    let mut watch = Watch::new(target, deadline);
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
         if worker == 0 {
             return Ok(());
         }
-        if worker != u32::MAX && task_dir(pid, worker).is_none() || worker == u32::MAX && deadline.passed() {
-            // The kernel clears the word when a worker ends, so a number without a thread was
-            // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
-            let none = [0; 4];
-            let at = block + offset_of!(RuntimeBlock, worker) as u64;
-            target.memory.write(at, &none).map_err(|e| Error::from_proc(pid, &e))?;
-            let no_channel = block + offset_of!(RuntimeBlock, channel_fd) as u64;
-            let minus_one = u32::MAX.to_le_bytes();
-            return target.memory.write(no_channel, &minus_one).map_err(|e| Error::from_proc(pid, &e));
+        let late = !watch.pause()?;
+        // The kernel clears the word when a worker ends, so a number without a thread was inherited by
+        // fork; so was, after that long, the mark of a worker being made. Ended in this very instant
+        // it is 0 now, and 0 is what is written.
+        let inherited = match worker {
+            u32::MAX => late,
+            _ => task_dir(pid, worker).is_none_or(|task| late && !has_channel(&task)),
+        };
+        if inherited {
+            write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
+            return write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX);
         }
-        if deadline.passed() {
+        if late {
             return Err(Error::Busy { pid });
         }
-        backoff.pause();
     }
+}
+
+/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the process it
+/// was forked from.
+fn has_channel(task: &str) -> bool {
+    let files = std::fs::read_dir(format!("{task}/fd")).into_iter().flatten().flatten();
+    let leads_to = |file: std::fs::DirEntry| std::fs::read_link(file.path()).unwrap_or_default();
+    files.map(leads_to).any(|to| to.to_string_lossy().starts_with("/memfd:suture-channel"))
 }
 
 /// Puts a refusal of the worker into words.

@@ -1,6 +1,8 @@
 //! The command's system calls. Nothing outside this folder calls the kernel in unsafe ways.
 
+pub mod cgroup;
 pub mod futex;
+pub mod kcmp;
 pub mod limits;
 pub mod memory;
 pub mod proc;
