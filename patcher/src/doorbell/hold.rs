@@ -92,7 +92,9 @@ impl Held<'_> {
         if let Some(limit) = self.errand.lift {
             (frame.lifted, [frame.limit_soft, frame.limit_hard]) = (1, limit.words());
         }
-        // A stack that ends here cannot take the frame; another thread's will.
+        // A stack that ends here cannot take the frame; another thread's will. Neither can that of another
+        // program: a held thread is not in the middle of an exec, so either the memory that everything
+        // was planned for is the one it runs in, or the write fails.
         if self.target.memory.write(at, &frame::bytes(&frame)).is_err() {
             return Ok(Done::Unfit("has no room on its stack"));
         }
@@ -108,11 +110,6 @@ impl Held<'_> {
 
     /// Why the thread cannot be sent from where it is.
     fn unfit(&self, held: &StoppedThread, regs: &Registers) -> io::Result<Option<&'static str>> {
-        // The thread is held, so it is not in the middle of an exec: either it was made after one, or
-        // the memory that everything was planned for is the one it runs in.
-        if !self.target.memory.is_there() {
-            return Ok(Some("executed another program"));
-        }
         if held.has_shadow_stack() {
             return Ok(Some("has a shadow stack"));
         }

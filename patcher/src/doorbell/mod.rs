@@ -94,16 +94,14 @@ pub fn ring(target: &Target, block: Addr, errand: Errand, deadline: Deadline) ->
 
 /// Sends one thread on an errand.
 ///
+/// The calling thread should end soon after: threads of the program that were asked to stop and have not yet
+/// are forgotten with it, else they would stop later with nobody there to let them go (`run::on_each`).
+///
 /// # Errors
 /// No thread could be stopped, the process is stopped or gone.
 pub fn borrow(target: &Target, errand: Errand, deadline: Deadline) -> Result<Ring, Error> {
-    target.check_enterable()?;
-    // On a thread of its own: when that ends the kernel forgets what it asked threads to do that did not
-    // stop in time, so that none stops later with nobody there to let it go.
-    std::thread::scope(|scope| {
-        let attempt = scope.spawn(|| Attempt::new(target, errand).run(deadline));
-        attempt.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
+    condition::check_now(target)?;
+    Attempt::new(target, errand).run(deadline)
 }
 
 /// The search for a thread.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// The directories of the groups a process is in, one per hierarchy that is mounted here.
 struct Groups(Vec<Group>);
@@ -18,8 +19,10 @@ struct Group {
 impl Groups {
     fn of(pid: i32) -> Self {
         let own = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        Self(own.lines().filter_map(|line| group(line, &mounts)).collect())
+        // What is mounted does not change in the life of a command.
+        static MOUNTS: OnceLock<String> = OnceLock::new();
+        let mounts = MOUNTS.get_or_init(|| fs::read_to_string("/proc/self/mountinfo").unwrap_or_default());
+        Self(own.lines().filter_map(|line| group(line, mounts)).collect())
     }
 
     /// The group and its ancestors, nearest first, in the hierarchy of a controller.
@@ -67,13 +70,20 @@ fn number(path: &Path) -> Option<u64> {
 /// The frozen control group that a process is in, if it is.
 #[must_use]
 pub fn frozen(pid: i32) -> Option<String> {
-    let is_frozen = |group: &&Group| {
-        // Version 2 says so in its events, version 1 in its state; both include ancestors.
-        let events = fs::read_to_string(group.dir.join("cgroup.events")).unwrap_or_default();
-        let state = fs::read_to_string(group.dir.join("freezer.state")).unwrap_or_default();
-        events.lines().any(|l| l == "frozen 1") || matches!(state.trim(), "FROZEN" | "FREEZING")
+    // Both versions include ancestors in what they say.
+    let is_frozen = |group: &&Group| match group.controllers.as_slice() {
+        [] => says(&group.dir.join("cgroup.events"), "frozen 1"),
+        one if one.iter().any(|c| c == "freezer") => {
+            says(&group.dir.join("freezer.state"), "FROZEN")
+                || says(&group.dir.join("freezer.state"), "FREEZING")
+        }
+        _ => false,
     };
     Groups::of(pid).0.iter().find(is_frozen).map(|group| group.name.clone())
+}
+
+fn says(file: &Path, line: &str) -> bool {
+    fs::read_to_string(file).is_ok_and(|text| text.lines().any(|l| l == line))
 }
 
 /// The control group that lets a process make no further thread, with its limit, if there is one.

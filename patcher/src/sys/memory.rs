@@ -73,7 +73,9 @@ impl ProcessMemory {
             Ok(false) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
             // Kernels before 6.11 cannot be asked. Their other way goes by the number of the process,
             // so a process that executes another program right now is written to by mistake.
-            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) => self.write_by_number(addr, bytes),
+            Err(e) if e.raw_os_error() == Some(libc::ENOTTY) && self.is_there() => {
+                self.write_by_number(addr, bytes)
+            }
             Err(e) => Err(e),
         }
     }

@@ -1,6 +1,7 @@
 //! What `/proc` says about a process and its threads.
 
-use procfs::process::Process;
+use procfs::FromBufRead;
+use procfs::process::{Process, Status};
 use std::fs;
 use std::io;
 
@@ -38,8 +39,8 @@ pub struct ProcessFacts {
 pub fn facts(pid: i32) -> io::Result<ProcessFacts> {
     let process = Process::new(pid).map_err(io_error)?;
     let stat = process.stat().map_err(io_error)?;
-    let status = process.status().map_err(io_error)?;
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = Status::from_buf_read(text.as_bytes()).map_err(io_error)?;
     let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
     Ok(ProcessFacts {
         pid,
@@ -137,12 +138,21 @@ pub fn threads(pid: i32) -> io::Result<Vec<i32>> {
 /// Looks at one thread; `None` when it is gone.
 #[must_use]
 pub fn thread_facts(pid: i32, tid: i32) -> Option<ThreadFacts> {
+    let (state, flags) = state_and_flags(pid, tid)?;
+    Some(ThreadFacts { tid, state, kernel_made: flags & KERNEL_MADE != 0, call: blocked(pid, tid) })
+}
+
+/// State letter of a thread; `None` when it is gone.
+#[must_use]
+pub fn state(pid: i32, tid: i32) -> Option<char> {
+    state_and_flags(pid, tid).map(|(state, _)| state)
+}
+
+fn state_and_flags(pid: i32, tid: i32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     let rest = stat.get(stat.rfind(')')? + 2..)?;
     let mut fields = rest.split(' ');
-    let state = fields.next()?.chars().next()?;
-    let flags: u32 = fields.nth(5)?.parse().ok()?;
-    Some(ThreadFacts { tid, state, kernel_made: flags & KERNEL_MADE != 0, call: blocked(pid, tid) })
+    Some((fields.next()?.chars().next()?, fields.nth(5)?.parse().ok()?))
 }
 
 /// The system call that a thread is blocked in; `None` when it runs, is gone, or is hidden from us.

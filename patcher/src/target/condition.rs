@@ -22,10 +22,7 @@ pub fn check(target: &Target) -> Result<(), Error> {
     if is_narrow(target.via) {
         return Err(Error::Narrow { pid });
     }
-    if let Some(parent) = vfork_parent(&now) {
-        return Err(Error::VforkChild { pid, parent });
-    }
-    check_runs(target)?;
+    check_now(target)?;
     if now.shadow_stack {
         return Err(Error::ShadowStack { pid });
     }
@@ -34,6 +31,17 @@ pub fn check(target: &Target) -> Result<(), Error> {
         tracer if tracer == std::process::id().cast_signed() => Ok(()),
         tracer => Err(traced(pid, tracer)),
     }
+}
+
+/// The part of [`check`] that the stop of a thread would not find out by itself.
+///
+/// # Errors
+/// The reason.
+pub fn check_now(target: &Target) -> Result<(), Error> {
+    if let Some(parent) = vfork_parent(&target.facts) {
+        return Err(Error::VforkChild { pid: target.pid(), parent });
+    }
+    check_runs(target)
 }
 
 /// A stop or a freeze that is over by then was none: shells and checkpoint tools do that.
@@ -46,7 +54,7 @@ const PATIENCE: Duration = Duration::from_millis(100);
 pub fn check_runs(target: &Target) -> Result<(), Error> {
     let (pid, deadline, mut backoff) = (target.pid(), Deadline::after(PATIENCE), Backoff::default());
     loop {
-        let stopped = proc::thread_facts(pid, target.via).is_some_and(|t| t.state == 'T');
+        let stopped = proc::state(pid, target.via) == Some('T');
         let frozen = cgroup::frozen(pid);
         match frozen {
             None if !stopped => return Ok(()),
