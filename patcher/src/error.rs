@@ -376,7 +376,9 @@ impl Error {
             Self::VforkChild { parent, .. } => {
                 format!("patch process {parent}, or wait until the child has executed its own program")
             }
-            Self::NotPrepared { .. } => "start the program with LD_PRELOAD=/path/to/libsuture.so".into(),
+            Self::NotPrepared { pid } => {
+                format!("put it in with: suture inject --pid {pid} (an apply does that by itself)")
+            }
             Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } | Self::Executed { .. } => {
                 "try again in a moment".into()
             }

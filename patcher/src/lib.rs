@@ -6,6 +6,7 @@
 //! the first byte of the target is written.
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod apply;
 pub mod batch;
 pub mod channel;

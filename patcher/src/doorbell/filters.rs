@@ -6,6 +6,7 @@
 
 use crate::error::Error;
 use crate::seccomp;
+use crate::sys::proc;
 use crate::sys::ptrace::StoppedThread;
 use crate::target::Target;
 use std::collections::HashMap;
@@ -18,6 +19,8 @@ pub enum Refusal {
     Call(&'static str),
     /// They cannot be read.
     Unreadable(i32),
+    /// Strict mode: no call but read, write and the ends of a thread and of a handler.
+    Strict,
 }
 
 impl Refusal {
@@ -26,6 +29,9 @@ impl Refusal {
         let pid = target.pid();
         match self {
             Self::Call(call) => Error::Seccomp { pid, call: (*call).to_owned() },
+            Self::Strict => {
+                Error::Seccomp { pid, call: "anything but read, write and exit (strict mode)".into() }
+            }
             Self::Unreadable(errno) => {
                 Error::SeccompUnreadable { pid, source: io::Error::from_raw_os_error(*errno) }
             }
@@ -58,6 +64,13 @@ impl Filters {
         self.refused.values().next()
     }
 
+    /// Looks at a thread before it is stopped: in strict mode there is no filter to be read.
+    pub fn look_before(&mut self, tid: i32) -> Option<&'static str> {
+        const STRICT: u32 = 1;
+        let strict = proc::seccomp_mode(tid) == Some(STRICT);
+        strict.then(|| self.refused.insert(tid, Refusal::Strict)).map(|_| "in strict seccomp mode")
+    }
+
     /// Whether a stopped thread may be sent; else its filters have been read and are to be judged when it
     /// is let go.
     ///
@@ -69,7 +82,7 @@ impl Filters {
             Ok(count) => count,
             // Without the right to read filters, whether there are any is known from /proc.
             Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
-                if crate::sys::proc::seccomp_mode(held.tid()) != Some(0) {
+                if proc::seccomp_mode(held.tid()) != Some(0) {
                     self.refused.insert(held.tid(), Refusal::Unreadable(libc::EACCES));
                     return Ok(Look::Refused);
                 }

@@ -17,7 +17,8 @@ use suture_elf::{Addr, Memory};
 /// A thread and what it is to do.
 pub struct Held<'t> {
     pub target: &'t Target,
-    pub errand: Errand,
+    /// Nothing: only its filters are to be looked at.
+    pub errand: Option<Errand>,
     pub rank: Rank,
     pub thread: ThreadFacts,
 }
@@ -38,6 +39,9 @@ impl Held<'_> {
         asked: &mut HashMap<i32, StoppedThread>,
         deadline: Deadline,
     ) -> Result<Done, StopError> {
+        if let Some(why) = filters.look_before(self.thread.tid) {
+            return Ok(Done::Unfit(why));
+        }
         let asleep = (self.rank == Rank::Timed).then(|| Asleep::look(self.target, &self.thread)).flatten();
         let mut read = None;
         let done = self.stop_and_send(asleep, filters, asked, deadline, &mut read);
@@ -80,6 +84,7 @@ impl Held<'_> {
                 return Ok(Done::Unfit("filtered"));
             }
         }
+        let Some(errand) = self.errand else { return Ok(Done::Sent { held: started.elapsed(), frame: 0 }) };
         if let Some(why) = self.unfit(&held, &regs).map_err(os)? {
             return Ok(Done::Unfit(why));
         }
@@ -87,9 +92,9 @@ impl Held<'_> {
             return Ok(Done::Unfit("at a place of its own"));
         };
         if let Some(rest) = asleep.and_then(|asleep| asleep.rest(self.target, tid, &regs)) {
-            self.shorten(&mut frame, rest);
+            self.shorten(errand, &mut frame, rest);
         }
-        if let Some(limit) = self.errand.lift {
+        if let Some(limit) = errand.lift {
             (frame.lifted, [frame.limit_soft, frame.limit_hard]) = (1, limit.words());
         }
         // A stack that ends here cannot take the frame; another thread's will. Neither can that of another
@@ -98,9 +103,9 @@ impl Held<'_> {
         if self.target.memory.write(at, &frame::bytes(&frame)).is_err() {
             return Ok(Done::Unfit("has no room on its stack"));
         }
-        held.set_registers(&frame::sent(&regs, self.errand.entry, at)).map_err(os)?;
+        held.set_registers(&frame::sent(&regs, errand.entry, at)).map_err(os)?;
         held.set_signal_mask(u64::MAX).map_err(os)?;
-        if let Some(limit) = self.errand.lift {
+        if let Some(limit) = errand.lift {
             // Where that is refused the clone fails and says so.
             let _ = limit.lift(self.target.pid());
         }
@@ -143,10 +148,10 @@ impl Held<'_> {
         Ok(regs.rip.wrapping_sub(word(8)) < word(16))
     }
 
-    fn shorten(&self, frame: &mut suture_abi::doorbell::Frame, rest: Rest) {
+    fn shorten(&self, errand: Errand, frame: &mut suture_abi::doorbell::Frame, rest: Rest) {
         // Any slot but the one of the last time, most likely.
         let n = u64::from(std::process::id());
-        let slot = frame::timeout_slot(self.errand.entry, n);
+        let slot = frame::timeout_slot(errand.entry, n);
         if let Rest::Timespec(_, [sec, nsec]) = rest {
             let bytes = [sec.to_le_bytes(), nsec.to_le_bytes()].concat();
             if self.target.memory.write_forced(slot, &bytes).is_err() {

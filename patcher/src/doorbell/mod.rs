@@ -101,13 +101,26 @@ pub fn ring(target: &Target, block: Addr, errand: Errand, deadline: Deadline) ->
 /// No thread could be stopped, the process is stopped or gone.
 pub fn borrow(target: &Target, errand: Errand, deadline: Deadline) -> Result<Ring, Error> {
     condition::check_now(target)?;
-    Attempt::new(target, errand).run(deadline)
+    Attempt::new(target, Some(errand)).run(deadline)
+}
+
+/// Whether the filters of some thread would let an errand through. Where the process has any, one thread is
+/// stopped for a moment to read them.
+///
+/// # Errors
+/// As [`borrow`].
+pub fn check(target: &Target, deadline: Deadline) -> Result<(), Error> {
+    match choose::any_filter(target.pid())? {
+        true => Attempt::new(target, None).run(deadline).map(drop),
+        false => Ok(()),
+    }
 }
 
 /// The search for a thread.
 struct Attempt<'t> {
     target: &'t Target,
-    errand: Errand,
+    /// Nothing: only filters are looked at.
+    errand: Option<Errand>,
     filters: Filters,
     /// Threads that were asked to stop and have not yet.
     asked: HashMap<i32, StoppedThread>,
@@ -119,8 +132,8 @@ struct Attempt<'t> {
 }
 
 impl<'t> Attempt<'t> {
-    fn new(target: &'t Target, errand: Errand) -> Self {
-        let filters = Filters::new(errand.lift.is_some());
+    fn new(target: &'t Target, errand: Option<Errand>) -> Self {
+        let filters = Filters::new(errand.is_some_and(|errand| errand.lift.is_some()));
         Self { target, errand, filters, asked: HashMap::new(), tries: 0, unfit: Vec::new(), refused: None }
     }
 

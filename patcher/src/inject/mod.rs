@@ -63,6 +63,20 @@ pub fn ensure(target: &Target) -> Result<Option<Ring>, Error> {
     unreachable!("the last place is not tried again")
 }
 
+/// Whether there is a place for the runtime and for the code that puts it there. Touches nothing.
+///
+/// # Errors
+/// What is missing.
+pub fn check(target: &Target) -> Result<(), Error> {
+    let (file, maps) = (runtime_file()?, target.maps()?);
+    let image = image::build(&file, base(target, &file, &maps)?)?;
+    let caves = cave::look(target, &maps, &boot::code(&image.table))?;
+    match (caves.room, caves.copies.is_empty()) {
+        (None, true) => Err(no_cave(target)),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a runtime is there, or will be without our help.
 fn is_there(target: &Target) -> Result<bool, Error> {
     match runtime::find_block(target, &target.maps()?) {
@@ -89,7 +103,7 @@ fn inject(target: &Target, file: &ObjectFile, deadline: Deadline) -> Result<Ring
             return send(target, copy.at, &again, deadline);
         }
     }
-    let at = caves.room.ok_or_else(|| unreadable(target, "no executable mapping has room at its end"))?;
+    let at = caves.room.ok_or_else(|| no_cave(target))?;
     target
         .memory
         .write_forced(at, &code)
@@ -221,6 +235,10 @@ fn await_runtime(target: &Target, clone: &BootClone, at: Addr, deadline: Deadlin
             return Err(Error::NoAnswer { pid, what: "the injection" });
         }
     }
+}
+
+fn no_cave(target: &Target) -> Error {
+    unreadable(target, "no executable mapping has room at its end")
 }
 
 fn unreadable(target: &Target, what: &str) -> Error {

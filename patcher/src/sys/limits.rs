@@ -30,6 +30,13 @@ impl ThreadLimit {
         [self.0.rlim_cur, self.0.rlim_max]
     }
 
+    /// Whether a thread more could be had by lifting it, or without, for a process of that many threads. (Other
+    /// processes of the user count as well; that shows when the thread is made.)
+    #[must_use]
+    pub fn leaves_room(self, threads: u64) -> bool {
+        threads < self.0.rlim_cur.max(self.0.rlim_max) || may_raise_limits()
+    }
+
     /// Lifts it as far as we may.
     ///
     /// # Errors
@@ -42,6 +49,15 @@ impl ThreadLimit {
             done => done,
         }
     }
+}
+
+/// Whether this process has `CAP_SYS_RESOURCE`.
+fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok());
+    effective.is_some_and(|caps| caps >> CAP_SYS_RESOURCE & 1 != 0)
 }
 
 fn prlimit(pid: i32, new: Option<&libc::rlimit>, old: Option<&mut libc::rlimit>) -> io::Result<()> {

@@ -24,6 +24,8 @@ pub struct ProcessFacts {
     pub tracer: i32,
     /// State letter of the main thread.
     pub state: char,
+    /// A thread of the kernel.
+    pub kernel: bool,
     /// Threads.
     pub threads: u64,
     /// Seccomp mode: 0 off, 1 strict, 2 filter.
@@ -51,6 +53,7 @@ pub fn facts(pid: i32) -> io::Result<ProcessFacts> {
         euid: status.euid,
         tracer: status.tracerpid,
         state: stat.state,
+        kernel: stat.flags & PF_KTHREAD != 0,
         threads: status.threads,
         seccomp: status.seccomp.unwrap_or(0),
         shadow_stack: field("x86_Thread_features:").is_some_and(|f| f.contains("shstk")),
@@ -65,6 +68,8 @@ fn io_error(error: procfs::ProcError) -> io::Error {
         other => io::Error::other(other.to_string()),
     }
 }
+
+const PF_KTHREAD: u32 = 0x20_0000;
 
 /// `PF_IO_WORKER | PF_USER_WORKER`: threads the kernel made; they never run user code.
 const KERNEL_MADE: u32 = 0x4010;
@@ -236,6 +241,16 @@ pub fn stack_limits(pid: i32) -> io::Result<(Option<u64>, Option<u64>)> {
     let line = text.lines().find_map(|l| l.strip_prefix("Max stack size")).unwrap_or_default();
     let mut limits = line.split_whitespace().map(|v| v.parse().ok());
     Ok((limits.next().flatten(), limits.next().flatten()))
+}
+
+/// Most descriptors a process may have (soft limit).
+///
+/// # Errors
+/// `EACCES` without rights, `ENOENT` when the process is gone.
+pub fn descriptor_limit(pid: i32) -> io::Result<Option<u64>> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+    let line = text.lines().find_map(|l| l.strip_prefix("Max open files")).unwrap_or_default();
+    Ok(line.split_whitespace().next().and_then(|soft| soft.parse().ok()))
 }
 
 /// `vm.max_map_count`, or the kernel's default when it cannot be read.

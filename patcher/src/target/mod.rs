@@ -33,6 +33,9 @@ impl Target {
     /// No such process, a zombie, no rights.
     pub fn open(pid: i32) -> Result<Self, Error> {
         let facts = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        if facts.kernel {
+            return Err(Error::KernelThread { pid });
+        }
         let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
         let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
         Ok(Self { facts, memory, via })

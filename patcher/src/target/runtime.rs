@@ -14,15 +14,32 @@ const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 
+/// The runtime of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Address of its block.
+    pub block: Addr,
+    /// It was put in by a command, rather than loaded by the program's loader.
+    pub injected: bool,
+}
+
 /// Finds the runtime's block and checks that both sides speak the same contract.
 ///
-/// An injected image that is not ready is none: its clone is at work, or stayed behind when the process was
-/// forked.
+/// # Errors
+/// As [`find`].
+pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
+    find(target, maps).map(|runtime| runtime.block)
+}
+
+/// Finds the runtime and checks that both sides speak the same contract.
+///
+/// An injected image that is not ready is none: its clone is at work, or it stayed behind in a process
+/// that was forked in the middle.
 ///
 /// # Errors
-/// [`Error::NotPrepared`] when there is no runtime, [`Error::NotReady`] when the loader has not initialised it
-/// yet, [`Error::AbiMismatch`] when it is another one.
-pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
+/// [`Error::NotPrepared`] when there is no runtime, [`Error::NotReady`] when the loader has not
+/// initialised it yet, [`Error::AbiMismatch`] when it is another one.
+pub fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
     let pid = target.pid();
     let path = |r: &&Region| r.path.clone().unwrap_or_default();
     let mut loading = false;
@@ -31,25 +48,17 @@ pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
         let head = target.memory.read_vec(block, 16).map_err(|e| Error::from_memory(target, e))?;
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let magic = u64::from(word(0)) | u64::from(word(4)) << 32;
+        let injected = is_injected(&path(&region));
         if magic != BLOCK_MAGIC {
-            loading |= !is_injected(&path(&region));
+            loading |= !injected;
             continue;
         }
         if word(8) != ABI_VERSION || word(12) as usize != size_of::<RuntimeBlock>() {
             return Err(Error::AbiMismatch { pid, theirs: word(8), ours: ABI_VERSION });
         }
-        return Ok(block);
+        return Ok(Runtime { block, injected });
     }
     Err(if loading { Error::NotReady { pid } } else { Error::NotPrepared { pid } })
-}
-
-/// Whether the runtime was put in, rather than loaded by the program's loader.
-///
-/// # Errors
-/// When there is none.
-pub fn was_injected(target: &Target, maps: &MapsSnapshot) -> Result<bool, Error> {
-    let block = find_block(target, maps)?;
-    Ok(maps.region_at(block.0).and_then(|r| r.path.as_deref()).is_some_and(is_injected))
 }
 
 /// Whether a mapped path is that of a memfd.
