@@ -7,8 +7,7 @@
 use crate::error::Error;
 use crate::sys::limits::ThreadLimit;
 use crate::sys::time::Deadline;
-use crate::sys::{cgroup, proc};
-use crate::target::{Target, books, runtime};
+use crate::target::{Target, books, condition, runtime};
 use crate::view::{self, Cache};
 use crate::{doorbell, inject};
 use serde::Serialize;
@@ -69,11 +68,9 @@ pub fn check(target: &Target, cache: &Cache) -> Result<Access, Error> {
     if found.is_none() {
         inject::check(target)?;
     }
-    check_limits(target)?;
-    let filtered = doorbell::choose::any_filter(target.pid())?;
-    if filtered {
-        doorbell::check(target, Deadline::after(PATIENCE))?;
-    }
+    check_threads(target)?;
+    condition::check_room(target)?;
+    let filtered = doorbell::check_filters(target, Deadline::after(PATIENCE))?;
     Ok(Access {
         way: match found {
             Some(found) if found.injected => Way::Injected,
@@ -89,18 +86,14 @@ pub fn check(target: &Target, cache: &Cache) -> Result<Access, Error> {
     })
 }
 
-/// Limits that are known to leave no room for the worker.
-fn check_limits(target: &Target) -> Result<(), Error> {
-    let pid = target.pid();
-    let gone = |e: std::io::Error| target.ended_or(Error::from_proc(pid, &e));
+/// Refuses a process whose limit on threads is known to be in the way.
+fn check_threads(target: &Target) -> Result<(), Error> {
     // The limit does not hold for root; who counts as root is for the kernel to say.
-    let limit = ThreadLimit::of(pid).map_err(gone)?;
-    let no_room = target.facts.ruid != 0 && limit.is_some_and(|l| !l.leaves_room(target.facts.threads));
-    if no_room || cgroup::full(pid).is_some() {
-        return Err(Error::NoThread { pid, errno: libc::EAGAIN });
+    let limit = ThreadLimit::of(target.pid()).filter(|_| target.facts.ruid != 0);
+    match limit {
+        Some(limit) if !limit.leaves_room(target.facts.threads) => {
+            Err(Error::NoThread { pid: target.pid(), errno: libc::EAGAIN })
+        }
+        _ => Ok(()),
     }
-    if proc::descriptor_limit(pid).map_err(gone)? == Some(0) {
-        return Err(Error::NoChannel { pid, errno: libc::EMFILE });
-    }
-    Ok(())
 }

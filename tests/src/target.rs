@@ -51,7 +51,10 @@ impl Target {
         assert_eq!(target.line(), "ready", "first line of {}", program.display());
         // libc makes threads with everything blocked, its own two signals too, and lets them unblock
         // themselves: not before that is over do snapshots show what the program asked for.
-        let starting = |(_, mask): &(String, String)| mask.ends_with("bfeff") && mask.starts_with("ffffffff");
+        // (Those that the kernel makes for io_uring stay that way.)
+        let starting = |(name, mask): &(String, String)| {
+            mask.ends_with("bfeff") && mask.starts_with("ffffffff") && !name.starts_with("iou-")
+        };
         poll::until_true("all threads to have started", || {
             !snapshot::threads(target.pid()).values().any(starting)
         });
@@ -96,6 +99,13 @@ impl Target {
     #[must_use]
     pub fn pid_text(&self) -> String {
         self.pid().to_string()
+    }
+
+    /// Process ids of its children.
+    #[must_use]
+    pub fn children(&self) -> Vec<i32> {
+        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
+        list.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
     }
 
     /// The program's file.

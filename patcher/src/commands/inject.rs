@@ -3,6 +3,7 @@
 use super::show;
 use serde::Serialize;
 use std::time::Instant;
+use suture_patcher::access;
 use suture_patcher::cli::Output;
 use suture_patcher::disable::micros;
 use suture_patcher::inject;
@@ -10,12 +11,15 @@ use suture_patcher::run;
 use suture_patcher::target::Target;
 use suture_patcher::target::lock::Exclusive;
 use suture_patcher::target::select::Selection;
+use suture_patcher::view::Cache;
 
 /// What an inject did.
 #[derive(Debug, Serialize)]
 struct Injected {
     /// The runtime was not there before.
     injected: bool,
+    /// Thread that was borrowed, 0 if none was.
+    thread: i32,
     /// Threads that were stopped.
     stops: u32,
     /// Microseconds the borrowed thread was held.
@@ -29,14 +33,18 @@ pub fn run(selection: &Selection, output: Output) -> u8 {
         Ok(pids) => pids,
         Err(error) => return show::failure("inject", &error, output),
     };
+    let cache = Cache::default();
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "injecting");
         let started = Instant::now();
         let target = Target::open(pid)?;
         let _alone = Exclusive::take(&target)?;
+        // Where no patch could follow the runtime has no business.
+        access::check(&target, &cache)?;
         let ring = inject::ensure(&target).map_err(|error| target.ended_or(error))?;
         Ok(Injected {
             injected: ring.is_some(),
+            thread: ring.map_or(0, |r| r.tid),
             stops: ring.map_or(0, |r| r.stops()),
             held_us: ring.map_or(0, |r| micros(r.held)),
             wall_us: micros(started.elapsed()),

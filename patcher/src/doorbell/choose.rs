@@ -52,15 +52,6 @@ pub fn candidates(pid: i32) -> Result<Candidates, Error> {
     Ok(found)
 }
 
-/// Whether some thread is under system call filters.
-///
-/// # Errors
-/// When the process is gone.
-pub fn any_filter(pid: i32) -> Result<bool, Error> {
-    let tids = proc::threads(pid).map_err(|e| Error::from_proc(pid, &e))?;
-    Ok(tids.into_iter().any(|tid| proc::seccomp_mode(tid).is_some_and(|mode| mode != 0)))
-}
-
 /// Why a thread cannot be stopped, if it cannot.
 fn unfit(thread: &ThreadFacts) -> Option<&'static str> {
     match thread.state {

@@ -20,6 +20,7 @@ mod timeout;
 
 use crate::error::Error;
 use crate::sys::limits::ThreadLimit;
+use crate::sys::proc;
 use crate::sys::ptrace::{StopError, StoppedThread};
 use crate::sys::time::{Backoff, Deadline};
 use crate::target::watch::Watch;
@@ -29,12 +30,15 @@ use filters::Filters;
 use hold::Held;
 use std::collections::HashMap;
 use std::mem::offset_of;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use suture_abi::block::RuntimeBlock;
 use suture_elf::{Addr, Memory};
 
 /// How long one thread is waited for before another one is asked as well.
-const ONE_THREAD: Duration = Duration::from_millis(100);
+const ONE_THREAD: Duration = Duration::from_millis(500);
+/// How long a process may have no thread that could be asked at all: its only one waits for a child made by
+/// vfork, say.
+const NO_THREAD: Duration = Duration::from_secs(2);
 
 /// What ringing cost the program.
 #[derive(Clone, Copy, Debug, Default)]
@@ -75,8 +79,8 @@ pub struct Errand {
 pub fn with_a_thread<T>(work: impl Fn(Option<ThreadLimit>) -> Result<T, Error>) -> Result<T, Error> {
     match work(None) {
         Err(Error::NoThread { pid, errno }) if errno == libc::EAGAIN => match ThreadLimit::of(pid) {
-            Ok(Some(limit)) => work(Some(limit)),
-            _ => Err(Error::NoThread { pid, errno }),
+            Some(limit) => work(Some(limit)),
+            None => Err(Error::NoThread { pid, errno }),
         },
         other => other,
     }
@@ -104,16 +108,17 @@ pub fn borrow(target: &Target, errand: Errand, deadline: Deadline) -> Result<Rin
     Attempt::new(target, Some(errand)).run(deadline)
 }
 
-/// Whether the filters of some thread would let an errand through. Where the process has any, one thread is
-/// stopped for a moment to read them.
+/// Whether some thread's filters would let an errand through, to be asked before anything is written. A
+/// thread that has filters is stopped for a moment to read them. Gives whether it has any.
 ///
 /// # Errors
 /// As [`borrow`].
-pub fn check(target: &Target, deadline: Deadline) -> Result<(), Error> {
-    match choose::any_filter(target.pid())? {
-        true => Attempt::new(target, None).run(deadline).map(drop),
-        false => Ok(()),
+pub fn check_filters(target: &Target, deadline: Deadline) -> Result<bool, Error> {
+    let fit = choose::candidates(target.pid())?.fit;
+    if fit.first().is_none_or(|(_, thread)| proc::seccomp_mode(thread.tid) == Some(0)) {
+        return Ok(false);
     }
+    Attempt::new(target, None).run(deadline).map(|_| true)
 }
 
 /// The search for a thread.
@@ -129,12 +134,23 @@ struct Attempt<'t> {
     unfit: Vec<&'static str>,
     /// The last thing that the kernel refused, in the newest round.
     refused: Option<std::io::Error>,
+    /// When there was a thread that could be asked.
+    seen: Instant,
 }
 
 impl<'t> Attempt<'t> {
     fn new(target: &'t Target, errand: Option<Errand>) -> Self {
         let filters = Filters::new(errand.is_some_and(|errand| errand.lift.is_some()));
-        Self { target, errand, filters, asked: HashMap::new(), tries: 0, unfit: Vec::new(), refused: None }
+        Self {
+            target,
+            errand,
+            filters,
+            asked: HashMap::new(),
+            tries: 0,
+            unfit: Vec::new(),
+            refused: None,
+            seen: Instant::now(),
+        }
     }
 
     fn run(&mut self, deadline: Deadline) -> Result<Ring, Error> {
@@ -142,7 +158,9 @@ impl<'t> Attempt<'t> {
         let found = loop {
             match self.round(deadline) {
                 Ok(Some(ring)) => break Ok(ring),
-                Ok(None) if deadline.passed() => break Err(self.unreachable()),
+                Ok(None) if deadline.passed() || self.seen.elapsed() > NO_THREAD => {
+                    break Err(self.unreachable());
+                }
                 Ok(None) => backoff.pause(),
                 Err(error) => break Err(error),
             }
@@ -156,6 +174,9 @@ impl<'t> Attempt<'t> {
         let Candidates { fit, unfit } = choose::candidates(self.target.pid())?;
         (self.unfit, self.refused) = (unfit, None);
         let mut all_filtered = !fit.is_empty();
+        if !fit.is_empty() {
+            self.seen = Instant::now();
+        }
         for (rank, thread) in fit {
             if self.filters.refusal(thread.tid).is_some() {
                 continue;
@@ -202,8 +223,8 @@ impl<'t> Attempt<'t> {
     /// A tracer may sit on some of the threads only.
     fn refusal_of_kernel(&self, refused: &std::io::Error) -> Error {
         let pid = self.target.pid();
-        let threads = crate::sys::proc::threads(pid).unwrap_or_default();
-        let tracer = threads.into_iter().filter_map(|tid| crate::sys::proc::facts(tid).ok());
+        let threads = proc::threads(pid).unwrap_or_default();
+        let tracer = threads.into_iter().filter_map(|tid| proc::facts(tid).ok());
         match tracer.map(|f| f.tracer).find(|tracer| *tracer != 0) {
             Some(tracer) => condition::traced(pid, tracer),
             None => Error::from_proc(pid, refused),

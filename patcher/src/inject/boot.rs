@@ -9,7 +9,7 @@
 //! program, or memory that is not its own, so the borrowed thread may stand anywhere.
 //!
 //! Every failure ends in "as before": the clone unmaps what it mapped, waits half a second for somebody to
-//! read the reason from its stack, and exits. A command that dies meanwhile is waited for two seconds; in
+//! read the reason from its stack and to say so, and exits. A command that dies meanwhile is waited for two seconds; in
 //! that time the next one can take the clone over. It is told to leave by a seal that forbids seals.
 //!
 //! The table is read only after the contents were sealed, so it must not change while a clone lives.
@@ -62,6 +62,8 @@ pub const STEPS: [&str; 3] = ["memfd_create", "fcntl", "mmap"];
 pub const STEP: u64 = 24;
 /// How far below it the errno lies.
 pub const ERRNO: u64 = 32;
+/// How far below it the word lies that is not 0 when the reason was read.
+pub const READ: u64 = 40;
 
 unsafe extern "C" {
     static suture_boot: u8;
@@ -260,13 +262,16 @@ global_asm!(
     "48:",
     "call qword ptr [r14 + 16]",
     "jmp 59f",
-    // A failure: errno and step stay on the stack for half a second.
+    // A failure: errno and step stay on the stack until they were read, or for 100 × 5 ms.
     "50:",
     "neg rax",
+    "mov qword ptr [rsp - 40], 0",
     "mov qword ptr [rsp - 32], rax",
     "mov qword ptr [rsp - 24], rbp",
+    "mov r13d, 100",
+    "51:",
     "mov qword ptr [rsp - 16], 0",
-    "mov qword ptr [rsp - 8], 500000000",
+    "mov qword ptr [rsp - 8], 5000000",
     "lea rdi, [rsp - 16]",
     "xor esi, esi",
     "mov eax, 35",
@@ -274,6 +279,10 @@ global_asm!(
     ".globl suture_boot_failed",
     ".hidden suture_boot_failed",
     "suture_boot_failed:",
+    "cmp qword ptr [rsp - 40], 0",
+    "jne 59f",
+    "dec r13d",
+    "jnz 51b",
     "59:",
     "mov rdi, rbx",
     "mov esi, 0x4000",

@@ -74,7 +74,8 @@ impl BootClone {
         copies.iter().find(|copy| pc.wrapping_sub(copy.at.0) < boot::code_len() as u64)
     }
 
-    /// What it is doing, if the boot code that it runs is at `code`.
+    /// What it is doing, if the boot code that it runs is at `code`. One that failed leaves when its reason was
+    /// read.
     #[must_use]
     pub fn state(&self, target: &Target, code: Addr) -> State {
         if !std::path::Path::new(&format!("/proc/{}/task/{}", self.pid, self.tid)).exists() {
@@ -86,6 +87,8 @@ impl BootClone {
             at if at == boot::failed_at() => {
                 let word =
                     |below: u64| target.memory.read_u64(Addr(call.sp.wrapping_sub(below))).unwrap_or(0);
+                // Failing that it goes later.
+                let _ = target.memory.write(Addr(call.sp.wrapping_sub(boot::READ)), &[1]);
                 let step = usize::try_from(word(boot::STEP)).ok().and_then(|at| boot::STEPS.get(at).copied());
                 State::Failed { step: step.unwrap_or("a call"), errno: word(boot::ERRNO) as i32 }
             }

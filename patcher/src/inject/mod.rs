@@ -25,7 +25,7 @@ use crate::error::Error;
 use crate::sys::proc;
 use crate::sys::time::Deadline;
 use crate::target::watch::Watch;
-use crate::target::{Target, runtime};
+use crate::target::{Target, condition, runtime};
 use clone::{BootClone, State};
 use image::Image;
 use std::path::PathBuf;
@@ -35,6 +35,8 @@ use suture_elf::{Addr, MapsSnapshot, ObjectFile};
 
 /// How long getting in may take in all.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a clone that failed may take to leave.
+const GOING: Duration = Duration::from_secs(2);
 /// Distance kept from every other mapping.
 const GUARD: u64 = 1 << 20;
 /// How often another place is looked for when the program takes the one that was chosen.
@@ -49,9 +51,11 @@ pub fn ensure(target: &Target) -> Result<Option<Ring>, Error> {
     if is_there(target)? {
         return Ok(None);
     }
-    target.check_enterable()?;
-    let file = runtime_file()?;
     let deadline = Deadline::after(PATIENCE);
+    target.check_enterable()?;
+    condition::check_room(target)?;
+    doorbell::check_filters(target, deadline)?;
+    let file = runtime_file()?;
     for place in 1.. {
         match inject(target, &file, deadline) {
             // Somebody mapped something there meanwhile.
@@ -201,7 +205,7 @@ fn await_clone(
             let clone = BootClone::new(pid, tid);
             match clone.state(target, at) {
                 State::Waits => return Ok(clone),
-                State::Failed { step, errno } => return Err(Error::NotPlaced { pid, step, errno }),
+                State::Failed { step, errno } => return failed(target, &clone, at, step, errno),
                 State::Works | State::Gone => {}
             }
         }
@@ -223,7 +227,7 @@ fn await_runtime(target: &Target, clone: &BootClone, at: Addr, deadline: Deadlin
     let mut watch = Watch::new(target, deadline);
     loop {
         match clone.state(target, at) {
-            State::Failed { step, errno } => return Err(Error::NotPlaced { pid, step, errno }),
+            State::Failed { step, errno } => return failed(target, clone, at, step, errno),
             State::Gone if is_there(target)? => return Ok(()),
             State::Gone => {
                 target.still_there()?;
@@ -235,6 +239,19 @@ fn await_runtime(target: &Target, clone: &BootClone, at: Addr, deadline: Deadlin
             return Err(Error::NoAnswer { pid, what: "the injection" });
         }
     }
+}
+
+/// The error of a clone that failed, when it has left.
+fn failed<T>(
+    target: &Target,
+    clone: &BootClone,
+    at: Addr,
+    step: &'static str,
+    errno: i32,
+) -> Result<T, Error> {
+    let mut watch = Watch::new(target, Deadline::after(GOING));
+    while clone.state(target, at) != State::Gone && watch.pause()? {}
+    Err(Error::NotPlaced { pid: target.pid(), step, errno })
 }
 
 fn no_cave(target: &Target) -> Error {

@@ -232,25 +232,26 @@ pub fn auxv(pid: i32) -> io::Result<Vec<u8>> {
     fs::read(format!("/proc/{pid}/auxv"))
 }
 
-/// Soft limit of the stack (`None` = unlimited) and hard limit, in bytes.
-///
-/// # Errors
-/// `EACCES` without rights, `ENOENT` when the process is gone.
-pub fn stack_limits(pid: i32) -> io::Result<(Option<u64>, Option<u64>)> {
-    let text = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("Max stack size")).unwrap_or_default();
-    let mut limits = line.split_whitespace().map(|v| v.parse().ok());
-    Ok((limits.next().flatten(), limits.next().flatten()))
+/// A resource limit; `u64::MAX` = unlimited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// What holds.
+    pub soft: u64,
+    /// Up to which the process itself may raise it.
+    pub hard: u64,
 }
 
-/// Most descriptors a process may have (soft limit).
-///
-/// # Errors
-/// `EACCES` without rights, `ENOENT` when the process is gone.
-pub fn descriptor_limit(pid: i32) -> io::Result<Option<u64>> {
-    let text = fs::read_to_string(format!("/proc/{pid}/limits"))?;
-    let line = text.lines().find_map(|l| l.strip_prefix("Max open files")).unwrap_or_default();
-    Ok(line.split_whitespace().next().and_then(|soft| soft.parse().ok()))
+/// The limit of that name in `/proc/PID/limits`; `None` when the process is gone or hidden from us. (prlimit
+/// wants a capability to read those of another user.)
+#[must_use]
+pub fn limit(pid: i32, name: &str) -> Option<Limit> {
+    let text = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let mut words = text.lines().find_map(|l| l.strip_prefix(name))?.split_whitespace();
+    let mut number = || match words.next()? {
+        "unlimited" => Some(u64::MAX),
+        number => number.parse().ok(),
+    };
+    Some(Limit { soft: number()?, hard: number()? })
 }
 
 /// `vm.max_map_count`, or the kernel's default when it cannot be read.

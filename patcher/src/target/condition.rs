@@ -65,6 +65,21 @@ pub fn check_runs(target: &Target) -> Result<(), Error> {
     }
 }
 
+/// Refuses a process that is known to have no room for a thread and a descriptor more.
+///
+/// # Errors
+/// [`Error::NoThread`], [`Error::NoChannel`].
+pub fn check_room(target: &Target) -> Result<(), Error> {
+    let pid = target.pid();
+    if cgroup::full(pid).is_some() {
+        return Err(Error::NoThread { pid, errno: libc::EAGAIN });
+    }
+    match proc::limit(pid, "Max open files") {
+        Some(limit) if limit.soft == 0 => Err(Error::NoChannel { pid, errno: libc::EMFILE }),
+        _ => Ok(()),
+    }
+}
+
 /// The error that names a tracer.
 pub fn traced(pid: i32, tracer: i32) -> Error {
     let by = proc::facts(tracer).map_or_else(|_| "?".into(), |f| f.comm);
