@@ -67,8 +67,8 @@ impl Lab {
         let found = folders.iter().map(|f| f.join(source)).find(|p| p.is_file());
         let source_path = found.unwrap_or_else(|| panic!("there is no target {source}"));
         let program = self.path(source.split('.').next().unwrap_or(source));
-        let include = folders[1].to_string_lossy().into_owned();
-        let mut all = vec!["-O2", "-g", "-pthread", "-Wl,--build-id", "-I", &include];
+        let include = folders.each_ref().map(|f| f.to_string_lossy());
+        let mut all = vec!["-O2", "-g", "-pthread", "-Wl,--build-id", "-I", &include[0], "-I", &include[1]];
         all.extend(flags);
         compile_by(compiler, &source_path, &program, &all);
         program

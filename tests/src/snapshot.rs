@@ -115,6 +115,16 @@ pub fn threads(pid: i32) -> BTreeMap<i32, (String, String)> {
         .collect()
 }
 
+/// State letters of the threads.
+#[must_use]
+pub fn states(pid: i32) -> Vec<char> {
+    let state = |tid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        stat.get(stat.rfind(')')? + 2..)?.chars().next()
+    };
+    numbers(&format!("/proc/{pid}/task")).filter_map(state).collect()
+}
+
 fn fds(pid: i32) -> BTreeMap<i32, String> {
     let folder = format!("/proc/{pid}/fd");
     numbers(&folder)

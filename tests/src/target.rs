@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 
 /// How a target is started.
 #[derive(Clone, Debug)]
@@ -133,6 +133,19 @@ impl Target {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("process {} does not answer", self.pid()),
             Err(RecvTimeoutError::Disconnected) => panic!("process {} ended: {}", self.pid(), self.fate()),
+        }
+    }
+
+    /// The next line, if it has come already.
+    ///
+    /// # Panics
+    /// When the target ended.
+    #[must_use]
+    pub fn line_now(&self) -> Option<String> {
+        match self.answers.try_recv() {
+            Ok(line) => Some(line),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("process {} ended: {}", self.pid(), self.fate()),
         }
     }
 
