@@ -67,9 +67,8 @@ impl Asleep {
             return None;
         }
         let sleep = proc::sleep(target.pid(), thread.tid)?;
-        let millis = proc::scheduler_clock()? - sleep.ran_at;
+        let slept = proc::slept(target.pid(), thread.tid, &sleep)?;
         let looked = Instant::now();
-        let slept = Duration::try_from_secs_f64(millis / 1e3).ok()?;
         // Read before the rest: it must have been in this very sleep at all of these looks.
         let same = proc::blocked(target.pid(), thread.tid) == Some(call);
         same.then_some(Self { call, place, timeout, slept, looked, switches: sleep.switches })

@@ -6,6 +6,7 @@ pub mod kcmp;
 pub mod limits;
 pub mod memory;
 pub mod proc;
+pub mod processor;
 pub mod ptrace;
 pub mod seal;
 pub mod time;

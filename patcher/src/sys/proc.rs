@@ -1,9 +1,11 @@
 //! What `/proc` says about a process and its threads.
 
+use super::processor::Pinned;
 use procfs::FromBufRead;
 use procfs::process::{Process, Status};
 use std::fs;
 use std::io;
+use std::time::Duration;
 
 /// Facts about a process that decide whether and how it can be worked on.
 #[derive(Clone, Debug)]
@@ -185,7 +187,7 @@ pub fn is_killed(tid: i32) -> bool {
 /// When a thread went to sleep, and how often it has done that.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sleep {
-    /// Milliseconds of the scheduler's clock at which it ran last.
+    /// Milliseconds at which it ran last, by the scheduler's clock of its processor.
     pub ran_at: f64,
     /// Voluntary switches so far.
     pub switches: u64,
@@ -197,12 +199,23 @@ pub fn sleep(pid: i32, tid: i32) -> Option<Sleep> {
     parse_sleep(&fs::read_to_string(format!("/proc/{pid}/task/{tid}/sched")).ok()?)
 }
 
-/// The scheduler's clock now, in milliseconds.
+/// How long a sleeping thread has not run.
+///
+/// The scheduler's clocks stand still while a processor is taken away by a hypervisor or by interrupts, each for
+/// itself. So they are only compared on one processor, and the true time may be a little longer.
 #[must_use]
-pub fn scheduler_clock() -> Option<f64> {
+pub fn slept(pid: i32, tid: i32, sleep: &Sleep) -> Option<Duration> {
+    let _there = Pinned::to(last_processor(pid, tid)?).ok()?;
     // A thread's own line is as old as the last time the scheduler looked at it.
     std::thread::yield_now();
-    parse_sleep(&fs::read_to_string("/proc/thread-self/sched").ok()?).map(|s| s.ran_at)
+    let now = parse_sleep(&fs::read_to_string("/proc/thread-self/sched").ok()?)?.ran_at;
+    Duration::try_from_secs_f64((now - sleep.ran_at) / 1e3).ok()
+}
+
+/// The processor that a thread ran on last.
+fn last_processor(pid: i32, tid: i32) -> Option<usize> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(36)?.parse().ok()
 }
 
 fn parse_sleep(text: &str) -> Option<Sleep> {
