@@ -125,6 +125,16 @@ pub fn states(pid: i32) -> Vec<char> {
     numbers(&format!("/proc/{pid}/task")).filter_map(state).collect()
 }
 
+/// Numbers of the system calls in which the threads sleep; `None` for one that runs.
+#[must_use]
+pub fn calls(pid: i32) -> Vec<Option<i64>> {
+    let call = |tid: i32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+        line.split(' ').next().and_then(|nr| nr.parse().ok())
+    };
+    numbers(&format!("/proc/{pid}/task")).map(call).collect()
+}
+
 fn fds(pid: i32) -> BTreeMap<i32, String> {
     let folder = format!("/proc/{pid}/fd");
     numbers(&folder)
