@@ -10,8 +10,9 @@
 
 use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
-use crate::sys::{futex, proc, seal};
+use crate::sys::{futex, seal};
 use crate::target::watch::Watch;
+use crate::target::worker::task_dir;
 use crate::target::{Target, books};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -289,20 +290,4 @@ fn check_worker(target: &Target, block: Addr) -> Result<(), Error> {
         0 => Ok(()),
         errno => Err(Error::NoChannel { pid: target.pid(), errno: errno.cast_signed() }),
     }
-}
-
-/// The worker's task directory. The worker knows its number in the target's own pid namespace only,
-/// so where that is not ours the directory is searched by the last `NSpid` value.
-pub fn task_dir(pid: i32, worker: u32) -> Option<String> {
-    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/pid")).ok();
-    if namespace("self") == namespace(&pid.to_string()) {
-        let task = format!("/proc/{pid}/task/{worker}");
-        return std::path::Path::new(&task).exists().then_some(task);
-    }
-    proc::threads(pid).ok()?.into_iter().map(|tid| format!("/proc/{pid}/task/{tid}")).find(|task| {
-        let status = std::fs::read_to_string(format!("{task}/status")).unwrap_or_default();
-        let own =
-            status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
-        own.and_then(|n| n.parse().ok()) == Some(worker)
-    })
 }

@@ -10,6 +10,7 @@ use crate::target::{Target, runtime};
 use crate::view::{self, Cache};
 use serde::Serialize;
 use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE};
+use suture_abi::block::PATCH_ENABLED;
 use suture_elf::{Addr, MapsSnapshot, Region};
 use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
 use suture_redirect::{
@@ -68,7 +69,9 @@ pub fn plan(
     if books.hooking_off {
         return Err(Error::HookingOff { pid });
     }
-    if books.patch(name).is_some() {
+    // One that is only prepared is what a fork in the middle of an apply left in the child: the next worker
+    // takes it back.
+    if books.patch(name).is_some_and(|patch| patch.row.state == PATCH_ENABLED) {
         return Err(Error::AlreadyEnabled { pid, name: name.clone() });
     }
     supported(patch)?;

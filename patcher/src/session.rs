@@ -1,10 +1,11 @@
 //! A session: a living worker, an open channel, and the books as they are now.
 
-use crate::channel::{Channel, Refusal, RequestError, Results, task_dir};
+use crate::channel::{Channel, Refusal, RequestError, Results};
 use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
 use crate::sys::time::Deadline;
 use crate::target::watch::Watch;
+use crate::target::worker::task_dir;
 use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
 use std::time::Duration;

@@ -6,7 +6,7 @@
 use crate::description::Description;
 use crate::error::Error;
 use crate::stores::{self, Live};
-use crate::target::{Target, books, runtime};
+use crate::target::{Target, books, runtime, worker};
 use serde::Serialize;
 use suture_abi::block::{PATCH_ENABLED, SITE_ARMED, SiteRow};
 use suture_elf::demangle;
@@ -131,7 +131,7 @@ pub fn read(target: &Target) -> Result<ProcessStatus, Error> {
         threads: target.facts.threads,
         runtime: books.version.clone(),
         generation: books.generation,
-        worker: books.worker != 0,
+        worker: worker::is_there(target.pid(), books.worker),
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
         sites_lost: lost,

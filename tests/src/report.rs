@@ -77,7 +77,7 @@ pub fn patched_at_last(pid: i32, name: &str) -> bool {
         }
         let status = details(&outcome.expect(0).json());
         let rows = status["patches"].as_array().cloned().unwrap_or_default();
-        (status["worker"] == false).then(|| rows.iter().any(|p| p["name"] == name))
+        (status["worker"] == false).then(|| rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
     })
 }
 

@@ -6,6 +6,7 @@ pub mod lock;
 pub mod runtime;
 pub mod select;
 pub mod watch;
+pub mod worker;
 
 use crate::error::Error;
 use crate::sys::memory::ProcessMemory;
