@@ -32,6 +32,8 @@ pub struct Applied {
     pub stops: u32,
     /// Microseconds the borrowed threads were held, in all.
     pub held_us: u64,
+    /// Microseconds until the thread that made the worker was seen asleep in its call again, if it was.
+    pub away_us: Option<u64>,
     /// Microseconds from start to end in this process.
     pub wall_us: u64,
 }
@@ -73,7 +75,8 @@ pub fn apply(
         let name_of = |entry: u64| name_of(&plan, entry);
         match commit(&mut session, &plan.batch, interrupted, &name_of) {
             Ok(id) => {
-                let rings = [Some(session.ring), injection];
+                let ring = session.ring;
+                let rings = [Some(ring), injection];
                 let rings = || rings.iter().flatten();
                 session.close()?;
                 return Ok(Applied {
@@ -83,6 +86,7 @@ pub fn apply(
                     injected: injection.is_some(),
                     stops: rings().map(|r| r.stops()).sum(),
                     held_us: rings().map(|r| micros(r.held)).sum(),
+                    away_us: ring.away.map(micros),
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,
                 });

@@ -24,6 +24,8 @@ pub struct Disabled {
     pub left: usize,
     /// Microseconds the borrowed thread was held.
     pub held_us: u64,
+    /// Microseconds until it was seen asleep in its call again, if it was.
+    pub away_us: Option<u64>,
     /// Threads that were stopped.
     pub stops: u32,
     /// Microseconds from start to end in this process.
@@ -61,6 +63,7 @@ pub fn disable(target: &Target, name: &str) -> Result<Disabled, Error> {
         restored: idle.len() - left,
         left,
         held_us: micros(ring.held),
+        away_us: ring.away.map(micros),
         stops: ring.stops(),
         wall_us: micros(started.elapsed()),
     })

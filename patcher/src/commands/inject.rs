@@ -24,6 +24,8 @@ struct Injected {
     stops: u32,
     /// Microseconds the borrowed thread was held.
     held_us: u64,
+    /// Microseconds until it was seen asleep in its call again, if it was.
+    away_us: Option<u64>,
     /// Microseconds from start to end in this process.
     wall_us: u64,
 }
@@ -47,6 +49,7 @@ pub fn run(selection: &Selection, output: Output) -> u8 {
             thread: ring.map_or(0, |r| r.tid),
             stops: ring.map_or(0, |r| r.stops()),
             held_us: ring.map_or(0, |r| micros(r.held)),
+            away_us: ring.and_then(|r| r.away).map(micros),
             wall_us: micros(started.elapsed()),
         })
     };

@@ -4,7 +4,7 @@ use super::choose::Rank;
 use super::filters::{Filters, Look};
 use super::timeout::{Asleep, Rest};
 use super::{Errand, ONE_THREAD, frame};
-use crate::sys::proc::ThreadFacts;
+use crate::sys::proc::{self, ThreadFacts};
 use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::Deadline;
 use crate::sys::urgent::Urgent;
@@ -26,7 +26,7 @@ pub struct Held<'t> {
 /// How it went.
 pub enum Done {
     /// The thread is on its way.
-    Sent { held: Duration, frame: u64 },
+    Sent { held: Duration, away: Option<Duration>, frame: u64 },
     /// It was let go untouched, or has not stopped yet.
     Unfit(&'static str),
 }
@@ -65,7 +65,7 @@ impl Held<'_> {
     ) -> Result<Done, StopError> {
         let os = StopError::Os;
         let tid = self.thread.tid;
-        let _urgent = Urgent::begin();
+        let urgent = Urgent::begin();
         let started = Instant::now();
         let mut held = match asked.remove(&tid) {
             Some(held) => held,
@@ -84,7 +84,9 @@ impl Held<'_> {
                 return Ok(Done::Unfit("filtered"));
             }
         }
-        let Some(errand) = self.errand else { return Ok(Done::Sent { held: started.elapsed(), frame: 0 }) };
+        let Some(errand) = self.errand else {
+            return Ok(Done::Sent { held: started.elapsed(), away: None, frame: 0 });
+        };
         if let Some(why) = self.unfit(&held, &regs).map_err(os)? {
             return Ok(Done::Unfit(why));
         }
@@ -110,7 +112,24 @@ impl Held<'_> {
             let _ = limit.lift(self.target.pid());
         }
         held.release().map_err(os)?;
-        Ok(Done::Sent { held: started.elapsed(), frame: at.0 })
+        let held = started.elapsed();
+        drop(urgent);
+        let away = frame::is_made_again(&regs).then(|| self.see_back(started, regs.rsp)).flatten();
+        Ok(Done::Sent { held, away, frame: at.0 })
+    }
+
+    /// When the thread is seen asleep in its call again, for those who want to know: from the request to stop. It
+    /// may have been back for some microseconds. `None` when it is not seen soon.
+    fn see_back(&self, started: Instant, sp: u64) -> Option<Duration> {
+        /// Longest look.
+        const SOON: Duration = Duration::from_micros(150);
+        let looking = Instant::now();
+        while looking.elapsed() < SOON {
+            if proc::blocked(self.target.pid(), self.thread.tid).is_some_and(|call| call.sp == sp) {
+                return Some(started.elapsed());
+            }
+        }
+        None
     }
 
     /// Why the thread cannot be sent from where it is.

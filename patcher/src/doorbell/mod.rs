@@ -47,6 +47,8 @@ pub struct Ring {
     pub tid: i32,
     /// From the request to stop until it was let go.
     pub held: Duration,
+    /// From the request to stop until it was seen asleep in its call again, if it was.
+    pub away: Option<Duration>,
     /// Threads that were stopped and let go again unused.
     pub tries: u32,
     /// Where its frame was written.
@@ -184,9 +186,9 @@ impl<'t> Attempt<'t> {
             all_filtered = false;
             let errand = Held { target: self.target, errand: self.errand, rank, thread };
             match errand.send(&mut self.filters, &mut self.asked, deadline) {
-                Ok(hold::Done::Sent { held, frame }) => {
+                Ok(hold::Done::Sent { held, away, frame }) => {
                     let tries = self.tries;
-                    return Ok(Some(Ring { tid: thread.tid, held, tries, frame }));
+                    return Ok(Some(Ring { tid: thread.tid, held, away, tries, frame }));
                 }
                 Ok(hold::Done::Unfit(why)) => {
                     self.tries += 1;

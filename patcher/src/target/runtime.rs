@@ -45,10 +45,15 @@ pub fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
     let mut loading = false;
     for region in maps.regions.iter().filter(|r| r.offset == 0 && is_runtime(&path(r))) {
         let Some(block) = block_symbol(target, Addr(region.start)) else { continue };
-        let head = target.memory.read_vec(block, 16).map_err(|e| Error::from_memory(target, e))?;
+        let injected = is_injected(&path(&region));
+        let Ok(head) = target.memory.read_vec(block, 16) else {
+            // Not all of it is mapped yet.
+            target.still_there()?;
+            loading |= !injected;
+            continue;
+        };
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let magic = u64::from(word(0)) | u64::from(word(4)) << 32;
-        let injected = is_injected(&path(&region));
         if magic != BLOCK_MAGIC {
             loading |= !injected;
             continue;
