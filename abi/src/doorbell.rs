@@ -29,14 +29,18 @@ pub struct Frame {
     pub note: u64,
     /// The thread's signal mask before the doorbell; the entry puts it back.
     pub mask: u64,
-    /// Signals the program catches (`SigCgt`), as the kernel's bit set.
-    pub caught: u64,
     /// Room for `rt_sigpending`.
     pub pending: u64,
     /// One of the `RESTART_*` rules.
     pub restart: u64,
     /// System call number the thread was in (valid when `restart` is not `RESTART_NONE`).
     pub orig_rax: u64,
+    /// Not 0: the command lifted `RLIMIT_NPROC` for the clone; the entry puts the limit below back.
+    pub lifted: u64,
+    /// Soft `RLIMIT_NPROC` to put back.
+    pub limit_soft: u64,
+    /// Hard `RLIMIT_NPROC` to put back.
+    pub limit_hard: u64,
     /// Saved registers, popped in this order.
     pub r15: u64,
     /// Saved register.
@@ -76,35 +80,57 @@ pub struct Frame {
 /// Bytes of red zone the System V psABI (x86-64, 3.2.2) gives a leaf function below `rsp`.
 pub const RED_ZONE: u64 = 128;
 
+/// Where the time-outs that the command may have to shorten lie: [`TIMEOUT_SLOTS`] × `struct timespec`,
+/// from this many bytes behind the entry. The kernel reads them when the interrupted call is made again.
+pub const TIMEOUT_OFFSET: u64 = 8;
+/// How many there are. More than one, because a call may be made again much later than its thread was
+/// let go: a signal handler comes first.
+pub const TIMEOUT_SLOTS: u64 = 4;
+
+/// Assembly by which every entry begins: a jump over the time-outs.
+#[macro_export]
+macro_rules! doorbell_head {
+    () => {
+        ".byte 0xeb, 70\n.fill 70, 1, 0\n"
+    };
+}
+
 /// Assembly (Intel syntax) by which every entry leaves; `rsp` points at the [`Frame`].
 ///
-/// Decides how the interrupted call goes on, restores the mask and pops the frame. Once the mask is
-/// back only the frame at `rsp` is needed: handlers build theirs below it. Labels 3, 6, 7, 8 and 9
-/// are used; the 40 bytes below the frame are scratch while signals are blocked.
+/// Puts a lifted limit back, decides how the interrupted call goes on, restores the mask and pops the
+/// frame. Once the mask is back only the frame at `rsp` is needed: handlers build theirs below it. Labels 3
+/// to 9 are used; the 40 bytes below the frame are scratch while signals are blocked.
 #[macro_export]
 macro_rules! doorbell_return {
     () => {
         concat!(
             "3:\n",
-            "mov rbp, qword ptr [rsp + 32]\n", // restart
+            "cmp qword ptr [rsp + 40], 0\n", // lifted
+            "je 4f\n",
+            "mov eax, 302\n", // prlimit64 of this process
+            "xor edi, edi\n",
+            "mov esi, 6\n", // RLIMIT_NPROC
+            "lea rdx, [rsp + 48]\n",
+            "xor r10d, r10d\n",
+            "syscall\n",
+            "4:\n",
+            "mov rbp, qword ptr [rsp + 24]\n", // restart
             "test rbp, rbp\n",                 // RESTART_NONE
             "jz 9f\n",
             "cmp rbp, 3\n", // RESTART_ALWAYS
             "je 7f\n",
             // Waiting, caught and not blocked by the program: its handler will run, the call ends.
             "mov eax, 127\n", // rt_sigpending
-            "lea rdi, [rsp + 24]\n",
+            "lea rdi, [rsp + 16]\n",
             "mov esi, 8\n",
             "syscall\n",
             "mov r12, qword ptr [rsp + 8]\n", // mask
             "not r12\n",
-            "and r12, qword ptr [rsp + 24]\n",
-            "and r12, qword ptr [rsp + 16]\n", // caught
-            "jz 7f\n",
-            "cmp rbp, 4\n", // RESTART_SYS
-            "jne 6f\n",
-            // The call ends only if the handler of the first signal lacks SA_RESTART.
+            "and r12, qword ptr [rsp + 16]\n",
+            "5:\n",
             "bsf rdi, r12\n",
+            "jz 7f\n",
+            "btr r12, rdi\n",
             "inc edi\n",
             "xor esi, esi\n",
             "lea rdx, [rsp - 40]\n",
@@ -112,20 +138,24 @@ macro_rules! doorbell_return {
             "mov eax, 13\n", // rt_sigaction, query
             "syscall\n",
             "test rax, rax\n",
-            "jnz 6f\n",
+            "jnz 5b\n",
+            "cmp qword ptr [rsp - 40], 1\n", // SIG_DFL, SIG_IGN
+            "jbe 5b\n",
+            "cmp rbp, 4\n", // RESTART_SYS
+            "jne 6f\n",
             "test dword ptr [rsp - 32], 0x10000000\n", // SA_RESTART in sa_flags
             "jnz 7f\n",
             "6:\n",
-            "mov qword ptr [rsp + 128], -4\n", // rax = -EINTR
+            "mov qword ptr [rsp + 144], -4\n", // rax = -EINTR
             "jmp 9f\n",
             "7:\n",
-            "mov rax, qword ptr [rsp + 40]\n", // orig_rax
+            "mov rax, qword ptr [rsp + 32]\n", // orig_rax
             "cmp rbp, 2\n",                    // RESTART_BLOCK
             "jne 8f\n",
             "mov eax, 219\n", // restart_syscall
             "8:\n",
-            "mov qword ptr [rsp + 128], rax\n",
-            "sub qword ptr [rsp + 176], 2\n", // rip
+            "mov qword ptr [rsp + 144], rax\n",
+            "sub qword ptr [rsp + 192], 2\n", // rip
             "9:\n",
             "mov eax, 14\n", // rt_sigprocmask
             "mov edi, 2\n",  // SIG_SETMASK
@@ -133,7 +163,7 @@ macro_rules! doorbell_return {
             "xor edx, edx\n",
             "mov r10d, 8\n",
             "syscall\n",
-            "add rsp, 48\n",
+            "add rsp, 64\n",
             "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx\npop r11\npop r10\npop r9\n",
             "pop r8\npop rax\npop rcx\npop rdx\npop rsi\npop rdi\npopfq\n",
             "ret 128\n",
@@ -144,11 +174,13 @@ macro_rules! doorbell_return {
 const _: () = {
     use core::mem::offset_of;
     // What the assembly above counts on.
-    assert!(offset_of!(Frame, mask) == 8 && offset_of!(Frame, caught) == 16);
-    assert!(offset_of!(Frame, pending) == 24 && offset_of!(Frame, restart) == 32);
-    assert!(offset_of!(Frame, orig_rax) == 40 && offset_of!(Frame, r15) == 48);
-    assert!(offset_of!(Frame, rax) == 128 && offset_of!(Frame, rflags) == 168);
-    assert!(offset_of!(Frame, rip) == 176 && size_of::<Frame>() == 184);
+    assert!(offset_of!(Frame, mask) == 8 && offset_of!(Frame, pending) == 16);
+    assert!(offset_of!(Frame, restart) == 24 && offset_of!(Frame, orig_rax) == 32);
+    assert!(offset_of!(Frame, lifted) == 40 && offset_of!(Frame, limit_soft) == 48);
+    assert!(offset_of!(Frame, limit_hard) == 56 && offset_of!(Frame, r15) == 64);
+    assert!(offset_of!(Frame, rax) == 144 && offset_of!(Frame, rflags) == 184);
+    assert!(offset_of!(Frame, rip) == 192);
+    assert!(size_of::<Frame>() == 200 && TIMEOUT_OFFSET + 16 * TIMEOUT_SLOTS == 72);
     assert!(RESTART_NONE == 0 && RESTART_BLOCK == 2 && RESTART_ALWAYS == 3 && RESTART_SYS == 4);
     assert!(RED_ZONE == 128);
 };

@@ -1,11 +1,12 @@
 //! Enabling a patch in a process.
 
 use crate::commit::{CommitError, commit};
+use crate::context::Context;
 use crate::disable::micros;
 use crate::doorbell::Ring;
 use crate::error::Error;
 use crate::inject;
-use crate::operation::{self, Context, Moved, see_through};
+use crate::operation::{self, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
@@ -36,6 +37,8 @@ pub struct Applied {
     /// How far the threads are.
     #[serde(flatten)]
     pub moved: Moved,
+    /// Microseconds until the thread that made the worker was seen asleep in its call again, if it was.
+    pub away_us: Option<u64>,
     /// Microseconds from start to end in this process.
     pub wall_us: u64,
 }
@@ -58,7 +61,7 @@ pub fn apply(
     let started = Instant::now();
     let (pid, cache) = (target.pid(), context.cache);
     let alone = Exclusive::take(target)?;
-    target.check_untraced()?;
+    target.check_enterable()?;
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
     if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
@@ -77,7 +80,8 @@ pub fn apply(
         let name_of = |entry: u64| name_of(&plan, entry);
         match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
             Ok(begun) => {
-                let rings: Vec<Ring> = [session.ring, injection].into_iter().flatten().collect();
+                let ring = session.ring;
+                let rings: Vec<Ring> = [ring, injection].into_iter().flatten().collect();
                 let name = &patch.descriptor.name;
                 let moved = see_through(session, alone, begun.transition, begun.state, name, context)?;
                 return Ok(Applied {
@@ -85,8 +89,9 @@ pub fn apply(
                     id: begun.patch,
                     objects_absent: plan.absent,
                     injected: injection.is_some(),
-                    stops: rings.iter().map(|r| r.tries + 1).sum(),
+                    stops: rings.iter().map(Ring::stops).sum(),
                     held_us: rings.iter().map(|r| micros(r.held)).sum(),
+                    away_us: ring.and_then(|r| r.away).map(micros),
                     moved,
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,

@@ -10,7 +10,9 @@
 
 use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
-use crate::sys::{futex, proc, seal};
+use crate::sys::{futex, seal};
+use crate::target::watch::Watch;
+use crate::target::worker::task_dir;
 use crate::target::{Target, books};
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -22,6 +24,9 @@ use std::time::Duration;
 use suture_abi::block::RuntimeBlock;
 use suture_abi::channel::{CHANNEL_MAGIC, Header, MIN_SIZE, PAYLOAD_OFFSET, error, op};
 use suture_elf::Addr;
+
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(60);
 
 /// Size the channel starts with.
 const INITIAL_SIZE: usize = 1 << 20;
@@ -146,7 +151,8 @@ impl Channel {
 
     fn await_reply(&self, target: &Target, number: u32) -> Result<(), Error> {
         // A worker answers in microseconds; it may be slow on a loaded machine, but it never waits
-        // for the program. So long as it lives the answer will come.
+        // for the program. So long as it lives and runs the answer will come.
+        let mut watch = Watch::new(target, Deadline::after(ANSWER));
         loop {
             let reply = self.word(offset_of!(Header, reply));
             let seen = reply.load(Ordering::Acquire);
@@ -158,6 +164,9 @@ impl Channel {
                 target.still_there()?;
                 check_worker(target, self.block)?;
                 return Err(Error::NoAnswer { pid: self.pid, what: "a request (its worker is gone)" });
+            }
+            if !watch.look()? {
+                return Err(Error::NoAnswer { pid: self.pid, what: "a request" });
             }
         }
     }
@@ -260,7 +269,7 @@ fn unmap(map: NonNull<u8>, len: usize) {
 /// `None` when there is no worker (any more).
 fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<Option<(String, u32)>, Error> {
     let pid = target.pid();
-    let mut backoff = Backoff::default();
+    let mut watch = Watch::new(target, deadline);
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
         let fd = books::word(target, block, offset_of!(RuntimeBlock, channel_fd))?;
@@ -274,10 +283,9 @@ fn await_fd(target: &Target, block: Addr, deadline: Deadline) -> Result<Option<(
         {
             return Ok(Some((task, fd)));
         }
-        if deadline.passed() {
+        if !watch.pause()? {
             return Err(Error::NoAnswer { pid, what: "its start" });
         }
-        backoff.pause();
     }
 }
 
@@ -287,20 +295,4 @@ fn check_worker(target: &Target, block: Addr) -> Result<(), Error> {
         0 => Ok(()),
         errno => Err(Error::NoChannel { pid: target.pid(), errno: errno.cast_signed() }),
     }
-}
-
-/// The worker's task directory. The worker knows its number in the target's own pid namespace only,
-/// so where that is not ours the directory is searched by the last `NSpid` value.
-pub fn task_dir(pid: i32, worker: u32) -> Option<String> {
-    let namespace = |who: &str| std::fs::read_link(format!("/proc/{who}/ns/pid")).ok();
-    if namespace("self") == namespace(&pid.to_string()) {
-        let task = format!("/proc/{pid}/task/{worker}");
-        return std::path::Path::new(&task).exists().then_some(task);
-    }
-    proc::threads(pid).ok()?.into_iter().map(|tid| format!("/proc/{pid}/task/{tid}")).find(|task| {
-        let status = std::fs::read_to_string(format!("{task}/status")).unwrap_or_default();
-        let own =
-            status.lines().find_map(|l| l.strip_prefix("NSpid:")).and_then(|l| l.split_whitespace().last());
-        own.and_then(|n| n.parse().ok()) == Some(worker)
-    })
 }

@@ -1,7 +1,7 @@
 //! The command line. Doc comments here are the help texts.
 #![allow(missing_docs, reason = "flattened groups have no text of their own")]
 
-use crate::operation::Wait;
+use crate::context::Wait;
 use crate::target::select::Selection;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -95,18 +95,31 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
-    /// Dry run: whether a patch could be enabled, or what could be patched in a file
+    /// Dry run: whether processes can be patched, or a patch could be enabled there, or what could be
+    /// patched in a file
+    ///
+    /// Nothing is changed. One thread of a process that has system call filters is stopped for a moment to
+    /// read them.
     Check {
-        /// The patch
+        /// The patch; without one, whether and how the processes can be entered at all
         patch: Option<PathBuf>,
         #[command(flatten)]
-        targets: OptionalTargets,
+        targets: CheckTargets,
         /// Count which functions of these files can be redirected, by class and by reason; with one
         /// --pid, as they are loaded there
         #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["name", "all", "patch"])]
         object: Vec<PathBuf>,
         #[command(flatten)]
         engine: Engine,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Put the runtime into running processes, without a patch
+    ///
+    /// Enabling a patch does it by itself where it has to be done.
+    Inject {
+        #[command(flatten)]
+        targets: NamedTargets,
         #[command(flatten)]
         output: Output,
     },
@@ -158,6 +171,34 @@ pub struct OptionalTargets {
     /// Every process with the runtime in it
     #[arg(long)]
     all: bool,
+}
+
+/// As [`OptionalTargets`], where `--all` means more.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct CheckTargets {
+    /// These processes
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Every process of that name
+    #[arg(long, value_name = "COMM")]
+    name: Option<String>,
+    /// Every process of the machine, as a table (status 0 whatever is found); with a patch, every process
+    /// with the runtime in it
+    #[arg(long)]
+    all: bool,
+}
+
+/// Processes that are named.
+#[derive(Args, Debug)]
+#[group(required = true, multiple = false)]
+pub struct NamedTargets {
+    /// These processes
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    pid: Vec<i32>,
+    /// Every process of that name
+    #[arg(long, value_name = "COMM")]
+    name: Option<String>,
 }
 
 /// How functions may be redirected.
@@ -240,6 +281,22 @@ impl OptionalTargets {
     #[must_use]
     pub fn selection(&self) -> Option<Selection> {
         selection(&self.pid, self.name.as_ref(), self.all)
+    }
+}
+
+impl CheckTargets {
+    /// What was selected, if anything.
+    #[must_use]
+    pub fn selection(&self) -> Option<Selection> {
+        selection(&self.pid, self.name.as_ref(), self.all)
+    }
+}
+
+impl NamedTargets {
+    /// What was selected.
+    #[must_use]
+    pub fn selection(&self) -> Selection {
+        selection(&self.pid, self.name.as_ref(), false).unwrap_or(Selection::Pids(Vec::new()))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Taking a patch back, turning its transition round, forcing it.
 
+use crate::context::Context;
 use crate::description::Description;
 use crate::error::Error;
-use crate::operation::{Context, Moved, see_through};
+use crate::operation::{Moved, see_through};
 use crate::session::Session;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
@@ -22,6 +23,8 @@ pub struct Disabled {
     pub functions: usize,
     /// Microseconds the borrowed thread was held.
     pub held_us: u64,
+    /// Microseconds until it was seen asleep in its call again, if it was.
+    pub away_us: Option<u64>,
     /// Threads that were stopped for the doorbell.
     pub stops: u32,
     /// How far the threads are.
@@ -55,7 +58,7 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     let block = runtime::find_block(target, &target.maps()?)?;
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     check(&books::read(target, block)?, pid, name, action)?;
-    target.check_untraced()?;
+    target.check_enterable()?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let (patch, op) = match check(&books, pid, name, action) {
@@ -83,7 +86,8 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
         patch: name.to_owned(),
         functions,
         held_us: ring.map_or(0, |r| micros(r.held)),
-        stops: ring.map_or(0, |r| r.tries + 1),
+        away_us: ring.and_then(|r| r.away).map(micros),
+        stops: ring.map_or(0, |r| r.stops()),
         moved,
         wall_us: micros(started.elapsed()),
     })

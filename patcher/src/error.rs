@@ -3,7 +3,7 @@
 //! The message says the first two, [`Error::hint`] the third, [`Error::exit_code`] is the contract
 //! with scripts.
 
-use crate::target::Target;
+use crate::target::{Target, condition};
 use crate::transition::Blocker;
 use std::io;
 use suture_elf::{ElfError, MemoryError};
@@ -41,6 +41,32 @@ pub enum Error {
         /// Process id.
         pid: i32,
     },
+    /// It executed another program in the middle.
+    #[error("process {pid} executed another program meanwhile")]
+    Executed {
+        /// Process id.
+        pid: i32,
+    },
+    /// A thread of the kernel.
+    #[error("process {pid} is a thread of the kernel, which has no program")]
+    KernelThread {
+        /// Process id.
+        pid: i32,
+    },
+    /// A 32-bit program.
+    #[error("process {pid} runs a 32-bit program; only programs for x86-64 can be patched")]
+    Narrow {
+        /// Process id.
+        pid: i32,
+    },
+    /// A child that borrows its parent's memory.
+    #[error("process {pid} was made by vfork and lives in the memory of its parent, process {parent}")]
+    VforkChild {
+        /// Process id.
+        pid: i32,
+        /// The parent's.
+        parent: i32,
+    },
     /// The kernel does not let us.
     #[error("not permitted to patch process {pid} (user {owner}): {why}")]
     NotPermitted {
@@ -62,12 +88,18 @@ pub enum Error {
         by: String,
     },
     /// It is stopped by job control.
-    #[error("process {pid} is stopped (signal {signal})")]
+    #[error("process {pid} is stopped (by SIGSTOP or one of its kin)")]
     Stopped {
         /// Process id.
         pid: i32,
-        /// The stop signal.
-        signal: i32,
+    },
+    /// Its control group is frozen.
+    #[error("process {pid} is frozen with its control group {cgroup}")]
+    Frozen {
+        /// Process id.
+        pid: i32,
+        /// Name in the hierarchy.
+        cgroup: String,
     },
     /// No runtime.
     #[error("process {pid} was started without the runtime")]
@@ -117,20 +149,40 @@ pub enum Error {
         /// System call.
         call: String,
     },
+    /// Its filters cannot be seen.
+    #[error("cannot read the seccomp filters of process {pid}: {source}")]
+    SeccompUnreadable {
+        /// Process id.
+        pid: i32,
+        /// What the kernel said.
+        source: io::Error,
+    },
     /// No thread could be used.
-    #[error("no thread of process {pid} could be borrowed ({tries} tries)")]
+    #[error("no thread of process {pid} could be borrowed in {tries} tries ({why})")]
     Unreachable {
         /// Process id.
         pid: i32,
         /// Threads that were stopped and let go unused.
         tries: u32,
+        /// What its threads were doing instead.
+        why: String,
     },
     /// The kernel makes no thread there.
-    #[error("no thread can be made in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("no thread can be made in process {pid}: {}{}", io::Error::from_raw_os_error(*errno), full(*pid))]
     NoThread {
         /// Process id.
         pid: i32,
         /// errno of clone.
+        errno: i32,
+    },
+    /// The clone could not place the runtime.
+    #[error("the runtime cannot be placed in process {pid}: {step}: {}", io::Error::from_raw_os_error(*errno))]
+    NotPlaced {
+        /// Process id.
+        pid: i32,
+        /// The call that failed.
+        step: &'static str,
+        /// Its errno.
         errno: i32,
     },
     /// The worker could not make its channel.
@@ -335,29 +387,29 @@ impl Error {
     #[must_use]
     pub fn from_ptrace(target: &Target, source: &io::Error) -> Self {
         let pid = target.pid();
-        if let Ok(facts) = crate::sys::proc::facts(pid)
-            && facts.tracer != 0
-        {
-            let by = crate::sys::proc::facts(facts.tracer).map_or_else(|_| "?".into(), |f| f.comm);
-            return Self::Traced { pid, tracer: facts.tracer, by };
+        match crate::sys::proc::facts(pid) {
+            Ok(facts) if facts.tracer != 0 => condition::traced(pid, facts.tracer),
+            _ => Self::from_proc(pid, source),
         }
-        Self::from_proc(pid, source)
     }
 
     fn not_permitted(pid: i32) -> Self {
-        let euid = crate::sys::proc::facts(pid).map(|f| f.euid);
+        let facts = crate::sys::proc::facts(pid).ok();
         // SAFETY: no arguments, no memory.
         #[allow(unsafe_code)]
         let own = unsafe { libc::geteuid() };
         let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-        let why = match (euid.as_ref().ok(), scope.trim()) {
-            (Some(&uid), _) if uid != own && own != 0 => "it belongs to another user".to_owned(),
+        let why = match (&facts, scope.trim()) {
+            (Some(f), _) if own != 0 && f.ruid == own && f.euid != own => {
+                "it runs a set-user-ID program".to_owned()
+            }
+            (Some(f), _) if f.euid != own && own != 0 => "it belongs to another user".into(),
             (_, "1") => "kernel.yama.ptrace_scope is 1: only descendants may be traced".into(),
             (_, "2") => "kernel.yama.ptrace_scope is 2: only an administrator may trace".into(),
             (_, "3") => "kernel.yama.ptrace_scope is 3: nobody may trace".into(),
             _ => "the kernel refuses ptrace access (non-dumpable process, or missing CAP_SYS_PTRACE)".into(),
         };
-        let owner = euid.map_or_else(|_| "unknown".into(), |uid| uid.to_string());
+        let owner = facts.map_or_else(|| "unknown".into(), |f| f.euid.to_string());
         Self::NotPermitted { pid, owner, why }
     }
 
@@ -371,30 +423,41 @@ impl Error {
             Self::NotPermitted { .. } => "run the command as root, or as the process's user".into(),
             Self::Traced { by, .. } => format!("detach {by} and try again"),
             Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
-            Self::NotPrepared { .. } => "start the program with LD_PRELOAD=/path/to/libsuture.so".into(),
             Self::InTransition { name, .. } => {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
             Self::TimedOut { .. } => {
                 "try again when the thread is elsewhere, or give it more --timeout".into()
             }
-            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } => {
+            Self::Frozen { .. } => "thaw the control group and try again".into(),
+            Self::VforkChild { parent, .. } => {
+                format!("patch process {parent}, or wait until the child has executed its own program")
+            }
+            Self::NotPrepared { pid } => {
+                format!("put it in with: suture inject --pid {pid} (an apply does that by itself)")
+            }
+            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } | Self::Executed { .. } => {
                 "try again in a moment".into()
             }
             Self::AbiMismatch { .. } => "use the suture command that came with that runtime".into(),
             Self::Seccomp { call, .. } => {
                 format!("allow {call} in the service's filter, or restart it without one")
             }
+            Self::SeccompUnreadable { .. } => {
+                "run the command as an administrator who is under no filter".into()
+            }
             Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
             Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
                 "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
             }
-            Self::NoChannel { errno, .. } if *errno == libc::EMFILE => {
-                "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into()
-            }
-            Self::NoChannel { errno, .. } if *errno == libc::ENOMEM => {
-                "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
-            }
+            Self::NoChannel { errno, .. } | Self::NotPlaced { errno, .. } => match *errno {
+                libc::EMFILE => "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into(),
+                libc::ENOMEM => {
+                    "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
+                }
+                libc::EAGAIN => "raise the process's RLIMIT_MEMLOCK (prlimit --memlock)".into(),
+                _ => return None,
+            },
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
             Self::Foreign { .. } => {
@@ -412,17 +475,23 @@ impl Error {
     #[must_use]
     pub fn errno(&self) -> &'static str {
         match self {
-            Self::NoProcess { .. } | Self::NoProcessNamed { .. } | Self::Vanished { .. } => "ESRCH",
+            Self::NoProcess { .. }
+            | Self::NoProcessNamed { .. }
+            | Self::Vanished { .. }
+            | Self::Executed { .. } => "ESRCH",
+            Self::KernelThread { .. } | Self::Narrow { .. } => "ENOEXEC",
             Self::NotPermitted { .. } => "EPERM",
             Self::Traced { .. }
             | Self::Stopped { .. }
+            | Self::Frozen { .. }
+            | Self::VforkChild { .. }
             | Self::Busy { .. }
             | Self::HookingOff { .. }
             | Self::Foreign { .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } => "EAGAIN",
-            Self::NoChannel { .. } => "ENOMEM",
+            Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
             Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
@@ -434,7 +503,7 @@ impl Error {
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",
             Self::ShadowStack { .. } => "ENOSYS",
-            Self::Seccomp { .. } => "EPERM",
+            Self::Seccomp { .. } | Self::SeccompUnreadable { .. } => "EPERM",
             Self::Worker { .. } | Self::Unreadable { .. } | Self::Store { .. } | Self::Io { .. } => "EIO",
         }
     }
@@ -458,6 +527,16 @@ fn held_by(blockers: &[Blocker]) -> String {
             first.why,
             rest.len()
         ),
+    }
+}
+
+/// The control group that lets a process make no thread, if it is that.
+fn full(pid: i32) -> String {
+    match crate::sys::cgroup::full(pid) {
+        Some((name, max)) => {
+            format!(" (the limit of its control group {name} is reached: pids.max is {max})")
+        }
+        None => String::new(),
     }
 }
 

@@ -6,11 +6,13 @@
 //! the first byte of the target is written.
 #![deny(unsafe_code)]
 
+pub mod access;
 pub mod apply;
 pub mod batch;
 pub mod channel;
 pub mod cli;
 pub mod commit;
+pub mod context;
 pub mod description;
 pub mod disable;
 pub mod doorbell;

@@ -1,50 +1,18 @@
 //! What apply, disable, reverse and force have in common: a transition that was begun is seen to its end.
 
 use crate::commit::restore_all;
+use crate::context::Context;
 use crate::disable::idle_sites;
 use crate::error::Error;
 use crate::session::Session;
 use crate::sys::time::Deadline;
-use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books};
 use crate::transition::follow::{State, help};
-use crate::transition::{Blocker, Ended, Followed, Patience, follow};
-use crate::view::Cache;
+use crate::transition::{Blocker, Ended, Followed, Late, Patience, follow};
 use serde::Serialize;
-use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 use suture_abi::channel::op;
-use suture_elf::Addr;
-
-/// How long a command waits for a transition, and what then.
-#[derive(Clone, Copy, Debug)]
-pub struct Wait {
-    /// `None` = for ever.
-    pub timeout: Option<Duration>,
-    /// Turn the transition round when the time is over.
-    pub reverse: bool,
-    /// Do not wait at all.
-    pub no_wait: bool,
-}
-
-/// What a command works with besides the process.
-pub struct Context<'a> {
-    /// Files that were opened before.
-    pub cache: &'a Cache,
-    /// Set by Ctrl-C.
-    pub interrupted: &'a AtomicBool,
-    /// How long to wait.
-    pub wait: Wait,
-    /// Told of the books between two looks.
-    pub progress: &'a dyn Fn(&Books),
-}
-
-impl std::fmt::Debug for Context<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Context").field("wait", &self.wait).finish_non_exhaustive()
-    }
-}
 
 /// How far a transition came while the command watched.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -84,6 +52,7 @@ pub fn see_through(
 ) -> Result<Moved, Error> {
     let (target, block) = (session.target, session.block);
     let mut found = Followed { ended: state.ended(transition), ..Followed::default() };
+    let mut late = Late::default();
     if !context.wait.no_wait {
         // Most threads are moved at once, some have to be met asleep, the rest runs all the time.
         for round in 0..ROUNDS {
@@ -93,7 +62,7 @@ pub fn see_through(
             if round > 0 {
                 std::thread::sleep(ROUND);
             }
-            let stop = round + 1 == ROUNDS;
+            let stop = (round + 1 == ROUNDS).then_some(&mut late);
             found.ended = help(&mut session, transition, context.cache, stop, &mut found)?;
         }
     }
@@ -109,7 +78,7 @@ pub fn see_through(
     }
     let until = context.wait.timeout.map(Deadline::after);
     let patience = Patience { until };
-    let mut after = watch(target, block, transition, patience, context)?;
+    let mut after = follow(target, block, transition, patience, context, &mut late)?;
     after.stops += found.stops;
     after.held += found.held;
     let over = until.is_some_and(Deadline::passed) && after.ended.is_none();
@@ -117,7 +86,7 @@ pub fn see_through(
         let blockers = std::mem::take(&mut after.blockers);
         turn_round(target, transition)?;
         let patience = Patience { until: Some(Deadline::after(WAY_BACK)) };
-        let back = watch(target, block, transition, patience, context)?;
+        let back = follow(target, block, transition, patience, context, &mut late)?;
         if back.ended.is_some() {
             tidy_later(target)?;
             return Err(Error::TimedOut { pid: target.pid(), name: name.to_owned(), blockers });
@@ -126,16 +95,6 @@ pub fn see_through(
     }
     let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
     judge(target.pid(), name, after, tidied)
-}
-
-fn watch(
-    target: &Target,
-    block: Addr,
-    transition: u32,
-    patience: Patience,
-    context: &Context<'_>,
-) -> Result<Followed, Error> {
-    follow(target, block, transition, patience, context.interrupted, context.cache, context.progress)
 }
 
 fn turn_round(target: &Target, transition: u32) -> Result<(), Error> {
@@ -164,7 +123,7 @@ pub fn tidy(session: &mut Session<'_>) -> Result<(usize, usize), Error> {
 fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
     let _alone = Exclusive::take(target)?;
     let block = crate::target::runtime::find_block(target, &target.maps()?)?;
-    let any = |b: &Books| b.sites.iter().any(crate::disable::is_idle);
+    let any = |b: &books::Books| b.sites.iter().any(crate::disable::is_idle);
     if !any(&books::read(target, block)?) {
         return Ok((0, 0));
     }

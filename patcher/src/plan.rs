@@ -11,6 +11,7 @@ use crate::threads::{self, ThreadLayout};
 use crate::view::{self, Cache};
 use serde::Serialize;
 use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::block::PATCH_PREPARED;
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
 use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
@@ -70,7 +71,9 @@ pub fn plan(
     if books.hooking_off {
         return Err(Error::HookingOff { pid });
     }
-    if books.patch(name).is_some() {
+    // One that is only prepared is what a fork in the middle of an apply left in the child: the next worker
+    // takes it back.
+    if books.patch(name).is_some_and(|patch| patch.row.state != PATCH_PREPARED) {
         return Err(Error::AlreadyEnabled { pid, name: name.clone() });
     }
     supported(patch)?;

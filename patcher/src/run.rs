@@ -1,6 +1,7 @@
 //! One command on many processes at a time.
 //!
-//! Each process is handled by one thread from stop to detach (ptrace ties a tracee to a thread).
+//! Each process is handled by one thread from stop to detach (ptrace ties a tracee to a thread), which ends
+//! with it: what it asked threads of the process to do, and they have not done, ends with it too.
 //! Threads publish what they are doing as an immutable snapshot; whoever draws it just loads the
 //! newest one.
 
@@ -93,7 +94,9 @@ pub fn on_each<T: Send>(
             let (queue, results, work, progress) = (queue.clone(), results.clone(), &work, &progress);
             scope.spawn(move || {
                 for (index, pid) in queue {
-                    let result = work(pid, progress);
+                    // This thread's end is near when there is only one process.
+                    let result =
+                        if pids.len() == 1 { work(pid, progress) } else { apart(|| work(pid, progress)) };
                     progress.finished(pid);
                     let _ = results.send((index, pid, result));
                 }
@@ -111,6 +114,12 @@ pub fn on_each<T: Send>(
     });
     finished.sort_by_key(|(index, ..)| *index);
     finished.into_iter().map(|(_, pid, result)| (pid, result)).collect()
+}
+
+/// Runs something on a thread that ends with it.
+fn apart<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let done = std::thread::scope(|scope| scope.spawn(work).join());
+    done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 #[cfg(test)]

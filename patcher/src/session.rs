@@ -1,10 +1,11 @@
 //! A session: a living worker, an open channel, and the books as they are now.
 
-use crate::channel::{Channel, Refusal, RequestError, Results, task_dir};
-use crate::doorbell::{self, Ring};
+use crate::channel::{Channel, Refusal, RequestError, Results};
+use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
-use crate::sys::limits::LiftedLimit;
-use crate::sys::time::{Backoff, Deadline};
+use crate::sys::time::Deadline;
+use crate::target::watch::Watch;
+use crate::target::worker::task_dir;
 use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
 use std::time::Duration;
@@ -112,62 +113,66 @@ impl<'t> Session<'t> {
             return Ok(());
         }
         let deadline = Deadline::after(Duration::from_secs(5));
-        let mut backoff = Backoff::default();
+        let mut watch = Watch::new(self.target, deadline);
         while living_worker(self.target, self.block, deadline)? {
-            if deadline.passed() {
+            if !watch.pause()? {
                 return Err(Error::Busy { pid: self.target.pid() });
             }
-            backoff.pause();
         }
         Ok(())
     }
 }
 
-/// Rings; where a limit on threads is in the way, once more with the limit lifted for the moment.
+/// Rings, with the errors of the ring before wiped off.
 fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<Ring, Error> {
     let no_errors = [offset_of!(RuntimeBlock, clone_errno), offset_of!(RuntimeBlock, worker_errno)];
-    let ring = || {
+    doorbell::with_a_thread(|lift| {
         for field in no_errors {
-            target
-                .memory
-                .write(block + field as u64, &[0; 4])
-                .map_err(|e| Error::from_proc(target.pid(), &e))?;
+            write_word(target, block, field, 0)?;
         }
-        doorbell::ring(target, block, entry, deadline)
-    };
-    match ring() {
-        Err(Error::NoThread { pid, errno }) if errno == libc::EAGAIN => match LiftedLimit::threads(pid) {
-            Ok(_lifted) => ring(),
-            Err(_) => Err(Error::NoThread { pid, errno }),
-        },
-        other => other,
-    }
+        doorbell::ring(target, block, Errand { entry, lift }, deadline)
+    })
+}
+
+fn write_word(target: &Target, block: Addr, field: usize, value: u32) -> Result<(), Error> {
+    let done = target.memory.write(block + field as u64, &value.to_le_bytes());
+    done.map_err(|e| target.ended_or(Error::from_proc(target.pid(), &e)))
 }
 
 /// Whether a worker lives in the target. Clears the trace of one that never did (in a process forked while
 /// its parent had one), and waits for one that is being made.
 fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<bool, Error> {
     let pid = target.pid();
-    let mut backoff = Backoff::default();
+    let mut watch = Watch::new(target, deadline);
     loop {
         let worker = books::word(target, block, offset_of!(RuntimeBlock, worker))?;
-        match worker {
+        let task = match worker {
             0 => return Ok(false),
-            u32::MAX if !deadline.passed() => backoff.pause(),
-            _ if worker != u32::MAX && task_dir(pid, worker).is_some() => return Ok(true),
-            _ => {
-                // The kernel clears the word when a worker ends, so a number without a thread was
-                // inherited by fork. Ended in this very instant it is 0 now, and 0 is what is written.
-                let put = |field: usize, value: u32| {
-                    let written = target.memory.write(block + field as u64, &value.to_le_bytes());
-                    written.map_err(|e| Error::from_proc(pid, &e))
-                };
-                put(offset_of!(RuntimeBlock, worker), 0)?;
-                put(offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
-                return Ok(false);
-            }
+            u32::MAX => None,
+            worker => task_dir(pid, worker),
+        };
+        if task.as_deref().is_some_and(has_channel) {
+            return Ok(true);
+        }
+        let late = !watch.pause()?;
+        // The kernel clears the word when a worker ends, so a number without a thread was inherited by
+        // fork; so was, after that long, the mark of a worker being made. Ended in this very instant
+        // it is 0 now, and 0 is what is written.
+        let made_now = worker == u32::MAX || task.is_some();
+        if late || !made_now {
+            write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
+            write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
+            return Ok(false);
         }
     }
+}
+
+/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the process it
+/// was forked from.
+fn has_channel(task: &str) -> bool {
+    let files = std::fs::read_dir(format!("{task}/fd")).into_iter().flatten().flatten();
+    let leads_to = |file: std::fs::DirEntry| std::fs::read_link(file.path()).unwrap_or_default();
+    files.map(leads_to).any(|to| to.to_string_lossy().starts_with("/memfd:suture-channel"))
 }
 
 /// Puts a refusal of the worker into words.

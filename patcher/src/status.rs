@@ -6,7 +6,7 @@
 use crate::description::Description;
 use crate::error::Error;
 use crate::stores::{self, Live};
-use crate::target::{Target, books, runtime};
+use crate::target::{Target, books, runtime, worker};
 use crate::transition::progress;
 use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
@@ -148,7 +148,7 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         threads: target.facts.threads,
         runtime: books.version.clone(),
         generation: books.generation,
-        worker: books.worker != 0,
+        worker: worker::is_there(target.pid(), books.worker),
         transition: progress::transition(target, &books, cache)?,
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),

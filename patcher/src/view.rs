@@ -64,9 +64,8 @@ fn open_mapped(pid: i32, request: &FileRequest<'_>) -> std::io::Result<File> {
 /// When the process is gone or out of reach.
 pub fn maps(target: &Target) -> Result<MapsSnapshot, Error> {
     let mut maps = target.maps()?;
-    if let Ok((_, hard)) = proc::stack_limits(target.via) {
-        maps.stack_limit = hard;
-    }
+    let hard = proc::limit(target.via, "Max stack size").map_or(u64::MAX, |limit| limit.hard);
+    maps.stack_limit = (hard != u64::MAX).then_some(hard);
     Ok(maps)
 }
 

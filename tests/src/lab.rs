@@ -55,14 +55,22 @@ impl Lab {
     /// # Panics
     /// When the compiler refuses it.
     pub fn compile_target(&self, source: &str, flags: &[&str]) -> PathBuf {
+        self.compile_with(if source.ends_with(".cpp") { "g++" } else { "gcc" }, source, flags)
+    }
+
+    /// The same with a compiler of that name.
+    ///
+    /// # Panics
+    /// When it refuses.
+    pub fn compile_with(&self, compiler: &str, source: &str, flags: &[&str]) -> PathBuf {
         let folders = [root().join("tests/targets"), root().join("demo-target/targets")];
         let found = folders.iter().map(|f| f.join(source)).find(|p| p.is_file());
         let source_path = found.unwrap_or_else(|| panic!("there is no target {source}"));
         let program = self.path(source.split('.').next().unwrap_or(source));
-        let include = folders[1].to_string_lossy().into_owned();
-        let mut all = vec!["-O2", "-g", "-pthread", "-Wl,--build-id", "-I", &include];
+        let include = folders.each_ref().map(|f| f.to_string_lossy());
+        let mut all = vec!["-O2", "-g", "-pthread", "-Wl,--build-id", "-I", &include[0], "-I", &include[1]];
         all.extend(flags);
-        compile(&source_path, &program, &all);
+        compile_by(compiler, &source_path, &program, &all);
         program
     }
 
@@ -173,8 +181,13 @@ pub fn runtime() -> &'static Path {
 /// When it refuses.
 pub fn compile(source: &Path, output: &Path, flags: &[&str]) {
     let cxx = source.extension().is_some_and(|e| e == "cpp");
-    let (compiler, package) = if cxx { ("g++", "g++") } else { ("gcc", "gcc") };
-    crate::need(compiler, package);
+    compile_by(if cxx { "g++" } else { "gcc" }, source, output, flags);
+}
+
+fn compile_by(compiler: &str, source: &Path, output: &Path, flags: &[&str]) {
+    crate::need(compiler, if compiler == "musl-gcc" { "musl-tools" } else { compiler });
+    // Removed first: the program that is there may be running.
+    let _ = fs::remove_file(output);
     let done = Command::new(compiler).arg("-o").arg(output).arg(source).args(flags).output();
     let done = done.expect("running the compiler");
     let said = String::from_utf8_lossy(&done.stderr);

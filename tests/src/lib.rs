@@ -7,6 +7,7 @@
 //! | [`lab`] | a directory per test; compiles targets and patches |
 //! | [`target`] | a running target that answers lines |
 //! | [`command`] | one run of `suture`, judged |
+//! | [`killer`] | ends a run of `suture` at a chosen moment |
 //! | [`report`] | reading its JSON documents |
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
@@ -23,6 +24,7 @@
 pub mod code;
 pub mod command;
 pub mod dist;
+pub mod killer;
 pub mod lab;
 pub mod poll;
 pub mod report;

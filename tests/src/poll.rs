@@ -9,14 +9,21 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Panics
 /// When it does not within [`PATIENCE`].
-pub fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+pub fn until<T>(what: &str, look: impl FnMut() -> Option<T>) -> T {
+    until_or(look, || panic!("waited {PATIENCE:?} in vain for {what}"))
+}
+
+/// Looks until `look` gives something; what it gives else after [`PATIENCE`].
+pub fn until_or<T>(mut look: impl FnMut() -> Option<T>, or: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let mut pause = Duration::from_micros(50);
     loop {
         if let Some(found) = look() {
             return found;
         }
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain for {what}");
+        if started.elapsed() >= PATIENCE {
+            return or();
+        }
         std::thread::park_timeout(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }

@@ -1,6 +1,7 @@
 //! Reading the command's JSON documents (schema 1).
 
 use crate::command::suture;
+use crate::poll;
 use serde_json::Value;
 use std::path::Path;
 
@@ -59,6 +60,25 @@ pub fn patches(pid: i32) -> Vec<String> {
     let status = status(pid);
     let rows = status["patches"].as_array().cloned().unwrap_or_default();
     rows.iter().filter_map(|p| p["name"].as_str().map(str::to_owned)).collect()
+}
+
+/// Whether a patch is enabled in a process, once no worker is at work there any more. A process without the
+/// runtime has none.
+///
+/// # Panics
+/// When the status cannot be read, or a worker does not leave.
+#[must_use]
+#[track_caller]
+pub fn patched_at_last(pid: i32, name: &str) -> bool {
+    poll::until("the worker to leave", || {
+        let outcome = suture(&["status", "--json", "--pid", &pid.to_string()]);
+        if outcome.code() == 1 && outcome.stdout.contains("without the runtime") {
+            return Some(false);
+        }
+        let status = details(&outcome.expect(0).json());
+        let rows = status["patches"].as_array().cloned().unwrap_or_default();
+        (status["worker"] == false).then(|| rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
+    })
 }
 
 /// Where the functions of a patch stand: `armed`, `lost` or `foreign`, in descriptor order.

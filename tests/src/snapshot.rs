@@ -115,6 +115,26 @@ pub fn threads(pid: i32) -> BTreeMap<i32, (String, String)> {
         .collect()
 }
 
+/// State letters of the threads.
+#[must_use]
+pub fn states(pid: i32) -> Vec<char> {
+    let state = |tid: i32| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+        stat.get(stat.rfind(')')? + 2..)?.chars().next()
+    };
+    numbers(&format!("/proc/{pid}/task")).filter_map(state).collect()
+}
+
+/// Numbers of the system calls in which the threads sleep; `None` for one that runs.
+#[must_use]
+pub fn calls(pid: i32) -> Vec<Option<i64>> {
+    let call = |tid: i32| {
+        let line = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
+        line.split(' ').next().and_then(|nr| nr.parse().ok())
+    };
+    numbers(&format!("/proc/{pid}/task")).map(call).collect()
+}
+
 fn fds(pid: i32) -> BTreeMap<i32, String> {
     let folder = format!("/proc/{pid}/fd");
     numbers(&folder)

@@ -78,6 +78,30 @@ pub fn set_limit(pid: i32, resource: u32, limit: Limit) -> io::Result<()> {
     check(result.into()).map(|_| ())
 }
 
+/// Sets a limit of a process as its own user: another one needs a capability for it. `limit` is an option of
+/// prlimit, for instance `--nproc=4096:4096`.
+///
+/// # Panics
+/// When it cannot be set.
+pub fn limit_as(user: u32, pid: i32, limit: &str) {
+    crate::need("prlimit", "util-linux");
+    let mut prlimit = std::process::Command::new("prlimit");
+    prlimit.args(["--pid", &pid.to_string(), limit]);
+    std::os::unix::process::CommandExt::uid(&mut prlimit, user);
+    std::os::unix::process::CommandExt::gid(&mut prlimit, user);
+    assert!(prlimit.status().expect("running prlimit").success());
+}
+
+/// Whether the tests have the capability to raise hard limits, which containers lack.
+#[must_use]
+pub fn may_raise_limits() -> bool {
+    const CAP_SYS_RESOURCE: u64 = 24;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|caps| u64::from_str_radix(caps.trim(), 16).ok());
+    effective.is_some_and(|caps| caps >> CAP_SYS_RESOURCE & 1 != 0)
+}
+
 /// A soft limit of a process that holds until it is lifted. The hard one stays, so that lifting
 /// needs no capability that containers lack.
 #[derive(Debug)]
@@ -110,17 +134,25 @@ impl SoftLimit {
     }
 }
 
-/// A limit of a process.
+/// A limit of a process, read in a way that needs no capability.
 ///
 /// # Panics
 /// When there is no such process.
 #[must_use]
 pub fn limit(pid: i32, resource: u32) -> Limit {
-    let mut old = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: the structure lives for the call; a null new limit changes nothing.
-    let result = unsafe { libc::prlimit(pid, resource, std::ptr::null(), &raw mut old) };
-    check(result.into()).unwrap_or_else(|e| panic!("cannot read a limit of process {pid}: {e}"));
-    (old.rlim_cur, old.rlim_max)
+    let name = match resource {
+        libc::RLIMIT_NOFILE => "Max open files",
+        libc::RLIMIT_NPROC => "Max processes",
+        libc::RLIMIT_AS => "Max address space",
+        libc::RLIMIT_FSIZE => "Max file size",
+        libc::RLIMIT_MEMLOCK => "Max locked memory",
+        other => panic!("limit {other} has no name here"),
+    };
+    let text = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("limits");
+    let line = text.lines().find_map(|l| l.strip_prefix(name)).expect("a line for the limit");
+    let number = |word: &str| if word == "unlimited" { u64::MAX } else { word.parse().expect("a number") };
+    let words: Vec<u64> = line.split_whitespace().take(2).map(number).collect();
+    (words[0], words[1])
 }
 
 /// This thread as the tracer of another, which goes on running.

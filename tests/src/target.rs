@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError, channel};
 
 /// How a target is started.
 #[derive(Clone, Debug)]
@@ -51,7 +51,10 @@ impl Target {
         assert_eq!(target.line(), "ready", "first line of {}", program.display());
         // libc makes threads with everything blocked, its own two signals too, and lets them unblock
         // themselves: not before that is over do snapshots show what the program asked for.
-        let starting = |(_, mask): &(String, String)| mask.ends_with("bfeff") && mask.starts_with("ffffffff");
+        // (Those that the kernel makes for io_uring stay that way.)
+        let starting = |(name, mask): &(String, String)| {
+            mask.ends_with("bfeff") && mask.starts_with("ffffffff") && !name.starts_with("iou-")
+        };
         poll::until_true("all threads to have started", || {
             !snapshot::threads(target.pid()).values().any(starting)
         });
@@ -98,6 +101,13 @@ impl Target {
         self.pid().to_string()
     }
 
+    /// Process ids of its children.
+    #[must_use]
+    pub fn children(&self) -> Vec<i32> {
+        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
+        list.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+    }
+
     /// The program's file.
     #[must_use]
     pub fn program(&self) -> &Path {
@@ -123,6 +133,19 @@ impl Target {
             Ok(line) => line,
             Err(RecvTimeoutError::Timeout) => panic!("process {} does not answer", self.pid()),
             Err(RecvTimeoutError::Disconnected) => panic!("process {} ended: {}", self.pid(), self.fate()),
+        }
+    }
+
+    /// The next line, if it has come already.
+    ///
+    /// # Panics
+    /// When the target ended.
+    #[must_use]
+    pub fn line_now(&self) -> Option<String> {
+        match self.answers.try_recv() {
+            Ok(line) => Some(line),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => panic!("process {} ended: {}", self.pid(), self.fate()),
         }
     }
 

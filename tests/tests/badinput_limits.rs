@@ -2,13 +2,11 @@
 //! it is refused by name; in both cases the process goes on as before.
 
 use std::fs;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use suture_tests::command::{Outcome, apply, disable};
-use suture_tests::sys::SoftLimit;
+use suture_tests::sys::{self, SoftLimit};
 use suture_tests::target::{NOBODY, Options};
-use suture_tests::{Lab, Snapshot, Target, need, snapshot};
+use suture_tests::{Lab, Snapshot, Target, snapshot};
 
 /// Applies at the limit; then again with the limit lifted.
 fn at_limit(lab: &Lab, target: &mut Target, words: &[&str], lift: impl FnOnce()) -> Outcome {
@@ -51,18 +49,12 @@ fn no_descriptor_allowed_at_all() {
 #[test]
 fn no_process_allowed_to_its_user() {
     let lab = Lab::new();
-    need("prlimit", "util-linux");
     let user = Some(NOBODY);
     let limits = vec![(libc::RLIMIT_NPROC, (0, 4096))];
     // Single-threaded: with this limit it could not have made a second one either.
     let mut target = lab.start_with("memory.c", &[], Options { user, limits, ..Options::default() });
-    let pid = target.pid_text();
-    let lift = || {
-        // As its own user: another one needs a capability for it.
-        let mut prlimit = Command::new("prlimit");
-        prlimit.args(["--pid", &pid, "--nproc=4096:4096"]).uid(NOBODY).gid(NOBODY);
-        assert!(prlimit.status().expect("running prlimit").success());
-    };
+    let pid = target.pid();
+    let lift = || sys::limit_as(NOBODY, pid, "--nproc=4096:4096");
     at_limit(&lab, &mut target, &["no thread can be made", "RLIMIT_NPROC"], lift)
         .expect_refused_with_hint(&[]);
 }

@@ -1,6 +1,6 @@
 //! `suture check`.
 
-use super::show;
+use super::{access, show};
 use std::path::{Path, PathBuf};
 use suture_elf::ObjectFile;
 use suture_patcher::cli::{Engine, Output};
@@ -22,7 +22,9 @@ pub fn run(
 ) -> u8 {
     let classes = Classes::parse(&engine.classes).unwrap_or(Classes::ALL);
     match (path, selection, objects) {
-        (None, None, []) => show::usage("check needs a patch and a process, or --object FILE"),
+        (None, None, []) => show::usage("check needs a process (--pid, --name or --all), or --object FILE"),
+        (None, Some(Selection::All), []) => access::every(output),
+        (None, Some(selection), []) => access::named(&selection, output),
         (None, None, files) => counted(files, None, classes, output),
         (None, Some(Selection::Pids(pids)), files @ [_, ..]) => match pids[..] {
             [pid] => counted(files, Some(pid), classes, output),

@@ -2,9 +2,9 @@
 
 use super::show;
 use suture_patcher::cli::Output;
+use suture_patcher::context::{Context, Wait};
 use suture_patcher::disable::{self, Action, Disabled};
 use suture_patcher::error::Error;
-use suture_patcher::operation::{Context, Wait};
 use suture_patcher::run;
 use suture_patcher::target::Target;
 use suture_patcher::target::books::Books;

@@ -1,9 +1,11 @@
 //! From a parsed command line to an exit status.
 
+mod access;
 mod apply;
 mod check;
 mod disable;
 mod info;
+mod inject;
 mod log;
 mod show;
 mod status;
@@ -33,6 +35,7 @@ pub fn run(cli: Cli) -> u8 {
         Command::Check { patch, targets, object, engine, output } => {
             check::run(patch.as_deref(), targets.selection(), &object, &engine, output)
         }
+        Command::Inject { targets, output } => inject::run(&targets.selection(), output),
         Command::Info { patch, output } => info::run(&patch, output),
         Command::Log { pid, follow, output } => log::run(pid, follow, output),
     }

@@ -8,8 +8,11 @@
 //! runs its initialiser and is gone, stack included. Nothing here touches libc, `fs`, a lock of the
 //! program, or memory that is not its own, so the borrowed thread may stand anywhere.
 //!
-//! Every failure ends in "as before": the clone unmaps what it mapped and exits. A command that dies
-//! meanwhile is waited for two seconds.
+//! Every failure ends in "as before": the clone unmaps what it mapped, waits half a second for somebody to
+//! read the reason from its stack and to say so, and exits. A command that dies meanwhile is waited for two seconds; in
+//! that time the next one can take the clone over. It is told to leave by a seal that forbids seals.
+//!
+//! The table is read only after the contents were sealed, so it must not change while a clone lives.
 #![allow(unsafe_code)]
 
 use std::arch::global_asm;
@@ -49,21 +52,49 @@ pub struct Table {
 
 /// Written to `Frame::note` (upper half) by a borrowed thread that could not make the clone; the
 /// lower half is the errno.
-pub const FAILED: u64 = 0x5355_5446;
+pub const NO_CLONE: u64 = 0x5355_5446;
+/// The same by one that could not map a stack for it.
+pub const NO_STACK: u64 = 0x5355_5447;
+
+/// What a clone that failed was at, in the word at [`STEP`] below its stack pointer.
+pub const STEPS: [&str; 3] = ["memfd_create", "fcntl", "mmap"];
+/// How far below the stack pointer of a clone that failed the index into [`STEPS`] lies.
+pub const STEP: u64 = 24;
+/// How far below it the errno lies.
+pub const ERRNO: u64 = 32;
+/// How far below it the word lies that is not 0 when the reason was read.
+pub const READ: u64 = 40;
 
 unsafe extern "C" {
     static suture_boot: u8;
+    static suture_boot_waits: u8;
+    static suture_boot_failed: u8;
     static suture_boot_end: u8;
+}
+
+/// Offset in the code at which a clone that waits for its contents is asleep.
+#[must_use]
+pub fn waits_at() -> u64 {
+    (&raw const suture_boot_waits).addr().wrapping_sub((&raw const suture_boot).addr()) as u64
+}
+
+/// Offset in the code at which a clone that failed is asleep.
+#[must_use]
+pub fn failed_at() -> u64 {
+    (&raw const suture_boot_failed).addr().wrapping_sub((&raw const suture_boot).addr()) as u64
+}
+
+/// Bytes of the code, which the table follows.
+#[must_use]
+pub fn code_len() -> usize {
+    (&raw const suture_boot_end).addr().wrapping_sub((&raw const suture_boot).addr())
 }
 
 /// The boot code with its table.
 #[must_use]
 pub fn code(table: &Table) -> Vec<u8> {
     // SAFETY: two labels of one `global_asm!` block below, in this order; text is readable.
-    let code = unsafe {
-        let start = &raw const suture_boot;
-        std::slice::from_raw_parts(start, (&raw const suture_boot_end).offset_from(start).unsigned_abs())
-    };
+    let code = unsafe { std::slice::from_raw_parts(&raw const suture_boot, code_len()) };
     let mut bytes = code.to_vec();
     for word in [table.base, table.len, table.init, table.count] {
         bytes.extend(word.to_le_bytes());
@@ -82,6 +113,7 @@ global_asm!(
     ".globl suture_boot",
     ".hidden suture_boot",
     "suture_boot:",
+    suture_abi::doorbell_head!(),
     "cld",
     // A stack for the clone; its lowest part is the dummy TLS block.
     "mov eax, 9", // mmap
@@ -92,6 +124,8 @@ global_asm!(
     "mov r8, -1",
     "xor r9d, r9d",
     "syscall",
+    "mov r12, rax",
+    "mov r13d, 0x53555447", // NO_STACK
     "cmp rax, -4096",
     "ja 30f",
     "mov rbx, rax",
@@ -109,15 +143,15 @@ global_asm!(
     "jns 3f",
     // No thread: give the stack back and leave a note.
     "mov r12, rax",
-    "mov eax, 11", // munmap
+    "mov r13d, 0x53555446", // NO_CLONE
+    "mov eax, 11",          // munmap
     "mov rdi, rbx",
     "mov esi, 0x4000",
     "syscall",
-    "mov rax, r12",
     "30:",
-    "neg eax",
-    "mov dword ptr [rsp], eax",
-    "mov dword ptr [rsp + 4], 0x53555446",
+    "neg r12d",
+    "mov dword ptr [rsp], r12d",
+    "mov dword ptr [rsp + 4], r13d",
     suture_abi::doorbell_return!(),
     // ---- the clone, on its own stack, all signals blocked ----
     "40:",
@@ -132,26 +166,31 @@ global_asm!(
     "syscall",
     "test eax, eax",
     "jns 41f",
+    // Kernels before 6.3 do not know MFD_EXEC; vm.memfd_noexec = 2 forbids it (for execve, not for mmap).
     "lea rdi, [rip + 60f]",
-    "mov esi, 3", // kernels before 6.3 do not know MFD_EXEC
+    "mov esi, 3",
     "mov eax, 319",
     "syscall",
+    "xor ebp, ebp", // step: memfd_create
     "test eax, eax",
-    "js 59f",
+    "js 50f",
     "41:",
     "mov r12d, eax",
-    // Until it is sealed: 20 000 × 0.1 ms.
-    "mov r13d, 20000",
+    // Until it is sealed: 13 000 × (0.1 ms and the kernel's slack of 0.05 ms).
+    "mov r13d, 13000",
     "42:",
     "mov eax, 72", // fcntl
     "mov edi, r12d",
     "mov esi, 1034", // F_GET_SEALS
     "xor edx, edx",
     "syscall",
+    "mov ebp, 1", // step: fcntl
     "test eax, eax",
-    "js 59f",
+    "js 50f",
     "test eax, 8", // F_SEAL_WRITE
     "jnz 43f",
+    "test eax, 1", // F_SEAL_SEAL alone: told to leave
+    "jnz 59f",
     "dec r13d",
     "jz 59f",
     "mov qword ptr [rsp - 16], 0",
@@ -160,6 +199,9 @@ global_asm!(
     "xor esi, esi",
     "mov eax, 35", // nanosleep
     "syscall",
+    ".globl suture_boot_waits",
+    ".hidden suture_boot_waits",
+    "suture_boot_waits:",
     "jmp 42b",
     // The whole range first, so that nothing of the program is ever replaced.
     "43:",
@@ -172,21 +214,23 @@ global_asm!(
     "xor r9d, r9d",
     "mov eax, 9",
     "syscall",
+    "mov ebp, 2", // step: mmap
     "cmp rax, qword ptr [r14]",
     "je 44f",
     "cmp rax, -4096",
-    "ja 59f",
+    "ja 50f",
     // An old kernel took the address for a hint.
     "mov rdi, rax",
     "mov rsi, qword ptr [r14 + 8]",
     "mov eax, 11",
     "syscall",
-    "jmp 59f",
+    "mov rax, -17", // EEXIST, as a newer one
+    "jmp 50f",
     "44:",
     "lea r15, [r14 + 32]",
-    "mov rbp, qword ptr [r14 + 24]",
+    "mov r13, qword ptr [r14 + 24]",
     "45:",
-    "test rbp, rbp",
+    "test r13, r13",
     "jz 48f",
     "mov rdi, qword ptr [r15]",
     "mov rsi, qword ptr [r15 + 8]",
@@ -205,17 +249,40 @@ global_asm!(
     "cmp rax, -4096",
     "ja 47f",
     "add r15, 32",
-    "dec rbp",
+    "dec r13",
     "jmp 45b",
     "47:", // all or nothing
+    "mov r13, rax",
     "mov rdi, qword ptr [r14]",
     "mov rsi, qword ptr [r14 + 8]",
     "mov eax, 11",
     "syscall",
-    "jmp 59f",
+    "mov rax, r13",
+    "jmp 50f",
     "48:",
-    "and rsp, -16",
     "call qword ptr [r14 + 16]",
+    "jmp 59f",
+    // A failure: errno and step stay on the stack until they were read, or for 100 × 5 ms.
+    "50:",
+    "neg rax",
+    "mov qword ptr [rsp - 40], 0",
+    "mov qword ptr [rsp - 32], rax",
+    "mov qword ptr [rsp - 24], rbp",
+    "mov r13d, 100",
+    "51:",
+    "mov qword ptr [rsp - 16], 0",
+    "mov qword ptr [rsp - 8], 5000000",
+    "lea rdi, [rsp - 16]",
+    "xor esi, esi",
+    "mov eax, 35",
+    "syscall",
+    ".globl suture_boot_failed",
+    ".hidden suture_boot_failed",
+    "suture_boot_failed:",
+    "cmp qword ptr [rsp - 40], 0",
+    "jne 59f",
+    "dec r13d",
+    "jnz 51b",
     "59:",
     "mov rdi, rbx",
     "mov esi, 0x4000",
@@ -245,6 +312,8 @@ mod tests {
         let code_len = bytes.len() - size_of::<Table>();
         assert_eq!(code_len % 8, 0);
         assert!((256..1024).contains(&code_len), "{code_len}");
+        assert_eq!(code_len, super::code_len());
+        assert!(waits_at() < failed_at() && failed_at() < code_len as u64);
         assert_eq!(bytes[code_len..code_len + 8], 0x1234u64.to_le_bytes());
     }
 }

@@ -3,6 +3,12 @@
 //! The rules (`PTRACE_SEIZE` never sends a signal; only the stop that INTERRUPT asked for counts;
 //! signals that arrive meanwhile are passed on; every wait has a deadline) follow `ptrace(2)`.
 //!
+//! A thread that dies while it is traced stays until its tracer has waited for it, and an exec of its
+//! process waits as long. So a [`StoppedThread`] that cannot be let go any more is waited for.
+//!
+//! A thread that was asked to stop and does not (an uninterruptible wait) cannot be asked to forget it. The
+//! kernel lets it go when the *thread of ours* that asked it ends; so who asks ends soon after.
+//!
 //! # Safety
 //! All requests name a thread id and take plain numbers or buffers of ours.
 #![allow(unsafe_code)]
@@ -21,6 +27,8 @@ const PTRACE_INTERRUPT: libc::c_uint = 0x4207;
 const PTRACE_GETSIGMASK: libc::c_uint = 0x420a;
 const PTRACE_SETSIGMASK: libc::c_uint = 0x420b;
 const PTRACE_SECCOMP_GET_FILTER: libc::c_uint = 0x420c;
+const PTRACE_GET_RSEQ_CONFIGURATION: libc::c_uint = 0x420f;
+const NT_X86_SHSTK: usize = 0x204;
 const PTRACE_EVENT_STOP: i32 = 128;
 
 fn request(op: libc::c_uint, tid: i32, addr: usize, data: usize) -> io::Result<()> {
@@ -35,52 +43,68 @@ pub enum StopError {
     /// The thread, or the process, ended.
     Gone,
     /// The whole process is in a group stop (SIGSTOP and its kin); it stays so.
-    Stopped(i32),
-    /// It did not stop within the deadline (uninterruptible sleep).
-    Deadline,
+    Stopped,
     /// The kernel refused.
     Os(io::Error),
 }
 
-/// A thread held in a ptrace stop. Dropping it lets the thread go on, unchanged unless registers
+/// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on, unchanged unless registers
 /// were set. While it is held no signal reaches the thread.
 #[derive(Debug)]
 pub struct StoppedThread {
     tid: i32,
+    /// A stop was seen; before it there is nothing to let go.
+    stopped: bool,
     detached: bool,
 }
 
 impl StoppedThread {
-    /// Seizes and stops one thread.
+    /// Asks one thread to stop.
     ///
     /// # Errors
-    /// See [`StopError`]. On error the thread runs on as before.
-    pub fn stop(tid: i32, deadline: Deadline) -> Result<Self, StopError> {
+    /// [`StopError::Gone`], or what the kernel says.
+    pub fn ask(tid: i32) -> Result<Self, StopError> {
         request(PTRACE_SEIZE, tid, 0, 0).map_err(|e| match e.raw_os_error() {
             Some(libc::ESRCH) => StopError::Gone,
             _ => StopError::Os(e),
         })?;
-        let held = Self { tid, detached: false };
+        let asked = Self { tid, stopped: false, detached: false };
         request(PTRACE_INTERRUPT, tid, 0, 0).map_err(|_| StopError::Gone)?;
+        Ok(asked)
+    }
+
+    /// Waits until the thread has stopped; false when it has not by then. Only a thread that has
+    /// stopped may be asked for anything below.
+    ///
+    /// # Errors
+    /// See [`StopError`]. On error the thread runs on as before.
+    pub fn await_stop(&mut self, deadline: Deadline) -> Result<bool, StopError> {
         loop {
             let mut status = 0;
             // SAFETY: `status` is ours.
-            let got = unsafe { libc::waitpid(tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+            let got = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
             match got {
-                0 if deadline.passed() => return Err(StopError::Deadline),
+                0 if deadline.passed() => return Ok(false),
                 0 => await_child(Duration::from_micros(500)),
-                n if n == tid && libc::WIFSTOPPED(status) => {
+                n if n == self.tid && libc::WIFSTOPPED(status) => {
                     let (signal, event) = (libc::WSTOPSIG(status), status >> 16);
+                    self.stopped = true;
                     match (signal, event) {
-                        (libc::SIGTRAP, PTRACE_EVENT_STOP) => return Ok(held),
-                        (stop, PTRACE_EVENT_STOP) => return Err(StopError::Stopped(stop)),
+                        (libc::SIGTRAP, PTRACE_EVENT_STOP) => return Ok(true),
+                        (_, PTRACE_EVENT_STOP) => return Err(StopError::Stopped),
                         // A signal on its way to the program: pass it on and wait for our own stop.
                         (other, _) => {
-                            request(libc::PTRACE_CONT, tid, 0, other as usize).map_err(|_| StopError::Gone)?
+                            self.stopped = false;
+                            let passed = request(libc::PTRACE_CONT, self.tid, 0, other as usize);
+                            passed.map_err(|_| StopError::Gone)?;
                         }
                     }
                 }
-                _ => return Err(StopError::Gone),
+                // It ended, and this was its end; or there is no such thread of ours.
+                _ => {
+                    self.detached = true;
+                    return Err(StopError::Gone);
+                }
             }
         }
     }
@@ -128,25 +152,80 @@ impl StoppedThread {
         request(PTRACE_SETSIGMASK, self.tid, 8, (&raw const mask).addr())
     }
 
-    /// Reads the thread's seccomp filters, newest first.
+    /// Whether the thread has a shadow stack.
+    #[must_use]
+    pub fn has_shadow_stack(&self) -> bool {
+        let mut pointer = 0u64;
+        let mut place = libc::iovec { iov_base: (&raw mut pointer).cast(), iov_len: 8 };
+        // Refused where the kernel or the processor has none, or the thread does not use it.
+        request(libc::PTRACE_GETREGSET, self.tid, NT_X86_SHSTK, (&raw mut place).addr()).is_ok()
+    }
+
+    /// Address of the thread's area for restartable sequences (`struct rseq`), if it has registered one.
+    ///
+    /// # Errors
+    /// When the thread was killed meanwhile.
+    pub fn rseq_area(&self) -> io::Result<Option<u64>> {
+        /// `struct ptrace_rseq_configuration`.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Configuration {
+            area: u64,
+            size: u32,
+            signature: u32,
+            flags: u32,
+            pad: u32,
+        }
+        let mut found = Configuration::default();
+        let size = size_of::<Configuration>();
+        match request(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, size, (&raw mut found).addr()) {
+            Ok(()) => Ok((found.area != 0).then_some(found.area)),
+            // Kernels before 5.13 cannot be asked, and their C libraries register none.
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// How many seccomp filters the thread has. A thread can get more, never fewer.
     ///
     /// # Errors
     /// `EACCES` without `CAP_SYS_ADMIN`, or when we run under a filter ourselves.
+    pub fn seccomp_filter_count(&self) -> io::Result<usize> {
+        let mut count = 0;
+        while self.seccomp_filter_length(count)?.is_some() {
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Instructions of the filter with that index, the newest first; `None` behind the last.
+    fn seccomp_filter_length(&self, index: usize) -> io::Result<Option<usize>> {
+        // SAFETY: with a null buffer the request only returns the filter's length.
+        let length = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.tid, index, 0) };
+        match usize::try_from(length) {
+            Ok(length) => Ok(Some(length)),
+            Err(_) => match io::Error::last_os_error() {
+                e if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+                // Not in filter mode.
+                e if e.raw_os_error() == Some(libc::EINVAL) => Ok(None),
+                e => Err(e),
+            },
+        }
+    }
+
+    /// Reads the thread's seccomp filters, newest first.
+    ///
+    /// # Errors
+    /// As [`StoppedThread::seccomp_filter_count`].
     pub fn seccomp_filters(&self) -> io::Result<Vec<Vec<Instruction>>> {
         let mut filters = Vec::new();
-        loop {
-            let index = filters.len();
-            // SAFETY: with a null buffer the request only returns the filter's length.
-            let count = unsafe { libc::ptrace(PTRACE_SECCOMP_GET_FILTER, self.tid, index, 0) };
-            let Ok(count) = usize::try_from(count) else {
-                let error = io::Error::last_os_error();
-                return if error.raw_os_error() == Some(libc::ENOENT) { Ok(filters) } else { Err(error) };
-            };
-            let mut raw = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; count];
-            request(PTRACE_SECCOMP_GET_FILTER, self.tid, index, raw.as_mut_ptr().addr())?;
+        while let Some(length) = self.seccomp_filter_length(filters.len())? {
+            let mut raw = vec![libc::sock_filter { code: 0, jt: 0, jf: 0, k: 0 }; length];
+            request(PTRACE_SECCOMP_GET_FILTER, self.tid, filters.len(), raw.as_mut_ptr().addr())?;
             let program = raw.iter().map(|i| Instruction { code: i.code, jt: i.jt, jf: i.jf, k: i.k });
             filters.push(program.collect());
         }
+        Ok(filters)
     }
 
     /// Lets the thread run on with the registers it has now.
@@ -154,17 +233,44 @@ impl StoppedThread {
     /// # Errors
     /// When the thread was killed meanwhile.
     pub fn release(mut self) -> io::Result<()> {
-        self.detached = true;
-        request(libc::PTRACE_DETACH, self.tid, 0, 0)
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> io::Result<()> {
+        if std::mem::replace(&mut self.detached, true) {
+            return Ok(());
+        }
+        let done = request(libc::PTRACE_DETACH, self.tid, 0, 0);
+        if done.is_err() && self.stopped {
+            self.reap();
+        }
+        done
+    }
+
+    /// Waits for the end of a thread that was killed in its stop.
+    fn reap(&self) {
+        let deadline = Deadline::after(Duration::from_secs(1));
+        let mut status = 0;
+        loop {
+            // SAFETY: `status` is ours.
+            let got = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+            match got {
+                0 if !deadline.passed() => await_child(Duration::from_micros(500)),
+                // Another stop: it lives after all and can be let go.
+                n if n == self.tid && libc::WIFSTOPPED(status) => {
+                    let _ = request(libc::PTRACE_DETACH, self.tid, 0, 0);
+                    return;
+                }
+                _ => return,
+            }
+        }
     }
 }
 
 impl Drop for StoppedThread {
     fn drop(&mut self) {
-        if !self.detached {
-            // Nothing to report to: a thread that cannot be let go is dead already, and if this
-            // process dies the kernel detaches.
-            let _ = request(libc::PTRACE_DETACH, self.tid, 0, 0);
-        }
+        // Nothing to report to: a thread that cannot be let go is dead already, and if this
+        // process dies the kernel detaches.
+        let _ = self.let_go();
     }
 }

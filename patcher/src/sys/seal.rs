@@ -19,6 +19,26 @@ pub fn seal_contents(file: &File) -> io::Result<()> {
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whether the contents were made final.
+///
+/// # Errors
+/// `EINVAL` when it is no memfd.
+pub fn is_sealed(file: &File) -> io::Result<bool> {
+    // SAFETY: plain descriptor operation.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    if seals < 0 { Err(io::Error::last_os_error()) } else { Ok(seals & libc::F_SEAL_WRITE != 0) }
+}
+
+/// Forbids further seals and nothing else.
+///
+/// # Errors
+/// `EPERM` when they are forbidden already.
+pub fn forbid_seals(file: &File) -> io::Result<()> {
+    // SAFETY: plain descriptor operation.
+    let done = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, libc::F_SEAL_SEAL) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Takes the exclusive advisory lock that says "a command is here". Dropped with the descriptor.
 ///
 /// # Errors

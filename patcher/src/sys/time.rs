@@ -19,6 +19,12 @@ impl Deadline {
         Instant::now() >= self.0
     }
 
+    /// This one, or `span` from now if that is sooner.
+    #[must_use]
+    pub fn at_most(self, span: Duration) -> Self {
+        Self(self.0.min(Instant::now() + span))
+    }
+
     /// What is left of it.
     #[must_use]
     pub fn left(self) -> Duration {

@@ -1,6 +1,6 @@
 //! The runtime's books, read from outside without stopping anything.
 
-use super::Target;
+use super::{Target, worker};
 use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
 use std::mem::{MaybeUninit, offset_of};
@@ -165,8 +165,8 @@ pub fn read(target: &Target, block: Addr) -> Result<Books, Error> {
         let before = word(target, block, offset_of!(RuntimeBlock, rows_seq))?;
         // An odd number with no worker is a process forked in mid-publication: its pointers each
         // name a complete array (abi::block), so they are taken as they are.
-        let worker = word(target, block, offset_of!(RuntimeBlock, worker))?;
-        if before.is_multiple_of(2) || worker == 0 {
+        let at_work = word(target, block, offset_of!(RuntimeBlock, worker))?;
+        if before.is_multiple_of(2) || !worker::is_there(target.pid(), at_work) {
             let books = read_once(target, block);
             let after = word(target, block, offset_of!(RuntimeBlock, rows_seq))?;
             if before == after {

@@ -1,15 +1,17 @@
 //! A process the command works on.
 
 pub mod books;
+pub mod condition;
 pub mod lock;
 pub mod runtime;
 pub mod select;
+pub mod watch;
+pub mod worker;
 
 use crate::error::Error;
 use crate::sys::memory::ProcessMemory;
 use crate::sys::proc::{self, ProcessFacts};
 use crate::sys::time::{Backoff, Deadline};
-use std::fs;
 use std::time::Duration;
 use suture_elf::MapsSnapshot;
 
@@ -32,23 +34,20 @@ impl Target {
     /// No such process, a zombie, no rights.
     pub fn open(pid: i32) -> Result<Self, Error> {
         let facts = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
+        if facts.kernel {
+            return Err(Error::KernelThread { pid });
+        }
         let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
         let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
         Ok(Self { facts, memory, via })
     }
 
-    /// Whether a thread of it could be stopped. To be asked before anything is written.
+    /// Whether a thread of it could be borrowed. To be asked before anything is written.
     ///
     /// # Errors
-    /// [`Error::Traced`] naming the tracer.
-    pub fn check_untraced(&self) -> Result<(), Error> {
-        let pid = self.pid();
-        let now = proc::facts(pid).map_err(|e| Error::from_proc(pid, &e))?;
-        if now.tracer == 0 || now.tracer == std::process::id().cast_signed() {
-            return Ok(());
-        }
-        let by = proc::facts(now.tracer).map_or_else(|_| "?".into(), |f| f.comm);
-        Err(Error::Traced { pid, tracer: now.tracer, by })
+    /// As [`condition::check`].
+    pub fn check_enterable(&self) -> Result<(), Error> {
+        condition::check(self)
     }
 
     /// Process id.
@@ -63,38 +62,52 @@ impl Target {
     /// When the process is gone or out of reach.
     pub fn maps(&self) -> Result<MapsSnapshot, Error> {
         let pid = self.pid();
-        let text = proc::maps(self.via).map_err(|e| Error::from_proc(pid, &e))?;
+        let text = self.memory.maps().map_err(|e| Error::from_proc(pid, &e))?;
+        if text.is_empty() {
+            self.still_there()?;
+        }
         MapsSnapshot::parse(&text).map_err(|e| Error::Unreadable { pid, what: e.to_string() })
     }
 
-    /// Whether the process is still the one that was opened.
+    /// Whether the process is still the one that was opened, and still runs the same program.
     ///
     /// # Errors
-    /// [`Error::Vanished`] when it is not.
+    /// [`Error::Vanished`] or [`Error::Executed`] when it is not.
     pub fn still_there(&self) -> Result<(), Error> {
         let pid = self.pid();
-        match proc::facts(pid) {
-            Ok(now) if now.start_time == self.facts.start_time && now.state != 'Z' => Ok(()),
+        let lives = match proc::facts(pid) {
             // A main thread that called pthread_exit is a zombie while the others live.
-            Ok(now) if now.start_time == self.facts.start_time && now.threads > 1 => Ok(()),
-            _ => Err(Error::Vanished { pid }),
+            Ok(now) => now.start_time == self.facts.start_time && (now.state != 'Z' || now.threads > 1),
+            Err(_) => false,
+        };
+        if !lives {
+            return Err(Error::Vanished { pid });
         }
+        if self.memory.is_there() {
+            return Ok(());
+        }
+        // Memory goes before the threads do: a process that ends has none while it is still listed.
+        let other = proc::threads(pid).unwrap_or_default().into_iter().any(has_memory);
+        Err(if other { Error::Executed { pid } } else { Error::Vanished { pid } })
     }
 
-    /// The reason of a failure: that the process ended, if it did, else `error`. A process that ends
-    /// fails each step in its own way.
+    /// The reason of a failure: that the process ended or executed another program, if it did, else
+    /// `error`. A process that ends fails each step in its own way.
     #[must_use]
     pub fn ended_or(&self, error: Error) -> Error {
-        // Memory goes before the threads do: of a process that is being killed nothing can be read
-        // any more while it is still listed. The kernel is about to finish that.
+        // One that was killed has memory until its threads have noticed; the kernel is about to finish.
         let deadline = Deadline::after(Duration::from_secs(1));
         let mut backoff = Backoff::default();
-        let has_memory = || fs::read(format!("/proc/{}/maps", self.via)).is_ok_and(|maps| !maps.is_empty());
-        while !has_memory() && self.still_there().is_ok() && !deadline.passed() {
+        while self.still_there().is_ok() && proc::is_killed(self.via) && !deadline.passed() {
             backoff.pause();
         }
         self.still_there().err().unwrap_or(error)
     }
+}
+
+/// Whether the process of a thread has any memory.
+fn has_memory(tid: i32) -> bool {
+    proc::maps(tid).is_ok_and(|maps| !maps.is_empty())
 }
 
 /// The main thread if it lives, else the first other one that does.

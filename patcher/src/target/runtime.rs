@@ -7,34 +7,68 @@ use super::Target;
 use crate::error::Error;
 use suture_abi::block::{BLOCK_MAGIC, RuntimeBlock};
 use suture_abi::{ABI_VERSION, BLOCK_SYMBOL, RUNTIME_SONAME};
-use suture_elf::{Addr, MapsSnapshot, Memory};
+use suture_elf::{Addr, MapsSnapshot, Memory, Region};
 
 const PT_DYNAMIC: u32 = 2;
 const DT_HASH: u64 = 4;
 const DT_STRTAB: u64 = 5;
 const DT_SYMTAB: u64 = 6;
 
+/// The runtime of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Runtime {
+    /// Address of its block.
+    pub block: Addr,
+    /// It was put in by a command, rather than loaded by the program's loader.
+    pub injected: bool,
+}
+
 /// Finds the runtime's block and checks that both sides speak the same contract.
 ///
 /// # Errors
-/// [`Error::NotPrepared`] when there is no runtime, [`Error::AbiMismatch`] when it is another one.
+/// As [`find`].
 pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
+    find(target, maps).map(|runtime| runtime.block)
+}
+
+/// Finds the runtime and checks that both sides speak the same contract.
+///
+/// An injected image that is not ready is none: its clone is at work, or it stayed behind in a process
+/// that was forked in the middle.
+///
+/// # Errors
+/// [`Error::NotPrepared`] when there is no runtime, [`Error::NotReady`] when the loader has not
+/// initialised it yet, [`Error::AbiMismatch`] when it is another one.
+pub fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
     let pid = target.pid();
-    let bases = maps.regions.iter().filter(|r| r.offset == 0 && r.path.as_deref().is_some_and(is_runtime));
-    for region in bases {
+    let path = |r: &&Region| r.path.clone().unwrap_or_default();
+    let mut loading = false;
+    for region in maps.regions.iter().filter(|r| r.offset == 0 && is_runtime(&path(r))) {
         let Some(block) = block_symbol(target, Addr(region.start)) else { continue };
-        let head = target.memory.read_vec(block, 16).map_err(|e| Error::from_memory(target, e))?;
+        let injected = is_injected(&path(&region));
+        let Ok(head) = target.memory.read_vec(block, 16) else {
+            // Not all of it is mapped yet.
+            target.still_there()?;
+            loading |= !injected;
+            continue;
+        };
         let word = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
         let magic = u64::from(word(0)) | u64::from(word(4)) << 32;
         if magic != BLOCK_MAGIC {
-            return Err(Error::NotReady { pid });
+            loading |= !injected;
+            continue;
         }
         if word(8) != ABI_VERSION || word(12) as usize != size_of::<RuntimeBlock>() {
             return Err(Error::AbiMismatch { pid, theirs: word(8), ours: ABI_VERSION });
         }
-        return Ok(block);
+        return Ok(Runtime { block, injected });
     }
-    Err(Error::NotPrepared { pid })
+    Err(if loading { Error::NotReady { pid } } else { Error::NotPrepared { pid } })
+}
+
+/// Whether a mapped path is that of a memfd.
+fn is_injected(path: &str) -> bool {
+    path.starts_with("/memfd:")
 }
 
 /// Whether a mapped path is the runtime: its file name, or a memfd of that name.

@@ -3,12 +3,14 @@
 //! Between two looks the process is left alone, so that other commands (`reverse`, `force`, `status`) have
 //! their turn. Only the looks themselves are made with the process to oneself.
 
+use super::late::Late;
 use super::look::{Blocker, Looker, Seen, Why};
 use super::threads::{self, Thread};
+use crate::context::Context;
 use crate::error::Error;
 use crate::session::Session;
 use crate::sys::time::Deadline;
-use crate::target::books::{self, Books};
+use crate::target::books;
 use crate::view::Cache;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -92,7 +94,7 @@ fn ended(how: u32) -> Ended {
 }
 
 /// Helps a transition along with the process to oneself: looks at everybody the worker has left, once.
-/// `Ok(None)`: it goes on.
+/// `Ok(None)`: it goes on. With `stop` threads that run are stopped for a look.
 ///
 /// # Errors
 /// When the process or its worker is gone.
@@ -100,7 +102,7 @@ pub fn help(
     session: &mut Session<'_>,
     transition: u32,
     cache: &Cache,
-    stop: bool,
+    mut stop: Option<&mut Late>,
     found: &mut Followed,
 ) -> Result<Option<Ended>, Error> {
     let target = session.target;
@@ -123,7 +125,7 @@ pub fn help(
             return Ok(Some(ended));
         }
         found.blockers.clear();
-        look_at(&mut looker, session, transition, &seen, stop, found)?;
+        look_at(&mut looker, session, transition, &seen, stop.as_deref_mut(), found)?;
         found.stops += std::mem::take(&mut looker.stops);
         found.held += std::mem::take(&mut looker.held);
         if !found.blockers.is_empty() {
@@ -152,7 +154,7 @@ fn look_at(
     session: &mut Session<'_>,
     transition: u32,
     seen: &[Thread],
-    stop: bool,
+    stop: Option<&mut Late>,
     found: &mut Followed,
 ) -> Result<(), Error> {
     let mut moves = Vec::new();
@@ -160,19 +162,21 @@ fn look_at(
     for &thread in seen {
         match looker.look(thread) {
             Seen::Clear(clear) => moves.push(clear),
-            Seen::Held(Why::Running | Why::Unreliable(_)) if stop => running.push(thread),
+            Seen::Held(Why::Running | Why::Unreliable(_)) if stop.is_some() => running.push(thread),
             Seen::Held(why) => found.blockers.push(Blocker::new(looker.pid(), thread, &why)),
             Seen::There | Seen::Gone => {}
         }
     }
     move_all(session, transition, &moves)?;
+    let Some(late) = stop else { return Ok(()) };
+    late.let_go();
     for thread in running {
         let mut verdict = Seen::Gone;
         // A thread that is hardly ever outside of what is searched may be caught there at another instant.
         for _ in 0..STOPS {
             let deadline = Deadline::after(Duration::from_millis(200));
             let mut move_it = |clear: Move| Ok(move_all(session, transition, &[clear])? == 1);
-            verdict = looker.stop_and_move(thread, deadline, &mut move_it)?;
+            verdict = looker.stop_and_move(thread, deadline, late, &mut move_it)?;
             if !matches!(verdict, Seen::Held(Why::OnStack { .. } | Why::Running)) {
                 break;
             }
@@ -210,16 +214,16 @@ pub fn follow(
     block: suture_elf::Addr,
     transition: u32,
     patience: Patience,
-    interrupted: &AtomicBool,
-    cache: &Cache,
-    progress: &dyn Fn(&Books),
+    context: &Context<'_>,
+    late: &mut Late,
 ) -> Result<Followed, Error> {
+    let interrupted = context.interrupted;
     let mut found = Followed::default();
     let mut pause = Duration::from_millis(1);
     let mut looks = 0u32;
     loop {
         let books = books::read(target, block)?;
-        progress(&books);
+        (context.progress)(&books);
         if books.transition.is_none_or(|t| t.id != transition) {
             let (number, how) = books.ended;
             found.ended = Some(if number == transition { ended(how) } else { Ended::Done });
@@ -232,7 +236,7 @@ pub fn follow(
         }
         let alone = crate::target::lock::Exclusive::take(target)?;
         let mut session = Session::open(target)?;
-        let ended = help(&mut session, transition, cache, true, &mut found)?;
+        let ended = help(&mut session, transition, context.cache, Some(late), &mut found)?;
         session.close()?;
         drop(alone);
         looks += 1;
@@ -243,7 +247,7 @@ pub fn follow(
         }
         // Fast at first; a transition that is held up is looked at once a second.
         pause = (pause * 2).min(if looks < FAST_LOOKS { BRISK } else { Duration::from_secs(1) });
-        await_end(target, block, transition, pause, interrupted)?;
+        await_end(target, block, transition, pause, interrupted, late)?;
     }
 }
 
@@ -254,6 +258,7 @@ fn await_end(
     transition: u32,
     pause: Duration,
     interrupted: &AtomicBool,
+    late: &mut Late,
 ) -> Result<(), Error> {
     let deadline = Deadline::after(pause);
     let ended = std::mem::offset_of!(suture_abi::block::RuntimeBlock, ended);
@@ -262,6 +267,7 @@ fn await_end(
         if books::word(target, block, ended)? == transition {
             return Ok(());
         }
+        late.let_go();
         // Nothing in the target says when it ends; a look at one word costs a microsecond.
         std::thread::sleep(nap.min(deadline.left()));
         nap = (nap * 2).min(Duration::from_millis(5));

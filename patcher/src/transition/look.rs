@@ -5,6 +5,7 @@
 //! runs whenever one looks is stopped once, for as long as it takes to read its registers, walk its stack
 //! and have the worker move it.
 
+use super::late::Late;
 use super::records::Records;
 use super::threads::{self, Thread};
 use crate::doorbell;
@@ -47,6 +48,8 @@ pub enum Seen {
 pub enum Why {
     /// It runs, or may run unseen (`EBUSY`).
     Running,
+    /// The whole process is in a group stop (SIGSTOP), and was left alone.
+    Stopped,
     /// Its stack cannot be read for certain (`EINVAL`).
     Unreliable(String),
     /// A searched function is on its stack (`EADDRINUSE`).
@@ -62,6 +65,7 @@ impl std::fmt::Display for Why {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Running => f.write_str("running"),
+            Self::Stopped => f.write_str("stopped by a signal"),
             Self::Unreliable(why) => write!(f, "unreliable stack: {why}"),
             Self::OnStack { function, .. } => write!(f, "on function {function}"),
         }
@@ -75,7 +79,7 @@ pub struct Blocker {
     pub tid: i32,
     /// Its name.
     pub name: String,
-    /// `running`, `unreliable` or `on-stack`.
+    /// `running`, `stopped`, `unreliable` or `on-stack`.
     pub reason: &'static str,
     /// The reason in words.
     pub why: String,
@@ -91,6 +95,7 @@ impl Blocker {
     pub fn new(pid: i32, thread: Thread, why: &Why) -> Self {
         let (reason, function, backtrace) = match why {
             Why::Running => ("running", None, Vec::new()),
+            Why::Stopped => ("stopped", None, Vec::new()),
             Why::Unreliable(_) => ("unreliable", None, Vec::new()),
             Why::OnStack { function, backtrace } => ("on-stack", Some(function.clone()), backtrace.clone()),
         };
@@ -211,25 +216,34 @@ impl<'t> Looker<'t> {
         &mut self,
         thread: Thread,
         deadline: Deadline,
+        late: &mut Late,
         move_it: &mut dyn FnMut(Move) -> Result<bool, Error>,
     ) -> Result<Seen, Error> {
         let facts = proc::thread_facts(self.target.pid(), thread.tid);
         let Some(facts) = facts else { return Ok(Seen::Gone) };
         // The tracer would wait for the child of a vfork, or for a disk.
-        if facts.state == 'D' || facts.syscall.is_some_and(|nr| matches!(nr, 56 | 58 | 435)) {
+        if facts.state == 'D' || facts.is_making_child() || late.contains(thread.tid) {
             return Ok(Seen::Held(Why::Running));
         }
         let _urgent = Urgent::begin();
         let started = Instant::now();
-        let held = match StoppedThread::stop(thread.tid, deadline) {
-            Ok(held) => held,
+        let stop = || {
+            let mut asked = StoppedThread::ask(thread.tid)?;
+            let stopped = asked.await_stop(deadline)?;
+            Ok((asked, stopped))
+        };
+        let held = match stop() {
+            Ok((held, true)) => held,
+            Ok((asked, false)) => {
+                late.push(asked);
+                return Ok(Seen::Held(Why::Running));
+            }
             Err(StopError::Gone) => return Ok(Seen::Gone),
-            Err(StopError::Stopped(signal)) => return Err(Error::Stopped { pid: self.target.pid(), signal }),
-            Err(StopError::Deadline) => return Ok(Seen::Held(Why::Running)),
+            Err(StopError::Stopped) => return Ok(Seen::Held(Why::Stopped)),
             Err(StopError::Os(e)) => return Err(Error::from_ptrace(self.target, &e)),
         };
         let os = |e: std::io::Error| Error::from_ptrace(self.target, &e);
-        let regs = doorbell::hide_interruption(&held).map_err(os)?;
+        let regs = doorbell::hide(&held).map_err(os)?;
         let seen = match self.records.word(self.target, thread.own) {
             None => Seen::Held(Why::Running),
             Some(word) if self.is_there(word) => Seen::There,

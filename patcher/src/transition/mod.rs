@@ -6,11 +6,13 @@
 //! found.
 
 pub mod follow;
+pub mod late;
 pub mod look;
 pub mod progress;
 pub mod records;
 pub mod threads;
 
 pub use follow::{Ended, Followed, Patience, follow};
+pub use late::Late;
 pub use look::{Blocker, Looker, Seen, Why};
 pub use progress::{ThreadStatus, TransitionStatus};

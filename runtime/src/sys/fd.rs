@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use super::raw::syscall;
-use super::{EINVAL, Errno, nr};
+use super::{EACCES, EINVAL, Errno, nr};
 use core::ffi::CStr;
 
 /// A descriptor of the worker's table, closed on drop.
@@ -54,7 +54,9 @@ pub enum MemfdUse {
 
 /// Makes an empty memfd that can be sealed.
 ///
-/// Kernels before 6.3 do not know the flags about execution and answer `EINVAL`; there neither is needed.
+/// Kernels before 6.3 do not know the flags about execution and answer `EINVAL`; there neither is needed. Where
+/// `vm.memfd_noexec` is 2 the kernel refuses the one for code with `EACCES` and makes memfds that cannot
+/// be executed; they can be mapped executable all the same.
 pub fn memfd_create(name: &CStr, purpose: MemfdUse) -> Result<Fd, Errno> {
     let base = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     let exec = match purpose {
@@ -66,7 +68,7 @@ pub fn memfd_create(name: &CStr, purpose: MemfdUse) -> Result<Fd, Errno> {
         unsafe { syscall(nr::MEMFD_CREATE, [name.as_ptr().addr() as u64, flags, 0, 0, 0, 0]) }
     };
     match make(base | exec) {
-        Err(EINVAL) => make(base),
+        Err(EINVAL | EACCES) => make(base),
         other => other,
     }
     .map(|number| Fd(number as u32))

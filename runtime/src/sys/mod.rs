@@ -20,6 +20,8 @@ pub struct Errno(pub u32);
 
 /// Interrupted by a signal.
 pub const EINTR: Errno = Errno(4);
+/// Permission denied.
+pub const EACCES: Errno = Errno(13);
 /// Bad address.
 pub const EFAULT: Errno = Errno(14);
 /// Target is busy.

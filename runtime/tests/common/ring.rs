@@ -44,15 +44,15 @@ pub fn ring_with(target: &Target, tid: i32, late: impl FnOnce()) {
         (true, 516) => RESTART_BLOCK,
         _ => RESTART_NONE,
     };
-    let status = std::fs::read_to_string(format!("/proc/{}/task/{tid}/status", target.pid)).unwrap();
-    let caught = status.lines().find_map(|l| l.strip_prefix("SigCgt:")).unwrap().trim();
     let frame = Frame {
         note: 0,
         mask,
-        caught: u64::from_str_radix(caught, 16).unwrap(),
         pending: 0,
         restart,
         orig_rax: regs.orig_rax,
+        lifted: 0,
+        limit_soft: 0,
+        limit_hard: 0,
         r15: regs.r15,
         r14: regs.r14,
         r13: regs.r13,

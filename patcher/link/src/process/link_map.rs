@@ -73,6 +73,7 @@ impl Reader<'_> {
         let mut dynamic = None;
         let mut base = None;
         let mut first_load = None;
+        let mut has_loader = false;
         for i in 0..count {
             let entry = Addr(phdr.wrapping_add(i * PHDR_SIZE));
             let vaddr = self.u64(entry + 16, "the program headers")?;
@@ -81,6 +82,7 @@ impl Reader<'_> {
                 elf::PT_PHDR => base = Some(phdr.wrapping_sub(vaddr)),
                 elf::PT_DYNAMIC => dynamic = Some(vaddr),
                 elf::PT_LOAD if offset == 0 => first_load = Some(vaddr),
+                elf::PT_INTERP => has_loader = true,
                 _ => {}
             }
         }
@@ -94,7 +96,12 @@ impl Reader<'_> {
                 0 => break,
                 elf::DT_DEBUG => {
                     let at = self.u64(entry + 8, "the program's dynamic section")?;
-                    return if at == 0 { Err(ProcessError::NotStarted) } else { Ok(Addr(at)) };
+                    return match (at, has_loader) {
+                        (0, true) => Err(ProcessError::NotStarted),
+                        // A static PIE, which relocates itself; not every C library keeps books then.
+                        (0, false) => Err(ProcessError::Static),
+                        _ => Ok(Addr(at)),
+                    };
                 }
                 _ => {}
             }

@@ -50,6 +50,7 @@ pub fn doorbell_entry() -> u64 {
 #[unsafe(naked)]
 unsafe extern "C" fn entry() {
     naked_asm!(
+        suture_abi::doorbell_head!(),
         "cld",
         "mov rbx, qword ptr [rip + {block}@GOTPCREL]",
         "xor eax, eax",

@@ -1,0 +1,27 @@
+/* timed.h - reading commands in a way that makes nobody want to borrow the thread: it waits in
+ * epoll_wait with a time-out, which a stop would start again. So a test can tell which other thread will
+ * be borrowed. */
+#ifndef TIMED_H
+#define TIMED_H
+
+#include "line.h"
+#include <sys/epoll.h>
+
+/* As read_line of line.h. */
+static int read_line_timed(char *line, size_t len)
+{
+    static int epoll_fd = -1;
+    struct epoll_event input = {EPOLLIN, {0}};
+    if (epoll_fd < 0 && ((epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0 ||
+                         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &input) != 0))
+        return 0;
+    for (;;) {
+        int ready = epoll_wait(epoll_fd, &input, 1, 3600 * 1000);
+        if (ready < 0)
+            interrupted = interrupted + 1;
+        if (ready > 0)
+            return read_line(line, len);
+    }
+}
+
+#endif
