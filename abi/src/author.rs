@@ -142,7 +142,7 @@ pub const fn describe(
 ) -> Descriptor {
     let states: *const State = ptr::null();
     let size = size_of::<Patch>() as u32;
-    Descriptor(Patch { abi: crate::ABI_VERSION, size, name, flags, objects, states, references })
+    Descriptor(Patch { abi: crate::DESCRIPTOR_VERSION, size, name, flags, objects, states, references })
 }
 
 /// Writes the descriptor of a patch and exports it. Once per patch.

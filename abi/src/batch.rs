@@ -61,6 +61,8 @@ pub struct Header {
 pub const BATCH_PATCH: u32 = 1;
 /// The patch takes the place of all patches enabled before (atomic replace).
 pub const BATCH_REPLACE: u32 = 2;
+/// Threads' headers are in a ring (musl), instead of naming themselves twice (glibc).
+pub const BATCH_LINKED_THREADS: u32 = 4;
 
 /// A loaded object, as the plan saw it.
 #[repr(C)]

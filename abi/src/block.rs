@@ -9,6 +9,7 @@
 //! complete array (old or new).
 
 use crate::event::Event;
+use crate::host::Host;
 use core::sync::atomic::{AtomicU32, AtomicU64};
 
 /// First bytes of [`RuntimeBlock`]: "SUTRRUN\0", little endian.
@@ -87,12 +88,18 @@ pub struct RuntimeBlock {
     pub ended: AtomicU32,
     /// How it ended: 0 = at its goal, `ENDED_REVERSED`, else the positive errno that cancelled it.
     pub ended_how: AtomicU32,
-    /// Number of events written so far.
+    /// Number of events taken so far; the last may still be being written.
     pub event_count: AtomicU64,
     /// Address of the ring: [`crate::event::EVENT_RING_LEN`] × [`Event`].
     pub events: *const Event,
     /// 1 = new patches are refused with `EBUSY` (`suture set hooking 0`).
     pub hooking_off: AtomicU32,
+    /// Where a thread goes that is to become the host ([`crate::host`]).
+    pub host_entry: u64,
+    /// Where a host goes on whose callback has crashed.
+    pub host_abandon: u64,
+    /// The host and its work.
+    pub host: Host,
     /// Must be 0; room for later.
     pub spare: [u64; 8],
 }

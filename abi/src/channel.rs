@@ -134,6 +134,10 @@ pub mod op {
     /// Payload: `u32` thread ids that were found clear of all images that are left. `results[0]` =
     /// images that are left.
     pub const DRAINED: u32 = 16;
+    /// A thread is about to be sent to [`crate::block::RuntimeBlock::host_entry`]. `args[0]` = the mode of
+    /// [`crate::host`]; payload: the addresses of [`crate::host::Functions`]. `args[0]` = 0: it is not
+    /// sent after all.
+    pub const HOST: u32 = 17;
 }
 
 /// `args[1]` of operations that go on with a transition: the worker may look at threads through
@@ -187,6 +191,8 @@ pub mod error {
     /// The patch has a state with `block_disable`, or replaces one that has; `results[0]` = the patch
     /// that has it, `results[1]` = the state.
     pub const BLOCKED: u32 = 14;
+    /// No host can be prepared; errno set (`EBUSY`: there is one).
+    pub const HOST: u32 = 16;
     /// A callback is running; `results[0]` = patch, `results[1]` = state.
     pub const CALLBACK: u32 = 15;
 }

@@ -1,15 +1,16 @@
 //! The event ring: fixed binary records in the target, read from outside without stopping anything.
 //!
-//! The worker is the only writer. Record `n` lies at `ring[n % EVENT_RING_LEN]`; the writer stores
-//! `number = 0`, the fields, then `number = n + 1` (release), then the ring's count. A reader takes a
-//! record only if `number` is what it expects before and after the copy.
+//! Written by the worker, and by the host while it runs a job. Record `n` lies at `ring[n % EVENT_RING_LEN]`;
+//! its writer takes the number, stores `number = 0`, the fields, then `number = n + 1` (release). A reader
+//! takes a record only if `number` is what it expects before and after the copy; one that was taken and is
+//! not written yet is still to come.
 
 /// Number of records in the ring.
 pub const EVENT_RING_LEN: usize = 256;
 
 /// One record.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Event {
     /// 1-based number of the event; 0 while it is being written.
     pub number: u64,
@@ -21,12 +22,14 @@ pub struct Event {
     pub tid: u32,
     /// Patch the event is about, or 0.
     pub patch: u32,
+    /// Must be 0.
+    pub reserved: u32,
     /// State id, site id or object index the event is about, or 0.
-    pub subject: u32,
+    pub subject: u64,
     /// Address, errno or another number that goes with the word.
     pub value: u64,
-    /// Name of the patch (first bytes, NUL padded), so that the log outlives the rows.
-    pub name: [u8; 24],
+    /// Name of the patch, NUL padded, so that the log outlives the rows.
+    pub name: [u8; 56],
 }
 
 /// Event words, in the notation of the conformance scenarios.
@@ -81,6 +84,9 @@ pub mod word {
     pub const APPLY_OBJECT: u32 = 24;
     /// A library was unloaded; its functions are unhooked. `subject` = object.
     pub const REVERT_OBJECT: u32 = 25;
+    /// A callback was ended by a signal; `subject` = state, `value` = the signal ([`crate::host::VANISHED`]: its
+    /// thread ended in it).
+    pub const CALLBACK_CRASHED: u32 = 26;
 }
 
-const _: () = assert!(size_of::<Event>() == 64);
+const _: () = assert!(size_of::<Event>() == 104);

@@ -13,13 +13,15 @@
 //! | [`block`] | the status block and its rows | runtime | command |
 //! | [`event`] | the event ring | runtime | command |
 //! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
+//! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
 //!
 //! # Versions
 //!
-//! [`ABI_VERSION`] covers all of them. It changes whenever a layout below changes or a field gets
-//! another meaning; adding a new operation or event word at the end does not change it. Command and
-//! runtime refuse each other when it differs; a patch object states the one it was compiled with.
+//! [`ABI_VERSION`] covers what passes between command and runtime. It changes whenever a layout below changes
+//! or a field gets another meaning; adding a new operation or event word at the end does not change it. The
+//! two refuse each other when it differs. The descriptor has a version of its own, [`DESCRIPTOR_VERSION`], so
+//! that patches outlive changes between those two; a patch object states the one it was compiled with.
 #![no_std]
 #![deny(unsafe_code)]
 
@@ -31,9 +33,13 @@ pub mod descriptor;
 pub mod dispatch;
 pub mod doorbell;
 pub mod event;
+pub mod host;
 
-/// Version of every layout in this crate. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 2;
+/// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
+pub const ABI_VERSION: u32 = 3;
+
+/// Version of [`descriptor`]: `SUTURE_ABI` of the C header.
+pub const DESCRIPTOR_VERSION: u32 = 2;
 
 /// Name of the data symbol a patch object exports: its [`descriptor::Patch`].
 pub const PATCH_SYMBOL: &str = "suture_patch";

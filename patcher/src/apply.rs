@@ -62,8 +62,15 @@ pub fn apply(
     let (pid, cache) = (target.pid(), context.cache);
     let alone = Exclusive::take(target)?;
     target.check_enterable()?;
+    let mut now = plan::books_or_none(target)?;
+    if let Some(t) = now.transition {
+        now = operation::help_along(target, t.id, cache)?;
+    }
     // Everything that can be refused is refused before the process is touched.
-    let mut next = Some(plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)?);
+    let mut next = Some(plan::plan(target, patch, &now, classes, cache)?);
+    if let Some(t) = now.transition {
+        return Err(Error::InTransition { pid, name: now.name_of(t.patch) });
+    }
     if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
         return Err(Error::NotConcerned { pid });
     }

@@ -2,8 +2,8 @@
 
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header, Image, Mapping, Object, Range, Site, State,
-    Table,
+    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header, Image, Mapping,
+    Object, Range, Site, State, Table,
 };
 
 /// Everything of one all-or-nothing change.
@@ -33,6 +33,8 @@ pub struct Batch {
     pub thread_id: u32,
     /// Where the main thread's stack ends.
     pub main_stack_end: u64,
+    /// Threads' headers are in a ring.
+    pub linked_threads: bool,
     /// Name of the patch.
     pub name: String,
     /// The command's own description.
@@ -96,7 +98,9 @@ impl Batch {
         let header = Header {
             magic: BATCH_MAGIC,
             abi: ABI_VERSION,
-            flags: if self.replace { BATCH_PATCH | BATCH_REPLACE } else { BATCH_PATCH },
+            flags: BATCH_PATCH
+                | if self.replace { BATCH_REPLACE } else { 0 }
+                | if self.linked_threads { BATCH_LINKED_THREADS } else { 0 },
             generation: self.generation,
             thread_id: self.thread_id,
             reserved: 0,

@@ -213,14 +213,19 @@ pub struct Engine {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Waiting {
     /// Seconds until every thread must have moved, 0 = wait for ever
-    #[arg(long, value_name = "S", default_value_t = 60)]
-    timeout: u64,
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    timeout: Duration,
     /// What to do when the time is over: leave the transition going on, or reverse it
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnTimeout::Leave)]
     on_timeout: OnTimeout,
     /// Do not wait: the transition goes on by itself
     #[arg(long, conflicts_with_all = ["timeout", "on_timeout"])]
     no_wait: bool,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
 }
 
 /// See [`Waiting`].
@@ -235,7 +240,7 @@ impl Waiting {
     #[must_use]
     pub fn wait(self) -> Wait {
         Wait {
-            timeout: (self.timeout != 0).then(|| Duration::from_secs(self.timeout)),
+            timeout: (!self.timeout.is_zero()).then_some(self.timeout),
             reverse: self.on_timeout == OnTimeout::Reverse,
             no_wait: self.no_wait,
         }

@@ -3,7 +3,7 @@
 use crate::context::Context;
 use crate::description::Description;
 use crate::error::Error;
-use crate::operation::{Moved, see_through};
+use crate::operation::{Moved, help_along, see_through};
 use crate::session::Session;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
@@ -11,7 +11,7 @@ use crate::target::{Target, books, runtime};
 use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{SITE_ARMED, SiteRow, UNPATCHING};
+use suture_abi::block::{SITE_ARMED, SiteRow, TransitionRow, UNPATCHING};
 use suture_abi::channel::op;
 
 /// What a disable, reverse or force did.
@@ -57,8 +57,13 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     let alone = Exclusive::take(target)?;
     let block = runtime::find_block(target, &target.maps()?)?;
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
-    check(&books::read(target, block)?, pid, name, action)?;
+    let mut now = books::read(target, block)?;
     target.check_enterable()?;
+    let other = |t: &TransitionRow| now.patch(name).is_some_and(|p| p.row.id != t.patch);
+    if let Some(t) = now.transition.filter(other) {
+        now = help_along(target, t.id, context.cache)?;
+    }
+    check(&now, pid, name, action)?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let (patch, op) = match check(&books, pid, name, action) {

@@ -1,6 +1,6 @@
 //! The functions of the C library that the runtime redirects for itself.
 //!
-//! Two of the loader must know about patch images. //! Unwinders ask `_dl_find_object` (libgcc since 12) or `dl_iterate_phdr` which object an address
+//! Unwinders ask `_dl_find_object` (libgcc since 12) or `dl_iterate_phdr` which object an address
 //! belongs to. A patch image is in none of the loader's lists, so an exception or a cancellation that
 //! crosses a patched function would end the process. Both are redirected by the same engine to
 //! answers of the runtime; registering with libgcc instead hangs forked children.

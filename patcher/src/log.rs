@@ -16,6 +16,8 @@ pub struct EventText {
     pub event: &'static str,
     /// Patch it is about.
     pub patch: String,
+    /// State, site or object it is about, or 0.
+    pub subject: u64,
     /// Thread that wrote it.
     pub tid: u32,
     /// Address, errno or another number that goes with the word.
@@ -30,6 +32,7 @@ impl From<Event> for EventText {
             time_ns: event.time_ns,
             event: spelling(event.word),
             patch: String::from_utf8_lossy(&event.name[..end]).into_owned(),
+            subject: event.subject,
             tid: event.tid,
             value: event.value,
         }
@@ -63,6 +66,7 @@ fn spelling(number: u32) -> &'static str {
         word::FORCED => "forced",
         word::APPLY_OBJECT => "apply",
         word::REVERT_OBJECT => "revert",
+        word::CALLBACK_CRASHED => "crashed",
         _ => "unknown",
     }
 }

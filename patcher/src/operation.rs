@@ -10,6 +10,7 @@ use crate::target::lock::Exclusive;
 use crate::target::{Target, books};
 use crate::transition::follow::{State, help};
 use crate::transition::{Blocker, Ended, Followed, Late, Patience, follow};
+use crate::view::Cache;
 use serde::Serialize;
 use std::time::Duration;
 use suture_abi::channel::op;
@@ -53,18 +54,8 @@ pub fn see_through(
     let (target, block) = (session.target, session.block);
     let mut found = Followed { ended: state.ended(transition), ..Followed::default() };
     let mut late = Late::default();
-    if !context.wait.no_wait {
-        // Most threads are moved at once, some have to be met asleep, the rest runs all the time.
-        for round in 0..ROUNDS {
-            if found.ended.is_some() {
-                break;
-            }
-            if round > 0 {
-                std::thread::sleep(ROUND);
-            }
-            let stop = (round + 1 == ROUNDS).then_some(&mut late);
-            found.ended = help(&mut session, transition, context.cache, stop, &mut found)?;
-        }
+    if !context.wait.no_wait && found.ended.is_none() {
+        help_fast(&mut session, transition, context.cache, &mut late, &mut found)?;
     }
     if found.ended.is_some() {
         let tidied = tidy(&mut session)?;
@@ -95,6 +86,43 @@ pub fn see_through(
     }
     let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
     judge(target.pid(), name, after, tidied)
+}
+
+/// Most threads are moved at once, some have to be met asleep, the rest runs all the time.
+fn help_fast(
+    session: &mut Session<'_>,
+    transition: u32,
+    cache: &Cache,
+    late: &mut Late,
+    found: &mut Followed,
+) -> Result<(), Error> {
+    for round in 0..ROUNDS {
+        if round > 0 {
+            std::thread::sleep(ROUND);
+        }
+        let stop = (round + 1 == ROUNDS).then_some(&mut *late);
+        found.ended = help(session, transition, cache, stop, found)?;
+        if found.ended.is_some() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Helps a transition that somebody else has begun, and that may be over at once: a forked child's, which has no
+/// worker, or one that nobody looked after. Gives the books as they are then. The caller is alone with the
+/// process.
+///
+/// # Errors
+/// When the process is gone, or cannot be entered.
+pub fn help_along(target: &Target, transition: u32, cache: &Cache) -> Result<books::Books, Error> {
+    let mut session = Session::open(target)?;
+    let mut late = Late::default();
+    help_fast(&mut session, transition, cache, &mut late, &mut Followed::default())?;
+    tidy(&mut session)?;
+    let now = books::read(target, session.block)?;
+    session.close()?;
+    Ok(now)
 }
 
 fn turn_round(target: &Target, transition: u32) -> Result<(), Error> {

@@ -73,8 +73,14 @@ pub fn plan(
     }
     // One that is only prepared is what a fork in the middle of an apply left in the child: the next worker
     // takes it back.
-    if books.patch(name).is_some_and(|patch| patch.row.state != PATCH_PREPARED) {
-        return Err(Error::AlreadyEnabled { pid, name: name.clone() });
+    if let Some(there) = books.patch(name).filter(|patch| patch.row.state != PATCH_PREPARED) {
+        let moves = books.transition.is_some_and(|t| t.patch == there.row.id);
+        let name = name.clone();
+        return Err(if moves {
+            Error::InTransition { pid, name }
+        } else {
+            Error::AlreadyEnabled { pid, name }
+        });
     }
     supported(patch)?;
     let maps = view::maps(target)?;
@@ -225,6 +231,7 @@ fn assemble(
         replace: linked.replace,
         thread_id: layout.thread_id,
         main_stack_end: layout.main_stack_end,
+        linked_threads: layout.linked,
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {

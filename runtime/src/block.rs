@@ -13,6 +13,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use suture_abi::block::{Rows, RuntimeBlock};
+use suture_abi::host::{Functions, Host};
 
 /// Value of [`RuntimeBlock::channel_fd`] while there is no channel.
 pub const NO_CHANNEL: u32 = u32::MAX;
@@ -25,6 +26,34 @@ pub struct BlockCell(UnsafeCell<RuntimeBlock>);
 // SAFETY: fields that several threads touch are atomics; the others have one writer (constructor,
 // then worker) and no reader inside the process other than that writer.
 unsafe impl Sync for BlockCell {}
+
+#[allow(clippy::declare_interior_mutable_const)] // used once, to fill the static
+const NO_HOST: Host = Host {
+    state: AtomicU32::new(0),
+    mode: AtomicU32::new(0),
+    tid: AtomicU32::new(0),
+    errno: AtomicU32::new(0),
+    stack: AtomicU64::new(0),
+    stack_len: AtomicU64::new(0),
+    functions: Functions {
+        errno_location: AtomicU64::new(0),
+        attr_init: AtomicU64::new(0),
+        attr_setstack: AtomicU64::new(0),
+        attr_setdetachstate: AtomicU64::new(0),
+        create: AtomicU64::new(0),
+    },
+    serial: AtomicU64::new(0),
+    code: AtomicU64::new(0),
+    args: [AtomicU64::new(0), AtomicU64::new(0)],
+    result: AtomicU64::new(0),
+    crash: AtomicU32::new(0),
+    kind: AtomicU32::new(0),
+    patch: AtomicU32::new(0),
+    stack_tid: AtomicU32::new(0),
+    subject: AtomicU64::new(0),
+    since_ns: AtomicU64::new(0),
+    resume: AtomicU64::new(0),
+};
 
 const NO_ROWS: Rows = Rows { addr: 0, count: 0, row_size: 0 };
 
@@ -66,6 +95,9 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     event_count: AtomicU64::new(0),
     events: core::ptr::null(),
     hooking_off: AtomicU32::new(0),
+    host_entry: 0,
+    host_abandon: 0,
+    host: NO_HOST,
     spare: [0; 8],
 }));
 
@@ -130,6 +162,12 @@ impl BlockCell {
         let (ended, ended_how) = unsafe { (&(*self.0.get()).ended, &(*self.0.get()).ended_how) };
         ended_how.store(how, Ordering::Relaxed);
         ended.store(transition, Ordering::Release);
+    }
+
+    /// The host and its work.
+    pub fn host(&self) -> &Host {
+        // SAFETY: as `worker`; all its fields are atomics.
+        unsafe { &(*self.0.get()).host }
     }
 
     /// Number of changes of the books.

@@ -10,6 +10,7 @@
 
 use crate::block::BLOCK;
 use crate::commit::Engine;
+use crate::host;
 use crate::reply::Reply;
 use crate::sys::fd::{self, Fd, MemfdUse};
 use crate::sys::mem::{self, PROT_READ, PROT_WRITE};
@@ -51,7 +52,9 @@ impl Channel {
             addr_of_mut!((*header).abi).write_volatile(ABI_VERSION);
             addr_of_mut!((*header).magic).write_volatile(CHANNEL_MAGIC);
         }
-        Ok(Channel { fd, header, payload: 0, payload_len: 0 })
+        let channel = Channel { fd, header, payload: 0, payload_len: 0 };
+        host::set_bell(channel.bell());
+        Ok(channel)
     }
 
     fn request(&self) -> &AtomicU32 {

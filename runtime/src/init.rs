@@ -51,6 +51,8 @@ pub unsafe fn init() {
         addr_of_mut!((*block).size).write(size_of::<RuntimeBlock>() as u32);
         addr_of_mut!((*block).version).write(VERSION);
         addr_of_mut!((*block).doorbell_entry).write(arch::doorbell_entry());
+        addr_of_mut!((*block).host_entry).write(arch::host::entry());
+        addr_of_mut!((*block).host_abandon).write(arch::host::abandon());
         addr_of_mut!((*block).membarrier_errno).write(errno);
         addr_of_mut!((*block).events).write(events::RING.as_ptr());
         addr_of_mut!((*block).records).write(DIRECTORY.addr());

@@ -42,6 +42,7 @@ pub mod books;
 pub mod channel;
 pub mod commit;
 pub mod events;
+pub mod host;
 pub mod init;
 pub mod jit;
 pub mod list;

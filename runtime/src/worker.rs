@@ -54,8 +54,8 @@ const EPROTO: u32 = 71;
 /// Out of memory.
 const ENOMEM: Errno = Errno(12);
 
-/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS: what an instruction of the worker can raise.
-const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);
+/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS: what an instruction can raise.
+pub const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);
 
 /// Not 0 from the start of a worker until its orderly end. A worker that finds it set comes after one
 /// that died, or lives in a process that was forked while its parent's was at work: the arena and the

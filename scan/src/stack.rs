@@ -39,6 +39,15 @@ pub enum End {
         /// Offset of the number, from `_thread_db_pthread_tid` of libc.
         tid_offset: u32,
     },
+    /// musl puts the control block there, too, but its second word about itself is in its neighbours' blocks: an
+    /// aligned address `a` with `word[a] == a` and the thread's number at `a + tid_offset`. That can be something
+    /// else: whoever scans has to look at the neighbours ([`StackEnd::Proven`] says where the block is).
+    LinkedBlock {
+        /// As above.
+        tid: u32,
+        /// As above.
+        tid_offset: u32,
+    },
     /// Nothing proves it.
     Unknown,
 }
@@ -131,7 +140,7 @@ impl<'r, 'h> Scanner<'r, 'h> {
     pub fn new(ranges: &'r Ranges<'r>, hits: &'h mut [Hit], sp: u64, end: End) -> Self {
         let usable = match end {
             End::Address(at) => at.is_multiple_of(8) && sp < at,
-            End::ThreadBlock { tid_offset, .. } => {
+            End::ThreadBlock { tid_offset, .. } | End::LinkedBlock { tid_offset, .. } => {
                 u64::from(tid_offset) > SELF_AGAIN && tid_offset.is_multiple_of(4)
             }
             End::Unknown => false,
@@ -192,7 +201,7 @@ impl<'r, 'h> Scanner<'r, 'h> {
         // `at` is now behind the block.
         special |= match self.end {
             End::Address(end) => end <= at,
-            End::ThreadBlock { .. } => self.candidates.iter().any(Option::is_some),
+            End::ThreadBlock { .. } | End::LinkedBlock { .. } => self.candidates.iter().any(Option::is_some),
             End::Unknown => false,
         };
         !special
@@ -201,11 +210,12 @@ impl<'r, 'h> Scanner<'r, 'h> {
     fn look(&mut self, word: u64) {
         let at = self.next;
         self.next = at.wrapping_add(8);
-        if let End::ThreadBlock { tid, tid_offset } = self.end {
+        if let End::ThreadBlock { tid, tid_offset } | End::LinkedBlock { tid, tid_offset } = self.end {
             if self.test_candidates(at, word, tid, u64::from(tid_offset)) {
                 return;
             }
-            if word == at && at.is_multiple_of(16) {
+            let aligned = matches!(self.end, End::LinkedBlock { .. }) || at.is_multiple_of(16);
+            if word == at && aligned {
                 let candidate = Candidate { at, found: self.found, self_again: false };
                 // Without room it is forgotten: the end then stays unproven, which is safe.
                 if let Some(free) = self.candidates.iter_mut().find(|c| c.is_none()) {
@@ -234,7 +244,8 @@ impl<'r, 'h> Scanner<'r, 'h> {
             let Some(candidate) = slot else { continue };
             let offset = at.wrapping_sub(candidate.at);
             if offset == SELF_AGAIN {
-                candidate.self_again = word == candidate.at;
+                let linked = matches!(self.end, End::LinkedBlock { .. });
+                candidate.self_again = linked || word == candidate.at;
                 if !candidate.self_again {
                     *slot = None;
                     continue;

@@ -90,7 +90,7 @@ static void filter_service(void)
         ALLOW(SYS_fcntl), ALLOW(SYS_flock), ALLOW(SYS_gettid), ALLOW(SYS_getpid), ALLOW(SYS_futex),
         ALLOW(SYS_restart_syscall), ALLOW(SYS_clock_gettime), ALLOW(SYS_memfd_create), ALLOW(SYS_membarrier),
         ALLOW(SYS_close_range), ALLOW(SYS_poll), ALLOW(SYS_epoll_wait), ALLOW(SYS_rseq),
-        ALLOW(SYS_set_robust_list), ALLOW(SYS_madvise), ALLOW(SYS_pause),
+        ALLOW(SYS_set_robust_list), ALLOW(SYS_madvise), ALLOW(SYS_pause), ALLOW(SYS_tgkill),
         ANSWER(SECCOMP_RET_KILL_PROCESS),
     };
     install(code, sizeof code / sizeof code[0]);

@@ -7,6 +7,15 @@ use suture_tests::command::{apply, disable, suture};
 use suture_tests::target::Options;
 use suture_tests::{Lab, Snapshot, Target, poll, repeat, report, snapshot, sys};
 
+/// Does something at the end of a block, also when an assertion ends it.
+struct OnDrop<F: Fn()>(F);
+
+impl<F: Fn()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}
+
 fn unprepared() -> Options {
     Options { preload: false, ..Options::default() }
 }
@@ -119,6 +128,7 @@ fn a_storm_of_stops() {
                 std::thread::park_timeout(Duration::from_micros(300 * (pause % 5)));
             }
         });
+        let _over = OnDrop(|| over.store(true, Ordering::Relaxed));
         for round in 0..rounds {
             for outcome in [apply(&patch, pid), disable("fix", pid)] {
                 done += usize::from(outcome.code() == 0);
@@ -132,7 +142,6 @@ fn a_storm_of_stops() {
                 );
             }
         }
-        over.store(true, Ordering::Relaxed);
     });
     println!("{done} of {} commands came through", 2 * rounds);
     assert!(done > rounds, "only {done} of {} commands came through", 2 * rounds);

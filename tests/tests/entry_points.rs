@@ -67,10 +67,16 @@ fn the_child_of_a_vfork_is_never_entered() {
             let refused = suture(&[command, &["--pid", &child]].concat());
             refused.expect_refused_with_hint(&["vfork", &parent]);
         }
-        // The parent has other threads. Nothing keeps them from being borrowed.
-        let applied = report::apply(&patch, target.pid());
+        // The parent has other threads. Nothing keeps them from being borrowed, but the one that waits cannot
+        // be moved: its child runs on its stack.
+        let outcome = suture(&["apply", &file, "--json", "--timeout", "0.3", "--pid", &parent]);
+        let applied = &outcome.expect(3).json()["results"][0]["details"];
         assert_eq!(applied["stops"], if preload { 1 } else { 2 }, "{applied:#}");
+        let held: Vec<_> = applied["blockers"].as_array().into_iter().flatten().collect();
+        assert_eq!(held.len(), 1, "{applied:#}");
+        assert_eq!((&held[0]["tid"], &held[0]["reason"]), (&target.pid().into(), &"running".into()));
         assert_eq!(target.ask("any line"), "status 0", "the child executed its program");
+        suture(&["wait", "fix", "--pid", &parent]).expect(0);
         assert_eq!(target.call(1), 101);
         disable("fix", target.pid()).expect(0);
         assert_eq!(target.call(1), 2);

@@ -39,7 +39,7 @@ fn generate(root: &Path) -> Result<String> {
         Some(fs::read_to_string(&author).with_context(|| format!("cannot read {}", author.display()))?);
     config.after_includes = Some(format!(
         "\n// The version of these structures.\n#define SUTURE_ABI {}\n\nstruct {};\nstruct suture_state;",
-        suture_abi::ABI_VERSION,
+        suture_abi::DESCRIPTOR_VERSION,
         suture_abi::PATCH_SYMBOL
     ));
     let bindings = Builder::new()

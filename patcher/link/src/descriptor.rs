@@ -13,7 +13,7 @@ use reader::Reader;
 use serde::Serialize;
 use std::mem::{offset_of, size_of};
 use suture_abi::descriptor as abi;
-use suture_abi::{ABI_VERSION, PATCH_SYMBOL};
+use suture_abi::{DESCRIPTOR_VERSION, PATCH_SYMBOL};
 use suture_elf::{BuildId, Vaddr};
 
 /// Longest name of a patch.
@@ -131,8 +131,8 @@ impl PatchDescriptor {
         let at = reader.aligned(Vaddr(symbol.value), "suture_patch")?;
         let field = |offset: usize| at + offset as u64;
         let abi_version = reader.u32(field(offset_of!(abi::Patch, abi)), "suture_patch")?;
-        if abi_version != ABI_VERSION {
-            return Err(DescriptorError::Abi { found: abi_version, ours: ABI_VERSION });
+        if abi_version != DESCRIPTOR_VERSION {
+            return Err(DescriptorError::Abi { found: abi_version, ours: DESCRIPTOR_VERSION });
         }
         let size = reader.u32(field(offset_of!(abi::Patch, size)), "suture_patch.size")?;
         if size as usize != size_of::<abi::Patch>() {

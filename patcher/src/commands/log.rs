@@ -48,6 +48,8 @@ fn print(pid: i32, follow: bool, output: Output) -> Result<(), Error> {
 }
 
 fn line(event: &EventText) -> String {
+    let subject = if event.subject == 0 { String::new() } else { format!(",{}", event.subject) };
     let value = if event.value == 0 { String::new() } else { format!("  {:#x}", event.value) };
-    format!("{:5}  {}  {:13} {}{value}\n", event.number, report::utc(event.time_ns), event.event, event.patch)
+    let (number, time) = (event.number, report::utc(event.time_ns));
+    format!("{number:5}  {time}  {:13} {}{subject}{value}\n", event.event, event.patch)
 }

@@ -240,9 +240,12 @@ pub fn events(target: &Target, block: Addr, after: u64) -> Result<Vec<Event>, Er
     let mut events = Vec::new();
     for number in first..count {
         let event: Event = plain(target, Addr(ring) + (number % length) * size_of::<Event>() as u64)?;
-        // A record that is being overwritten carries another number, or 0.
-        if event.number == number + 1 {
-            events.push(event);
+        match event.number {
+            found if found == number + 1 => events.push(event),
+            // Overwritten since: more came than the ring holds.
+            found if found > number + 1 => {}
+            // Still being written: it is read next time, and what comes after it, too.
+            _ => break,
         }
     }
     Ok(events)

@@ -7,7 +7,7 @@
 
 use super::late::Late;
 use super::records::Records;
-use super::threads::{self, Thread};
+use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
 use crate::error::Error;
 use crate::sys::proc;
@@ -16,7 +16,7 @@ use crate::sys::time::Deadline;
 use crate::sys::urgent::Urgent;
 use crate::target::Target;
 use crate::target::books::Books;
-use crate::threads::ThreadLayout;
+use crate::threads::{self, ThreadLayout};
 use crate::view::Cache;
 use serde::Serialize;
 use std::fs;
@@ -27,7 +27,7 @@ use suture_elf::{Addr, Memory, MemoryError, demangle};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::searched;
 use suture_scan::proc::{Stat, Syscall, run_count};
-use suture_scan::{End, Hit, Interval, Ranges, Scanner, Step};
+use suture_scan::{End, Hit, Interval, Ranges, Scanner, StackEnd, Step};
 use suture_unwind::{Frame, Module, Register, Registers, Unwinder};
 
 /// What a look says.
@@ -99,7 +99,7 @@ impl Blocker {
             Why::Unreliable(_) => ("unreliable", None, Vec::new()),
             Why::OnStack { function, backtrace } => ("on-stack", Some(function.clone()), backtrace.clone()),
         };
-        let name = threads::name(pid, thread.tid);
+        let name = thread_name(pid, thread.tid);
         Self { tid: thread.tid, name, reason, why: why.to_string(), function, backtrace }
     }
 }
@@ -298,10 +298,17 @@ impl<'t> Looker<'t> {
         memory: &dyn Memory,
     ) -> bool {
         let Some(sp) = registers.sp() else { return false };
-        let block = End::ThreadBlock { tid: thread.own, tid_offset: self.layout.thread_id };
+        let (tid, tid_offset) = (thread.own, self.layout.thread_id);
         let main = End::Address(self.layout.main_stack_end);
         let is_main = thread.tid == self.target.pid() && self.layout.main_stack_end > sp;
-        is_main && scan(sp, main, ranges, memory) || scan(sp, block, ranges, memory)
+        if is_main && scan(sp, main, ranges, memory).is_some() {
+            return true;
+        }
+        match self.layout.linked {
+            false => scan(sp, End::ThreadBlock { tid, tid_offset }, ranges, memory).is_some(),
+            true => scan(sp, End::LinkedBlock { tid, tid_offset }, ranges, memory)
+                .is_some_and(|at| threads::is_linked(memory, Addr(at))),
+        }
     }
 
     fn backtrace(&self, frames: &[Frame]) -> Vec<String> {
@@ -332,7 +339,8 @@ impl<'t> Looker<'t> {
 /// Most bytes of one stack that are scanned.
 const MOST_SCANNED: u64 = 64 << 20;
 
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> bool {
+/// Where a stack ends that is clean.
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Option<u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut bytes = [0; 4096];
@@ -348,7 +356,11 @@ fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> bool {
             break;
         }
     }
-    scanner.finish().is_clean()
+    let outcome = scanner.finish();
+    match outcome.end {
+        StackEnd::Proven(at) if outcome.is_clean() => Some(at),
+        _ => None,
+    }
 }
 
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.

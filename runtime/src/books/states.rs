@@ -17,6 +17,7 @@ use suture_abi::block::{
     TransitionRow,
 };
 use suture_abi::descriptor::STATE_IS_SHADOW;
+use suture_abi::event::word;
 
 /// What is to be done for a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,19 @@ pub enum JobKind {
     PostUnpatch,
     /// Free all shadow variables of its id.
     FreeShadow,
+}
+
+impl JobKind {
+    /// Word of the event it is.
+    pub fn word(self) -> u32 {
+        match self {
+            JobKind::PrePatch => word::PRE_PATCH,
+            JobKind::PostPatch => word::POST_PATCH,
+            JobKind::PreUnpatch => word::PRE_UNPATCH,
+            JobKind::PostUnpatch => word::POST_UNPATCH,
+            JobKind::FreeShadow => word::DTOR,
+        }
+    }
 }
 
 /// One step of a phase.

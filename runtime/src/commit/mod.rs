@@ -8,9 +8,11 @@ mod drop;
 mod moving;
 mod prepare;
 mod slots;
+mod world;
 
 use crate::block::BLOCK;
 use crate::books::Books;
+use crate::host;
 use crate::record::DIRECTORY;
 use crate::reply::Reply;
 use crate::sys::fd::{self, Fd, MemfdUse};
@@ -49,6 +51,7 @@ impl Engine {
             op::MOVE => self.move_threads(first, payload),
             op::TASKS => self.take_reading(first, payload),
             op::REVERSE => patch_id(first).and_then(|id| self.reverse(id)),
+            op::HOST => host_op(first, payload),
             op::FORCE => patch_id(first).and_then(|id| self.force(id)),
             op::ABORT => {
                 self.code_file = None;
@@ -87,8 +90,26 @@ impl Engine {
 /// forked while its parent's was at work. Slots may disagree with the books; the books are right.
 pub fn recover() -> Result<(), Reply> {
     slots::rederive()?;
+    host::recover();
     drop::roll_back();
     Ok(())
+}
+
+/// Gets ready for a host, or calls it off.
+fn host_op(mode: u64, payload: &[u8]) -> Result<Reply, Reply> {
+    if mode == 0 {
+        host::call_off();
+        return Ok(Reply::default());
+    }
+    let malformed = Reply::refused(error::MALFORMED).with(payload.len() as u64, 0, 0);
+    let (words, rest) = payload.as_chunks::<8>();
+    let addresses: [[u8; 8]; 5] = words.try_into().map_err(|_| malformed)?;
+    if !rest.is_empty() {
+        return Err(malformed);
+    }
+    let refused = |errno| Reply::refused(error::HOST).because(errno);
+    host::expect(mode as u32, addresses.map(u64::from_le_bytes)).map_err(refused)?;
+    Ok(Reply::default())
 }
 
 fn patch_id(arg: u64) -> Result<u32, Reply> {

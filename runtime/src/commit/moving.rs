@@ -1,4 +1,4 @@
-//! The operations on transitions, and the machine's hold on the process.
+//! The operations on transitions, and the pace of a transition that nobody pushes.
 //!
 //! # Safety
 //!
@@ -7,24 +7,19 @@
 
 use super::bytes::{self, Live};
 use super::{Engine, barrier, books, reserve, slots};
-use crate::birth;
 use crate::block::BLOCK;
-use crate::books::{Batch, Books, BooksError, Job, Kept};
-use crate::events::{self, About};
+use crate::books::{Batch, Books, BooksError};
+use crate::host;
 use crate::jit;
-use crate::list;
-use crate::record::DIRECTORY;
 use crate::reply::Reply;
-use crate::sys::{EBUSY, Errno, thread};
+use crate::sys::{ECANCELED, Errno, thread};
 use crate::transition::look::Lookout;
-use crate::transition::machine::{self, NoStart, Ran, Waits, World};
+use crate::transition::machine::{self, Waits, World};
 use crate::transition::own;
 use crate::transition::settle::Settling;
 use crate::unwind::ranges;
-use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
-use suture_abi::batch::HOOK_NONE;
-use suture_abi::block::{PATCHING, PHASE_RUNNING, TransitionRow};
+use suture_abi::block::{PATCHING, PHASE_INIT, PHASE_RUNNING, TransitionRow, WAITS_CALLBACK, WAITS_HOST};
 use suture_abi::channel::{MAY_LOOK, Move, error};
 use suture_abi::event::word;
 use suture_scan::Ranges;
@@ -32,26 +27,33 @@ use suture_scan::Ranges;
 /// What a worker keeps of the transition that is going on.
 #[derive(Debug, Default)]
 pub struct Moving {
-    settling: Option<Settling>,
+    pub(super) settling: Option<Settling>,
     lookout: Option<Lookout>,
     /// The command said that no filter forbids looking.
-    may_look: bool,
+    pub(super) may_look: bool,
     /// Readings from outside have closed it.
-    settled: bool,
-    pace: Pace,
+    pub(super) settled: bool,
+    pub(super) pace: Pace,
 }
 
 /// When the next attempt is due.
 #[derive(Debug, Default)]
-struct Pace {
+pub struct Pace {
     /// Next tick, in the monotonic clock's nanoseconds.
-    tick: u64,
+    pub(super) tick: u64,
     /// Next look between ticks.
     look: u64,
     /// Pause before it.
     pause: u64,
     /// Looks so far.
     looks: u32,
+}
+
+impl Pace {
+    /// At the start of a transition.
+    pub fn from(tick: u64) -> Self {
+        Pace { tick, ..Pace::default() }
+    }
 }
 
 /// First pause between two looks, in nanoseconds; it doubles.
@@ -117,10 +119,12 @@ impl Engine {
         }
     }
 
-    /// Moves threads that the command has found clear.
+    /// Moves threads that the command has found clear. A transition that has ended meanwhile has none left.
     pub(super) fn move_threads(&mut self, transition: u64, payload: &[u8]) -> Result<Reply, Reply> {
-        self.running(transition)?;
-        let Some(settling) = &self.moving.settling else { return Ok(Reply::done(0, 0)) };
+        let running = self.running(transition).is_ok();
+        let Some(settling) = self.moving.settling.as_ref().filter(|_| running) else {
+            return Ok(Reply::done(0, 0));
+        };
         let (moves, rest) = payload.as_chunks::<{ size_of::<Move>() }>();
         if !rest.is_empty() {
             return Err(Reply::refused(error::MALFORMED).with(payload.len() as u64, 0, 0));
@@ -134,9 +138,11 @@ impl Engine {
         Ok(Reply::done(moved, 0))
     }
 
-    /// Takes a reading of the task directory from outside.
+    /// Takes a reading of the task directory from outside. The transition may have ended meanwhile.
     pub(super) fn take_reading(&mut self, transition: u64, payload: &[u8]) -> Result<Reply, Reply> {
-        self.running(transition)?;
+        if self.running(transition).is_err() {
+            return Ok(self.state());
+        }
         let (ids, rest) = payload.as_chunks::<4>();
         if !rest.is_empty() {
             return Err(Reply::refused(error::MALFORMED).with(payload.len() as u64, 0, 0));
@@ -149,8 +155,14 @@ impl Engine {
         Ok(self.advance())
     }
 
-    /// Turns the transition of a patch round.
+    /// Turns the transition of a patch round. One that has not started yet, because there was nobody to run its
+    /// callbacks, is cancelled.
     pub(super) fn reverse(&mut self, id: u32) -> Result<Reply, Reply> {
+        let t = books().transition.first().filter(|t| t.patch == id);
+        if t.is_some_and(|t| t.phase == PHASE_INIT && t.begun == PATCHING) && !host::is_at_work() {
+            machine::cancel(self, ECANCELED.0)?;
+            return Ok(self.advance());
+        }
         self.transition_of(id)?;
         let next = books().with_reversed(thread::realtime())?;
         machine::reverse(self, next)?;
@@ -171,18 +183,26 @@ impl Engine {
 
     /// True while the worker has something to do without a client.
     pub fn is_busy(&self) -> bool {
-        !books().transition.is_empty()
+        !books().transition.is_empty() || host::is_there()
     }
 
     /// What is due by now: looks at threads, ticks. Gives the nanoseconds until it is to be called again.
     pub fn tick(&mut self) -> u64 {
         const LONG: u64 = 1_000_000_000;
+        const SOON: u64 = 1_000_000;
         if !self.is_busy() {
             return LONG;
         }
+        if books().transition.is_empty() {
+            // It came for a transition that is over.
+            host::dismiss(true);
+            return SOON;
+        }
         let now = thread::monotonic();
         let Pace { tick, look, .. } = self.moving.pace;
-        if now >= tick.min(look) {
+        let waits = BLOCK.waits_for().load(Ordering::Relaxed);
+        let awaited = matches!(waits, WAITS_HOST | WAITS_CALLBACK) && host::has_news();
+        if awaited || now >= tick.min(look) {
             let waits = self.advance_to();
             if waits == Waits::Threads && now >= tick {
                 self.failed_attempt(tick);
@@ -266,7 +286,7 @@ impl Engine {
     }
 
     /// Looks at the threads from in here; true when all are at the goal for good.
-    fn pass(&mut self, t: &TransitionRow) -> Result<bool, Errno> {
+    pub(super) fn pass(&mut self, t: &TransitionRow) -> Result<bool, Errno> {
         let moving = &mut self.moving;
         if moving.settling.as_ref().is_none_or(|s| !s.is_of(t)) {
             moving.settling = Some(Settling::new(t));
@@ -288,105 +308,6 @@ impl Engine {
         let passed = settling.pass(&lookout, &ranges);
         moving.lookout = Some(lookout);
         passed
-    }
-}
-
-impl World for Engine {
-    type Ready = slots::Ready;
-
-    fn books(&self) -> &Books {
-        books()
-    }
-
-    fn now(&self) -> u64 {
-        thread::realtime()
-    }
-
-    fn ready(&mut self, next: Books) -> Result<slots::Ready, BooksError> {
-        let target = |books: &Books| books.transition.first().map(|t| (t.phase == PHASE_RUNNING, t.target));
-        match (target(books()), target(&next)) {
-            (Some((true, before)), Some((true, after))) if before != after => slots::ready_to_turn(next),
-            _ => Ok(slots::ready(next)?),
-        }
-    }
-
-    fn ready_to_start(&mut self, next: Books) -> Result<slots::Ready, NoStart> {
-        let Some(t) = next.transition.first().copied() else { return Err(NoStart::NoMemory) };
-        for func in next.funcs.iter().filter(|f| t.begun == PATCHING && f.patch == t.patch) {
-            let armed = next.site(func.site).map(|site| bytes::demand(site, Live::Armed));
-            if func.plan.hook == HOOK_NONE && !matches!(armed, Some(Ok(()))) {
-                return Err(NoStart::Refused(EBUSY.0));
-            }
-        }
-        DIRECTORY.prepare_stand_in().map_err(|_| NoStart::NoMemory)?;
-        slots::ready_to_start(next).map_err(|_| NoStart::NoMemory)
-    }
-
-    fn commit(&mut self, ready: slots::Ready) {
-        let before = books().transition.first().copied();
-        let after = ready.books().transition.first().copied();
-        let moves = |t: &Option<TransitionRow>| t.as_ref().is_some_and(|t| t.phase == PHASE_RUNNING);
-        if let Some(t) = after.filter(|_| moves(&after)) {
-            let turned = before.is_none_or(|b| b.target != t.target);
-            if turned || !moves(&before) {
-                // Births are told before the first dispatcher can be reached.
-                self.moving.settling = Some(Settling::new(&t));
-                self.moving.settled = false;
-                let length =
-                    u64::from(BLOCK.tick_ms().load(Ordering::Relaxed).max(1)).saturating_mul(1_000_000);
-                let tick = thread::monotonic().saturating_add(length);
-                self.moving.pace = Pace { tick, ..Pace::default() };
-                BLOCK.attempts().store(0, Ordering::Relaxed);
-            }
-        }
-        if ready.commit(self.moving.may_look) {
-            // It has worked at the beginning of the operation, and a kernel does not unlearn it.
-            let _ = barrier();
-        }
-        if moves(&before) && !moves(&after) {
-            birth::end();
-            own::show(0);
-            self.moving.settling = None;
-        }
-    }
-
-    fn finish(&mut self, ready: slots::Ready) {
-        let old = books();
-        let mut gone: Vec<(u64, u64)> = Vec::new();
-        for row in old.patches.iter().filter(|p| ready.books().patch(p.id).is_none()) {
-            // Without room in the list a description is not freed, which harms nobody.
-            let _ = list::push(&mut gone, (row.description, row.description_len));
-        }
-        let spent: Vec<Kept> = list::copy(&old.kept, 0).unwrap_or_default();
-        self.commit(ready);
-        for (addr, len) in gone {
-            // SAFETY: kept when the patch was prepared; its row is gone.
-            unsafe { list::free_bytes(addr, len) };
-        }
-        // SAFETY: the books forget it only when every thread was seen outside of the dispatchers
-        // since.
-        unsafe { slots::free_spent(&spent, &books().kept) };
-    }
-
-    fn settle(&mut self) -> bool {
-        let Some(t) = books().transition.first().copied() else { return false };
-        // What cannot be seen from in here is left to the command.
-        self.pass(&t).unwrap_or(false)
-    }
-
-    fn run(&mut self, _: Job) -> Ran {
-        Ran::NoHost
-    }
-
-    fn free_shadow(&mut self, _: u64) {}
-
-    fn log(&mut self, word: u32, patch: u32, subject: u64, value: u64) {
-        let name = books().patch(patch).map_or([0; 56], |p| p.name);
-        events::write(word, About { patch, name: &name, subject: subject as u32, value });
-    }
-
-    fn ended(&mut self, transition: u32, how: u32) {
-        BLOCK.set_ended(transition, how);
     }
 }
 

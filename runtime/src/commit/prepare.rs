@@ -17,9 +17,11 @@ use crate::publish;
 use crate::reply::Reply;
 use crate::sys::fd::Fd;
 use crate::sys::{EFAULT, EINVAL, mem, thread};
-use crate::transition::look::StackEnds;
+use crate::transition::ends::StackEnds;
 use core::sync::atomic::Ordering;
-use suture_abi::batch::{FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, Fixup, MAPPING_FILE, Object};
+use suture_abi::batch::{
+    BATCH_LINKED_THREADS, FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, Fixup, MAPPING_FILE, Object,
+};
 use suture_abi::channel::error;
 
 /// Prepares a batch; `results[0]` = number of its patch.
@@ -51,7 +53,12 @@ pub fn prepare(payload: &[u8], file: Option<&Fd>) -> Result<Reply, Reply> {
         // SAFETY: the view found the slot aligned and in a writable mapping of this batch, which exists.
         unsafe { slots::word(site.slot) }.store(site.copy, Ordering::Release);
     }
-    StackEnds { main: view.header.main_stack_end, thread_id: view.header.thread_id }.keep();
+    StackEnds {
+        main: view.header.main_stack_end,
+        thread_id: view.header.thread_id,
+        linked: view.header.flags & BATCH_LINKED_THREADS != 0,
+    }
+    .keep();
     mapped.keep();
     description.leave();
     ready.show();

@@ -34,6 +34,8 @@ pub const EINVAL: Errno = Errno(22);
 pub const ESRCH: Errno = Errno(3);
 /// Would block.
 pub const EAGAIN: Errno = Errno(11);
+/// Given up.
+pub const ECANCELED: Errno = Errno(125);
 /// Not allowed.
 pub const EPERM: Errno = Errno(1);
 

@@ -17,12 +17,12 @@
 //!
 //! What is not plainly clear is left to the command, which can walk stacks exactly and read registers.
 
-use crate::arch::THREAD_ID;
+use super::ends::{self, StackEnds};
 use crate::record::DIRECTORY;
 use crate::sys::fd::Fd;
 use crate::sys::task::{COPY_WORDS, SMALL, TaskDir, copy, read_small};
 use crate::sys::{EINVAL, Errno, thread};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::Ordering;
 use suture_scan::proc::{Stat, Syscall, run_count, switches};
 use suture_scan::{End, Hit, Ranges, Scanner, Step};
 
@@ -37,34 +37,6 @@ pub enum Verdict {
     Unclear,
     /// It is gone.
     Gone,
-}
-
-/// Where threads' stacks end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct StackEnds {
-    /// Address where the main thread's stack ends (`__libc_stack_end`), 0 = not known.
-    pub main: u64,
-    /// Offset of the thread id in a thread's header.
-    pub thread_id: u32,
-}
-
-/// Where threads' stacks end in this process: what the last batch said, kept for workers to come.
-static MAIN_STACK_END: AtomicU64 = AtomicU64::new(0);
-
-impl StackEnds {
-    /// What this process was told.
-    pub fn known() -> Self {
-        StackEnds {
-            main: MAIN_STACK_END.load(Ordering::Relaxed),
-            thread_id: THREAD_ID.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Keeps them. Neither ever changes in the life of a program.
-    pub fn keep(self) {
-        MAIN_STACK_END.store(self.main, Ordering::Relaxed);
-        THREAD_ID.store(self.thread_id, Ordering::Relaxed);
-    }
 }
 
 /// Looks at threads.
@@ -146,20 +118,20 @@ impl Lookout {
     }
 
     fn stack_is_clear(&self, tid: u32, sp: u64, ranges: &Ranges<'_>) -> bool {
-        let block = End::ThreadBlock { tid, tid_offset: self.ends.thread_id };
-        let is_clear = |end| scan(sp, end, ranges);
-        if tid == self.main && self.ends.main > sp && is_clear(End::Address(self.ends.main)) {
+        if tid == self.main && self.ends.main > sp && scan(sp, End::Address(self.ends.main), ranges).is_some()
+        {
             return true;
         }
         // Also for the main thread: after a fork it is the thread that called it, on that thread's stack.
-        is_clear(block)
+        scan(sp, self.ends.block(tid), ranges).is_some_and(|at| self.ends.is_block(at))
     }
 }
 
 /// Most pages of one stack that are looked at from here; the command walks deeper ones.
 const MOST_PAGES: usize = 16 * 1024;
 
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> bool {
+/// Where a stack ends that is clean.
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut words = [0u64; COPY_WORDS];
@@ -171,5 +143,5 @@ fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> bool {
             break;
         }
     }
-    scanner.finish().is_clean()
+    ends::clean(&scanner.finish())
 }

@@ -149,7 +149,7 @@ pub fn reverse(world: &mut impl World, next: Books) -> Result<(), BooksError> {
 
 fn before(world: &mut impl World, t: &TransitionRow) -> Stepped {
     if let Some(job) = next_job(world.books(), t)? {
-        return work(world, t, job);
+        return work(world, job);
     }
     let next = world.books().with_started(world.now())?;
     match world.ready_to_start(next) {
@@ -159,20 +159,28 @@ fn before(world: &mut impl World, t: &TransitionRow) -> Stepped {
             world.log(start, t.patch, 0, 0);
             Ok(Step::Again)
         }
-        Err(NoStart::Refused(errno)) if t.begun == PATCHING => cancel(world, t, errno),
-        Err(NoStart::NoMemory) if t.begun == PATCHING => cancel(world, t, ENOMEM),
+        Err(NoStart::Refused(errno)) if t.begun == PATCHING => {
+            cancel(world, errno)?;
+            Ok(Step::Again)
+        }
+        Err(NoStart::NoMemory) if t.begun == PATCHING => {
+            cancel(world, ENOMEM)?;
+            Ok(Step::Again)
+        }
         Err(_) => Ok(Step::Wait(Waits::Memory)),
     }
 }
 
-fn cancel(world: &mut impl World, t: &TransitionRow, errno: u32) -> Stepped {
+/// Gives an enable up that has not started.
+pub fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
+    let Some(t) = world.books().transition.first().copied() else { return Ok(()) };
     let next = world.books().with_cancelled(errno)?;
     let ready = world.ready(next)?;
     world.commit(ready);
     for event in [word::FAIL, word::CANCEL, word::COMPLETING_UNPATCH] {
         world.log(event, t.patch, 0, u64::from(if event == word::FAIL { errno } else { 0 }));
     }
-    Ok(Step::Again)
+    Ok(())
 }
 
 fn running(world: &mut impl World, t: &TransitionRow) -> Stepped {
@@ -189,7 +197,7 @@ fn running(world: &mut impl World, t: &TransitionRow) -> Stepped {
 
 fn after(world: &mut impl World, t: &TransitionRow) -> Stepped {
     if let Some(job) = next_job(world.books(), t)? {
-        return work(world, t, job);
+        return work(world, job);
     }
     let next = world.books().with_done(world.now())?;
     let ready = world.ready(next)?;
@@ -216,7 +224,7 @@ fn next_job(books: &Books, t: &TransitionRow) -> Result<Option<Job>, BooksError>
     Ok(jobs(books)?.get(t.callbacks_done as usize).copied())
 }
 
-fn work(world: &mut impl World, t: &TransitionRow, job: Job) -> Stepped {
+fn work(world: &mut impl World, job: Job) -> Stepped {
     let Some(state) = world.books().states.get(job.state).copied() else {
         return Err(BooksError::NoEntry(0));
     };
@@ -237,21 +245,12 @@ fn work(world: &mut impl World, t: &TransitionRow, job: Job) -> Stepped {
     let next = world.books().with_callback(job.state, job.marks(failed))?;
     let ready = world.ready(next)?;
     world.commit(ready);
-    if code != 0
-        && let Some(event) = event_of(job.kind)
-    {
-        world.log(event, state.patch, state.plan.id, u64::from(errno));
+    // The destructor's events are written one by one as it runs.
+    if code != 0 && job.kind != JobKind::FreeShadow {
+        world.log(job.kind.word(), state.patch, state.plan.id, u64::from(errno));
     }
-    if failed { cancel(world, t, errno) } else { Ok(Step::Again) }
-}
-
-/// The destructor's events are written one by one as it runs.
-fn event_of(kind: JobKind) -> Option<u32> {
-    match kind {
-        JobKind::PrePatch => Some(word::PRE_PATCH),
-        JobKind::PostPatch => Some(word::POST_PATCH),
-        JobKind::PreUnpatch => Some(word::PRE_UNPATCH),
-        JobKind::PostUnpatch => Some(word::POST_UNPATCH),
-        JobKind::FreeShadow => None,
+    if failed {
+        cancel(world, errno)?;
     }
+    Ok(Step::Again)
 }

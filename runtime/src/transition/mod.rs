@@ -11,6 +11,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`searched`] | which addresses must not be on a stack (pure) |
+//! | [`ends`] | where stacks end |
 //! | [`look`] | a look at a blocked thread that does not touch it |
 //! | [`own`] | a thread's look at its own stack, in a dispatcher |
 //! | [`settle`] | moving threads, and knowing when all are there |
@@ -43,6 +44,7 @@
 //! What this cannot see: code of the program that jumps into the middle of a function by itself, and
 //! pointers to *new* functions that new code has stored and old code calls later.
 
+pub mod ends;
 pub mod look;
 pub mod machine;
 pub mod own;

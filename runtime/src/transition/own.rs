@@ -25,7 +25,7 @@
 //! are atomics).
 #![allow(unsafe_code)]
 
-use super::look::StackEnds;
+use super::ends::{self, StackEnds};
 use super::searched::searched;
 use crate::arch;
 use crate::birth;
@@ -120,8 +120,8 @@ fn own_stack_is_clear(sp: u64, ranges: &Ranges<'_>) -> bool {
     let tid = arch::own_thread_id();
     let ends = StackEnds::known();
     let is_main = tid == MAIN.load(Ordering::Relaxed) && ends.main > sp;
-    let block = End::ThreadBlock { tid, tid_offset: ends.thread_id };
-    is_main && scan(sp, End::Address(ends.main), ranges) || scan(sp, block, ranges)
+    is_main && scan(sp, End::Address(ends.main), ranges).is_some()
+        || scan(sp, ends.block(tid), ranges).is_some_and(|at| ends.is_block(at))
 }
 
 /// Words that are read at a time: the buffer lies on the program's stack.
@@ -129,17 +129,18 @@ const WORDS: usize = 32;
 /// Pieces of a stack that are looked at: 64 KiB. Threads with deeper ones are looked at by others.
 const PIECES: usize = 256;
 
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> bool {
+/// Where a stack ends that is clean.
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut words = [0u64; WORDS];
     for _ in 0..PIECES {
-        let Ok(count) = copy_some(scanner.next(), &mut words) else { return false };
+        let Ok(count) = copy_some(scanner.next(), &mut words) else { return None };
         // The caller is searched code more often than not: no need to go on.
         let step = scanner.feed(words.get(..count).unwrap_or_default());
         if step == Step::Ended || scanner.has_hit() || count == 0 {
             break;
         }
     }
-    scanner.finish().is_clean()
+    ends::clean(&scanner.finish())
 }

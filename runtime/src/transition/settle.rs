@@ -23,6 +23,7 @@
 
 use super::look::{Lookout, Verdict};
 use crate::birth;
+use crate::host;
 use crate::list::{self, NoMemory};
 use crate::record::{DIRECTORY, fence, move_to, set_side};
 use crate::sys::{Errno, thread};
@@ -142,6 +143,7 @@ impl Settling {
             self.show(tid)?;
         }
         self.drop_dead();
+        self.move_host();
         if !matches!(self.closing, Closing::Open) {
             self.fence_all();
         }
@@ -171,6 +173,14 @@ impl Settling {
             }
         }
         Ok(false)
+    }
+
+    /// A thread made for callbacks that waits for work is inside the runtime, in no function of a patch, and
+    /// goes nowhere without the worker.
+    fn move_host(&self) {
+        if let Some(record) = host::idle_tid().and_then(|tid| DIRECTORY.find(tid)) {
+            move_to(record, record.load(Ordering::Acquire), self.goal());
+        }
     }
 
     /// Has threads that are off the goal look at themselves at their next pass.

@@ -154,15 +154,18 @@ fn nonsense_never_ends_proven() {
 /// The same by looking at all words at once.
 fn plain(words: &[u64], end: End) -> (Vec<Hit>, StackEnd) {
     let at = |i: usize| SP + 8 * i as u64;
-    let block = |i: usize, tid: u32, offset: u64| {
-        let second = words.get(i + 2) == Some(&at(i));
+    let block = |i: usize, twice: bool, tid: u32, offset: u64| {
+        let second = !twice || words.get(i + 2) == Some(&at(i));
         let half = words.get(i + offset as usize / 8).map(|w| (w >> (8 * (offset & 4))) as u32);
-        words[i] == at(i) && at(i).is_multiple_of(16) && second && half == Some(tid)
+        words[i] == at(i) && (!twice || at(i).is_multiple_of(16)) && second && half == Some(tid)
     };
     let stop = match end {
         End::Address(end) => (0..words.len()).find(|&i| at(i) + 8 == end).map(|i| i + 1),
         End::ThreadBlock { tid, tid_offset } => {
-            (0..words.len()).find(|&i| block(i, tid, u64::from(tid_offset)))
+            (0..words.len()).find(|&i| block(i, true, tid, u64::from(tid_offset)))
+        }
+        End::LinkedBlock { tid, tid_offset } => {
+            (0..words.len()).find(|&i| block(i, false, tid, u64::from(tid_offset)))
         }
         End::Unknown => None,
     };
@@ -194,6 +197,7 @@ proptest! {
         end in prop_oneof![
             (0u64..4_000).prop_map(|n| End::Address(SP + n)),
             (0x14u32..0x100).prop_map(|o| End::ThreadBlock { tid: TID, tid_offset: o & !3 }),
+            (0x14u32..0x100).prop_map(|o| End::LinkedBlock { tid: TID, tid_offset: o & !3 }),
             Just(End::Unknown),
         ],
     ) {
@@ -205,7 +209,7 @@ proptest! {
         }).collect();
         let (outcome, hits) = scan_in(&words, piece, end, 1_000);
         // Many false blocks at once may hide the true one: then nothing is proven.
-        if let (End::ThreadBlock { .. }, StackEnd::Unproven) = (end, outcome.end) {
+        if let (End::ThreadBlock { .. } | End::LinkedBlock { .. }, StackEnd::Unproven) = (end, outcome.end) {
             prop_assert!(hits.starts_with(&plain(&words, end).0));
         } else {
             prop_assert_eq!((hits, outcome.end), plain(&words, end));

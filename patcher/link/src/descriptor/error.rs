@@ -1,6 +1,6 @@
 //! Why a descriptor cannot be used.
 
-use suture_abi::ABI_VERSION;
+use suture_abi::DESCRIPTOR_VERSION;
 use suture_elf::Vaddr;
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ pub enum DescriptorError {
     },
     /// The structure has another size than ours.
     #[error(
-        "the descriptor says it has {found} bytes, version {ABI_VERSION} has {ours}; compile the patch with the suture.h of this version"
+        "the descriptor says it has {found} bytes, version {DESCRIPTOR_VERSION} has {ours}; compile the patch with the suture.h of this version"
     )]
     Size {
         /// Size in the patch.

@@ -2,4 +2,5 @@
 
 pub mod dispatch;
 pub mod doorbell;
+pub mod host;
 pub mod tlsdesc;
