@@ -62,8 +62,9 @@ pub fn patches(pid: i32) -> Vec<String> {
     rows.iter().filter_map(|p| p["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// Whether a patch is enabled in a process, once no worker is at work there any more. A process without the
-/// runtime has none.
+/// Whether a patch is enabled in a process, once no worker is at work there any more and a transition that
+/// nobody sees through, as a forked child inherits it, was brought to its end. A process without the runtime
+/// has none.
 ///
 /// # Panics
 /// When the status cannot be read, or a worker does not leave.
@@ -76,8 +77,15 @@ pub fn patched_at_last(pid: i32, name: &str) -> bool {
             return Some(false);
         }
         let status = details(&outcome.expect(0).json());
+        if status["worker"] != false {
+            return None;
+        }
+        if status["transition"].is_object() {
+            suture(&["wait", name, "--pid", &pid.to_string()]);
+            return None;
+        }
         let rows = status["patches"].as_array().cloned().unwrap_or_default();
-        (status["worker"] == false).then(|| rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
+        Some(rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
     })
 }
 

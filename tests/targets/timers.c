@@ -49,9 +49,11 @@ static void *work(void *unused)
         struct pollfd *none = 0;
         nanosleep(&while_, 0);
         syscall(SYS_poll, none, 0, 1);
-        for (long i = 0; i < 20000; ++i)
-            if (value(i) != i + 1 && value(i) != i + 100)
+        for (long i = 0; i < 20000; ++i) {
+            long now = value(i);
+            if (now != i + 1 && now != i + 100)
                 _exit(3);
+        }
         atomic_fetch_add(&rounds, 1);
     }
     return 0;
