@@ -64,7 +64,7 @@ pub fn apply(
     target.check_enterable()?;
     let mut now = plan::books_or_none(target)?;
     if let Some(t) = now.transition {
-        now = operation::help_along(target, t.id, cache)?;
+        now = operation::help_along(target, t.id, context)?;
     }
     // Everything that can be refused is refused before the process is touched.
     let mut next = Some(plan::plan(target, patch, &now, classes, cache)?);

@@ -61,7 +61,7 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     target.check_enterable()?;
     let other = |t: &TransitionRow| now.patch(name).is_some_and(|p| p.row.id != t.patch);
     if let Some(t) = now.transition.filter(other) {
-        now = help_along(target, t.id, context.cache)?;
+        now = help_along(target, t.id, context)?;
     }
     check(&now, pid, name, action)?;
     let mut session = Session::open(target)?;

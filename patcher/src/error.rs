@@ -167,6 +167,14 @@ pub enum Error {
         /// What its threads were doing instead.
         why: String,
     },
+    /// No thread to run callbacks on.
+    #[error("no thread of process {pid} can run the patch's callbacks ({why})")]
+    NoHost {
+        /// Process id.
+        pid: i32,
+        /// What the threads were doing instead, or what failed.
+        why: String,
+    },
     /// The kernel makes no thread there.
     #[error("no thread can be made in process {pid}: {}{}", io::Error::from_raw_os_error(*errno), full(*pid))]
     NoThread {
@@ -429,6 +437,10 @@ impl Error {
             Self::TimedOut { .. } => {
                 "try again when the thread is elsewhere, or give it more --timeout".into()
             }
+            Self::NoHost { .. } => {
+                "try again when a thread waits for something from outside (epoll, poll, accept, a condition)"
+                    .into()
+            }
             Self::Frozen { .. } => "thaw the control group and try again".into(),
             Self::VforkChild { parent, .. } => {
                 format!("patch process {parent}, or wait until the child has executed its own program")
@@ -490,7 +502,7 @@ impl Error {
             | Self::Foreign { .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
-            Self::NoThread { .. } => "EAGAIN",
+            Self::NoThread { .. } | Self::NoHost { .. } => "EAGAIN",
             Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
             Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
             Self::Patch { errno, .. } => errno,

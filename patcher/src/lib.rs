@@ -18,6 +18,7 @@ pub mod disable;
 pub mod doorbell;
 pub mod error;
 pub mod hooks;
+pub mod host;
 pub mod inject;
 pub mod log;
 pub mod operation;

@@ -168,6 +168,9 @@ fn transition_text(text: &mut String, t: &TransitionStatus) {
     if let Some(what) = t.waits_for.filter(|what| *what != "threads") {
         let _ = writeln!(text, "     waits for {what}");
     }
+    if let Some(callback) = &t.callback {
+        let _ = writeln!(text, "     {callback}");
+    }
     for blocker in &t.blockers {
         let _ = writeln!(text, "     {} ({}): {}", blocker.tid, blocker.name, blocker.why);
         for function in &blocker.backtrace {

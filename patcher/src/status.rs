@@ -149,7 +149,7 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         runtime: books.version.clone(),
         generation: books.generation,
         worker: worker::is_there(target.pid(), books.worker),
-        transition: progress::transition(target, &books, cache)?,
+        transition: progress::transition(target, block, &books, cache)?,
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),

@@ -3,7 +3,7 @@
 use super::choose::Rank;
 use super::filters::{Filters, Look};
 use super::timeout::{Asleep, Rest};
-use super::{Errand, ONE_THREAD, frame};
+use super::{Errand, ONE_THREAD, Place, frame};
 use crate::sys::proc::{self, ThreadFacts};
 use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::Deadline;
@@ -19,6 +19,7 @@ pub struct Held<'t> {
     pub target: &'t Target,
     /// Nothing: only its filters are to be looked at.
     pub errand: Option<Errand>,
+    pub place: &'t dyn Place,
     pub rank: Rank,
     pub thread: ThreadFacts,
 }
@@ -148,7 +149,7 @@ impl Held<'_> {
         if frame::is_made_again(regs) && !{ is_syscall }() {
             return Ok(Some("in a call of another kind"));
         }
-        Ok(None)
+        Ok(self.place.refusal(regs))
     }
 
     /// Whether the thread is inside a restartable sequence: the kernel would see the entry's address

@@ -387,12 +387,14 @@ fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
     named
 }
 
-fn modules(view: &ProcessView<'_>) -> Vec<Module> {
+/// The objects of a process, for walks.
+pub(crate) fn modules(view: &ProcessView<'_>) -> Vec<Module> {
     let of = |o: &suture_link::LoadedObject| Module::new(o.path.clone(), o.base, o.file.clone());
     view.objects.iter().map(of).collect()
 }
 
-fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
+/// All registers of a stopped thread.
+pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
     let pairs = [
         (Register::RBX, regs.rbx),
         (Register::RBP, regs.rbp),
@@ -414,14 +416,15 @@ fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
 }
 
 /// The target's memory with the top of one stack read in one piece: a walk reads it word by word.
-struct StackCache<'t> {
+pub(crate) struct StackCache<'t> {
     start: u64,
     bytes: Vec<u8>,
     target: &'t Target,
 }
 
 impl<'t> StackCache<'t> {
-    fn new(target: &'t Target, sp: u64) -> Self {
+    /// Reads it.
+    pub(crate) fn new(target: &'t Target, sp: u64) -> Self {
         // The red zone belongs to the frame, too.
         let start = sp.saturating_sub(128) & !7;
         let to_page_end = 4096 - (start % 4096) as usize;

@@ -6,6 +6,7 @@
 //! found.
 
 pub mod follow;
+pub mod hands;
 pub mod late;
 pub mod look;
 pub mod progress;
@@ -13,6 +14,7 @@ pub mod records;
 pub mod threads;
 
 pub use follow::{Ended, Followed, Patience, follow};
+pub use hands::Hands;
 pub use late::Late;
 pub use look::{Blocker, Looker, Seen, Why};
 pub use progress::{ThreadStatus, TransitionStatus};
