@@ -10,6 +10,8 @@ use crate::operation::{self, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
+use crate::status;
+use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::view::Cache;
@@ -28,6 +30,8 @@ pub struct Applied {
     pub functions: Vec<PlannedFunction>,
     /// Objects it names that are not loaded.
     pub objects_absent: Vec<String>,
+    /// What is odd about it beside the patches that are there.
+    pub warnings: Vec<String>,
     /// The runtime had to be put into the process first.
     pub injected: bool,
     /// Threads that were stopped.
@@ -71,7 +75,7 @@ pub fn apply(
     if let Some(t) = now.transition {
         return Err(Error::InTransition { pid, name: now.name_of(t.patch) });
     }
-    if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
+    if skip_unconcerned && next.as_ref().is_some_and(|plan| !plan.concerned) {
         return Err(Error::NotConcerned { pid });
     }
     let injection = inject::ensure(target)?;
@@ -84,7 +88,7 @@ pub fn apply(
             Some(plan) if plan.batch.generation == now.generation && injection.is_none() => plan,
             _ => plan::plan(target, patch, &now, classes, cache)?,
         };
-        let name_of = |entry: u64| name_of(&plan, entry);
+        let name_of = |entry: u64| name_of(&plan, &now, entry);
         match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
             Ok(begun) => {
                 let ring = session.ring;
@@ -95,6 +99,7 @@ pub fn apply(
                     patch: name.clone(),
                     id: begun.patch,
                     objects_absent: plan.absent,
+                    warnings: plan.warnings,
                     injected: injection.is_some(),
                     stops: rings.iter().map(Ring::stops).sum(),
                     held_us: rings.iter().map(|r| micros(r.held)).sum(),
@@ -127,7 +132,8 @@ pub fn check(target: &Target, patch: &Patch, classes: Classes, cache: &Cache) ->
     plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)
 }
 
-fn name_of(plan: &Plan, entry: u64) -> String {
-    let function = plan.functions.iter().find(|f| f.old == entry);
-    function.map_or_else(|| "a function of the loader".into(), |f| f.name.clone())
+fn name_of(plan: &Plan, books: &Books, entry: u64) -> String {
+    let own = plan.functions.iter().find(|f| f.old == entry).map(|f| f.name.clone());
+    let known = || status::known_function(books, entry);
+    own.or_else(known).unwrap_or_else(|| "a function of the C library".into())
 }

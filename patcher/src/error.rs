@@ -330,6 +330,30 @@ pub enum Error {
         /// Name of the patch in transition.
         name: String,
     },
+    /// A state of the patch forbids that it goes.
+    #[error("patch {name} does not support disable: its state {state} has block_disable (process {pid})")]
+    Blocked {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// The state.
+        state: u64,
+    },
+    /// The patch would take the place of one whose state cannot be given up.
+    #[error(
+        "patch {name} is not compatible with the already installed patch {holder} in process {pid}: it lacks state {state}, which has block_disable"
+    )]
+    Incompatible {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// The installed patch.
+        holder: String,
+        /// The state.
+        state: u64,
+    },
     /// No transition of that patch.
     #[error("patch {name} is not in transition in process {pid}")]
     NotInTransition {
@@ -426,6 +450,14 @@ impl Error {
             Self::InTransition { name, .. } => {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
+            Self::Blocked { name, state, .. } => {
+                format!(
+                    "apply a replacing patch that has state {state} itself and lets it go, instead of disabling {name}"
+                )
+            }
+            Self::Incompatible { state, .. } => {
+                format!("give the patch state {state}, so that it takes it over")
+            }
             Self::TimedOut { .. } => {
                 "try again when the thread is elsewhere, or give it more --timeout".into()
             }
@@ -498,7 +530,7 @@ impl Error {
             Self::Failed { errno, .. } => errno_name(*errno),
             Self::Reversed { .. } => "ECANCELED",
             Self::TimedOut { .. } => "ETIMEDOUT",
-            Self::NotInTransition { .. } => "EINVAL",
+            Self::NotInTransition { .. } | Self::Blocked { .. } | Self::Incompatible { .. } => "EINVAL",
             Self::InTransition { .. } => "EBUSY",
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",

@@ -23,6 +23,7 @@ pub mod log;
 pub mod operation;
 pub mod patch;
 pub mod plan;
+pub mod replace;
 pub mod report;
 pub mod run;
 pub mod seccomp;

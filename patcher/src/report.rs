@@ -178,9 +178,10 @@ fn transition_text(text: &mut String, t: &TransitionStatus) {
 
 fn function_line(text: &mut String, f: &FunctionStatus) {
     let mark = if f.site == "armed" { String::new() } else { format!("  SITE {}", f.site.to_uppercase()) };
+    let nop = if f.nop { "  (back to the old function)" } else { "" };
     let _ = writeln!(
         text,
-        "     {}: {}  class {}  {:#x} -> {:#x}{mark}",
+        "     {}: {}  class {}  {:#x} -> {:#x}{nop}{mark}",
         f.object, f.name, f.class, f.old, f.new
     );
 }

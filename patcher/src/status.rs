@@ -11,6 +11,7 @@ use crate::transition::progress;
 use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
 use serde::Serialize;
+use suture_abi::batch::FUNC_NOP;
 use suture_abi::block::{PATCH_REPLACE, SITE_ARMED, SiteRow};
 use suture_elf::demangle;
 
@@ -90,6 +91,8 @@ pub struct FunctionStatus {
     pub new: u64,
     /// `armed`, `lost` (the bytes are the file's again) or `foreign` (somebody else's).
     pub site: &'static str,
+    /// The patch only takes an older patch's replacement away, for the time of the transition.
+    pub nop: bool,
 }
 
 /// Reads the status of one process, with the state of each thread if `threads`.
@@ -105,15 +108,21 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     }
     let mut patches = Vec::new();
     let rules = books.as_runtime();
+    let all: Vec<Description> =
+        books.patches.iter().map(|p| Description::from_bytes(&p.description).unwrap_or_default()).collect();
     for (index, patch) in books.patches.iter().enumerate() {
-        let description = Description::from_bytes(&patch.description).unwrap_or_default();
+        let description = all[index].clone();
         let image = books.images.iter().find(|i| i.id == patch.row.image);
         let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
         let mut functions = Vec::new();
         for func in books.funcs_of(patch.row.id) {
             let Some(site) = books.site(func.site) else { continue };
-            let (name, object) = names(&description, site.plan.entry);
-            functions.push(function_status(target, site, name, object, func.plan.new_func)?);
+            let entry = site.plan.entry;
+            // A nop has its name from the patch it undoes.
+            let found = names(&description, entry).or_else(|| all.iter().find_map(|d| names(d, entry)));
+            let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
+            let row = function_status(target, site, name, object, func.plan.new_func)?;
+            functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
         }
         let absent = description.objects.iter().filter(|o| o.path.is_none());
         patches.push(PatchStatus {
@@ -162,19 +171,24 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
 /// Name of the function at an entry, as the patches of the process call it.
 #[must_use]
 pub fn function_name(books: &books::Books, entry: u64) -> String {
-    let descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
-    let known = descriptions.map(|d| names(&d, entry)).find(|(_, object)| object != "?");
-    known.map_or_else(|| format!("{entry:#x}"), |(name, _)| name)
+    known_function(books, entry).unwrap_or_else(|| format!("{entry:#x}"))
 }
 
-fn names(description: &Description, entry: u64) -> (String, String) {
+/// The same, if a patch names it.
+#[must_use]
+pub fn known_function(books: &books::Books, entry: u64) -> Option<String> {
+    let mut descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
+    descriptions.find_map(|d| names(&d, entry)).map(|(name, _)| name)
+}
+
+fn names(description: &Description, entry: u64) -> Option<(String, String)> {
     for object in &description.objects {
         if let Some(function) = object.functions.iter().find(|f| f.old == entry) {
             let object = object.name.clone().unwrap_or_else(|| "main".into());
-            return (demangle(&function.name), object);
+            return Some((demangle(&function.name), object));
         }
     }
-    (format!("{entry:#x}"), "?".into())
+    None
 }
 
 fn function_status(
@@ -196,5 +210,6 @@ fn function_status(
         old: site.plan.entry,
         new,
         site: state,
+        nop: false,
     })
 }
