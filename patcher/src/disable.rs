@@ -11,7 +11,7 @@ use crate::target::{Target, books, runtime};
 use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{SITE_ARMED, SiteRow, TransitionRow, UNPATCHING};
+use suture_abi::block::{SITE_ARMED, SiteRow, UNPATCHING};
 use suture_abi::channel::op;
 
 /// What a disable, reverse or force did.
@@ -59,11 +59,13 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     let mut now = books::read(target, block)?;
     target.check_enterable()?;
-    let other = |t: &TransitionRow| now.patch(name).is_some_and(|p| p.row.id != t.patch);
-    if let Some(t) = now.transition.filter(other) {
-        now = help_along(target, t.id, context.cache)?;
+    match (check(&now, pid, name, action), now.transition) {
+        (Err(Error::InTransition { .. }), Some(t)) => {
+            now = help_along(target, t.id, context.cache)?;
+            check(&now, pid, name, action)?;
+        }
+        (checked, _) => _ = checked?,
     }
-    check(&now, pid, name, action)?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let (patch, op) = match check(&books, pid, name, action) {
@@ -112,6 +114,13 @@ fn check(books: &Books, pid: i32, name: &str, action: Action) -> Result<(u32, u3
     let missing = || Error::NotEnabled { pid, name: name.to_owned() };
     let patch = books.patch(name).ok_or_else(missing)?.row.id;
     let moving = books.transition.filter(|t| t.patch == patch);
+    let goes = match moving {
+        Some(t) => t.target != UNPATCHING && matches!(action, Action::Disable | Action::Reverse),
+        None => action == Action::Disable,
+    };
+    if let Some(state) = books.as_runtime().blocker(patch).filter(|_| goes) {
+        return Err(Error::Blocked { pid, name: name.to_owned(), state });
+    }
     match (action, moving) {
         (Action::Disable, Some(t)) if t.target == UNPATCHING => Ok((patch, op::ADVANCE)),
         (Action::Disable, Some(_)) => Ok((patch, op::REVERSE)),
