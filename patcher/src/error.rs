@@ -362,6 +362,56 @@ pub enum Error {
         /// Patch name.
         name: String,
     },
+    /// The control tree has no such path.
+    #[error("patch {patch} in process {pid} has no attribute {path}")]
+    NoAttribute {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// The patch it begins with.
+        patch: String,
+    },
+    /// An attribute is not for that.
+    #[error("{path} can only be {can} (process {pid})")]
+    AttributeAccess {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// `read` or `written`.
+        can: &'static str,
+    },
+    /// A value that is none.
+    #[error("{path} cannot be set to {value:?} in process {pid}: give {wanted}")]
+    AttributeValue {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// What was given.
+        value: String,
+        /// What is taken.
+        wanted: String,
+    },
+    /// It has that value already.
+    #[error("{path} is {value} already in process {pid}")]
+    Unchanged {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// The value.
+        value: u8,
+    },
+    /// Hooking cannot be switched off under patches.
+    #[error("hooking cannot be switched off in process {pid}: {} need it", patches.join(", "))]
+    HookingInUse {
+        /// Process id.
+        pid: i32,
+        /// Names of the patches.
+        patches: Vec<String>,
+    },
     /// The process changed under every plan.
     #[error("process {pid} changed its memory map under {tries} plans in a row")]
     MovingTarget {
@@ -450,6 +500,10 @@ impl Error {
             Self::InTransition { name, .. } => {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
+            Self::NoAttribute { pid, patch, .. } => format!("list them with: suture get {patch} --pid {pid}"),
+            Self::HookingInUse { pid, .. } => {
+                format!("disable the patches first: suture disable NAME --pid {pid}")
+            }
             Self::Blocked { name, state, .. } => {
                 format!(
                     "apply a replacing patch that has state {state} itself and lets it go, instead of disabling {name}"
@@ -519,18 +573,24 @@ impl Error {
             | Self::VforkChild { .. }
             | Self::Busy { .. }
             | Self::HookingOff { .. }
+            | Self::HookingInUse { .. }
             | Self::Foreign { .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } => "EAGAIN",
             Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
-            Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
+            Self::NotEnabled { .. } | Self::NotConcerned { .. } | Self::NoAttribute { .. } => "ENOENT",
+            Self::AttributeAccess { .. } => "EACCES",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
             Self::Failed { errno, .. } => errno_name(*errno),
             Self::Reversed { .. } => "ECANCELED",
             Self::TimedOut { .. } => "ETIMEDOUT",
-            Self::NotInTransition { .. } | Self::Blocked { .. } | Self::Incompatible { .. } => "EINVAL",
+            Self::NotInTransition { .. }
+            | Self::Blocked { .. }
+            | Self::Incompatible { .. }
+            | Self::AttributeValue { .. }
+            | Self::Unchanged { .. } => "EINVAL",
             Self::InTransition { .. } => "EBUSY",
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",

@@ -15,7 +15,10 @@ use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_NEW, RANGE_OLD, Ran
 use suture_abi::block::PATCH_PREPARED;
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
-use suture_link::{FunctionError, LinkError, LinkOptions, LinkPlan, ProcessView};
+use suture_link::{
+    FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor, ProcessView,
+    ResolvedFunc,
+};
 use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
     code_ranges, plan_sites,
@@ -316,18 +319,11 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Descrip
             name: wanted.name.clone(),
             path: found.map(|o| o.path.clone()),
             build_id: found.and_then(|o| o.file.build_id()).map(ToString::to_string),
-            functions: funcs
-                .map(|f| FunctionDescription {
-                    name: f.symbol.clone(),
-                    sympos: wanted
-                        .funcs
-                        .iter()
-                        .find(|w| w.old_name == f.symbol)
-                        .map_or(1, |w| w.sympos.max(1)),
-                    old: f.old_addr.0,
-                    new: f.new_addr.0,
-                })
-                .collect(),
+            functions: match found {
+                Some(_) => funcs.map(|f| described(wanted, f)).collect(),
+                // What it would be.
+                None => wanted.funcs.iter().map(not_there).collect(),
+            },
         }
     });
     Description {
@@ -337,6 +333,19 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Descrip
         command: env!("CARGO_PKG_VERSION").to_owned(),
         objects: objects.collect(),
     }
+}
+
+fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescription {
+    FunctionDescription {
+        name: func.symbol.clone(),
+        sympos: wanted.funcs.iter().find(|w| w.old_name == func.symbol).map_or(1, |w| w.sympos.max(1)),
+        old: func.old_addr.0,
+        new: func.new_addr.0,
+    }
+}
+
+fn not_there(func: &FuncDescriptor) -> FunctionDescription {
+    FunctionDescription { name: func.old_name.clone(), sympos: func.sympos.max(1), old: 0, new: 0 }
 }
 
 /// Reads the books of a process, empty ones where there is no runtime yet.

@@ -3,8 +3,9 @@
 //! Read wholly from outside: books by `process_vm_readv`, then every site's bytes (the verify pass:
 //! a probe that was put on a site and taken away again, or `madvise`, undoes a store silently).
 
-use crate::description::Description;
+use crate::description::{Description, ObjectDescription};
 use crate::error::Error;
+use crate::states::{self, CallbackStatus, Callbacks, StateStatus};
 use crate::stores::{self, Live};
 use crate::target::{Target, books, runtime, worker};
 use crate::transition::progress;
@@ -12,8 +13,11 @@ use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
 use serde::Serialize;
 use suture_abi::batch::FUNC_NOP;
-use suture_abi::block::{PATCH_REPLACE, SITE_ARMED, SiteRow};
+use suture_abi::block::{PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow};
 use suture_elf::demangle;
+
+/// What the main executable is called.
+pub const MAIN: &str = "main";
 
 /// Status of one process.
 #[derive(Clone, Debug, Serialize)]
@@ -28,6 +32,10 @@ pub struct ProcessStatus {
     pub runtime: String,
     /// Changes made to the books so far.
     pub generation: u64,
+    /// Patches may be enabled.
+    pub hooking: bool,
+    /// Length of a tick in milliseconds: the time between two attempts to complete a transition.
+    pub tick_ms: u32,
     /// Whether a worker is in the process right now.
     pub worker: bool,
     /// The transition that is going on.
@@ -68,12 +76,31 @@ pub struct PatchStatus {
     pub file: Option<String>,
     /// Build-id of that file.
     pub build_id: Option<String>,
+    /// Threads were forced over while they may have been in its code: its image stays for ever.
+    pub forced: bool,
     /// Its functions.
     pub functions: Vec<FunctionStatus>,
+    /// Its objects, with its functions in them as `NAME,POSITION`.
+    pub objects: Vec<ObjectStatus>,
+    /// Its states.
+    pub states: Vec<StateStatus>,
+    /// Its last callback, as far as the event log still knows.
+    pub last_callback: Option<CallbackStatus>,
     /// Objects it names that were not loaded when it was applied.
     pub objects_absent: Vec<String>,
     /// Command for gdb to read the patch's symbols with line numbers.
     pub gdb: Option<String>,
+}
+
+/// One object of a patch.
+#[derive(Clone, Debug, Serialize)]
+pub struct ObjectStatus {
+    /// Name in the patch, `main` for the executable.
+    pub name: String,
+    /// Its functions in it are in effect, or coming into effect.
+    pub patched: bool,
+    /// Functions, as `NAME,POSITION`.
+    pub functions: Vec<String>,
 }
 
 /// Status of one redirected function.
@@ -102,6 +129,7 @@ pub struct FunctionStatus {
 pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStatus, Error> {
     let block = runtime::find_block(target, &target.maps()?)?;
     let books = books::read(target, block)?;
+    let callbacks = Callbacks::read(target, block)?;
     let mut lost = 0;
     for site in books.sites.iter().filter(|s| s.depth > 0 && s.state == SITE_ARMED) {
         lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
@@ -132,6 +160,10 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
             enabled: rules.is_enabled(&patch.row),
             transition: books.transition.is_some_and(|t| t.patch == patch.row.id),
             replace: patch.row.flags & PATCH_REPLACE != 0,
+            forced: patch.row.flags & PATCH_FORCED != 0,
+            objects: objects(&description, patch.row.state == PATCH_ENABLED),
+            states: states::of_patch(&books, patch.row.id),
+            last_callback: callbacks.last(patch.row.id),
             since_ns: patch.row.time_ns,
             objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
             file: Some(description.file).filter(|f| !f.is_empty()),
@@ -157,6 +189,8 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         threads: target.facts.threads,
         runtime: books.version.clone(),
         generation: books.generation,
+        hooking: !books.hooking_off,
+        tick_ms: books.tick_ms,
         worker: worker::is_there(target.pid(), books.worker),
         transition: progress::transition(target, &books, cache)?,
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
@@ -166,6 +200,18 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         patches,
         hooks,
     })
+}
+
+fn objects(description: &Description, applied: bool) -> Vec<ObjectStatus> {
+    let functions = |o: &ObjectDescription| {
+        o.functions.iter().map(|f| format!("{},{}", f.name, f.sympos)).collect::<Vec<_>>()
+    };
+    let show = |o: &ObjectDescription| ObjectStatus {
+        name: o.name.clone().unwrap_or_else(|| MAIN.into()),
+        patched: applied && o.path.is_some(),
+        functions: functions(o),
+    };
+    description.objects.iter().map(show).collect()
 }
 
 /// Name of the function at an entry, as the patches of the process call it.
@@ -184,7 +230,7 @@ pub fn known_function(books: &books::Books, entry: u64) -> Option<String> {
 fn names(description: &Description, entry: u64) -> Option<(String, String)> {
     for object in &description.objects {
         if let Some(function) = object.functions.iter().find(|f| f.old == entry) {
-            let object = object.name.clone().unwrap_or_else(|| "main".into());
+            let object = object.name.clone().unwrap_or_else(|| MAIN.into());
             return Some((demangle(&function.name), object));
         }
     }
