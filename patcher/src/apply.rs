@@ -10,6 +10,7 @@ use crate::operation::{self, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
+use crate::states::Callbacks;
 use crate::status;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
@@ -17,6 +18,7 @@ use crate::target::{Target, books, runtime};
 use crate::view::Cache;
 use serde::Serialize;
 use std::time::Instant;
+use suture_elf::Addr;
 use suture_redirect::Classes;
 
 /// What an apply did.
@@ -94,7 +96,9 @@ pub fn apply(
                 let ring = session.ring;
                 let rings: Vec<Ring> = [ring, injection].into_iter().flatten().collect();
                 let name = &patch.descriptor.name;
-                let moved = see_through(session, alone, begun.transition, begun.state, name, context)?;
+                let block = session.block;
+                let moved = see_through(session, alone, begun.transition, begun.state, name, context)
+                    .map_err(|error| with_callback(target, block, begun.patch, error))?;
                 return Ok(Applied {
                     patch: name.clone(),
                     id: begun.patch,
@@ -118,6 +122,13 @@ pub fn apply(
     }
     session.close()?;
     Err(Error::MovingTarget { pid, tries: TRIES })
+}
+
+/// Says which callback made an enable fail, if one did.
+fn with_callback(target: &Target, block: Addr, patch: u32, error: Error) -> Error {
+    let Error::Failed { pid, name, errno, .. } = error else { return error };
+    let last = Callbacks::read(target, block).ok().and_then(|c| c.last_to_fail(patch));
+    Error::Failed { pid, name, errno, why: last.map(|c| c.text()) }
 }
 
 /// A dry run.

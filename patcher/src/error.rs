@@ -291,7 +291,7 @@ pub enum Error {
         pid: i32,
     },
     /// `pre_patch` or the last check before the start said no.
-    #[error("patch {name} failed to enable in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
+    #[error("patch {name} failed to enable in process {pid}: {}", why.clone().unwrap_or_else(|| io::Error::from_raw_os_error(*errno).to_string()))]
     Failed {
         /// Process id.
         pid: i32,
@@ -299,6 +299,8 @@ pub enum Error {
         name: String,
         /// What the callback returned.
         errno: i32,
+        /// The callback, and what became of it.
+        why: Option<String>,
     },
     /// Somebody turned it round meanwhile.
     #[error("the transition of patch {name} in process {pid} was reversed")]
@@ -361,6 +363,16 @@ pub enum Error {
         pid: i32,
         /// Patch name.
         name: String,
+    },
+    /// A callback has started the command on its own process.
+    #[error(
+        "{callback} of a patch in process {pid} has started this command, which would wait for it to end"
+    )]
+    FromCallback {
+        /// Process id.
+        pid: i32,
+        /// Which callback.
+        callback: &'static str,
     },
     /// The control tree has no such path.
     #[error("patch {patch} in process {pid} has no attribute {path}")]
@@ -500,6 +512,7 @@ impl Error {
             Self::InTransition { name, .. } => {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
+            Self::FromCallback { .. } => "callbacks may look (status, get), but not change patches".into(),
             Self::NoAttribute { pid, patch, .. } => format!("list them with: suture get {patch} --pid {pid}"),
             Self::HookingInUse { pid, .. } => {
                 format!("disable the patches first: suture disable NAME --pid {pid}")
@@ -581,6 +594,7 @@ impl Error {
             Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
             Self::NotEnabled { .. } | Self::NotConcerned { .. } | Self::NoAttribute { .. } => "ENOENT",
             Self::AttributeAccess { .. } => "EACCES",
+            Self::FromCallback { .. } => "EDEADLK",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
             Self::Failed { errno, .. } => errno_name(*errno),

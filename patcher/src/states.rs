@@ -112,8 +112,18 @@ impl Callbacks {
         if let Some((_, running)) = self.running.as_ref().filter(|(of, _)| *of == patch) {
             return Some(running.clone());
         }
+        self.newest(patch, |e| is_callback(e.word))
+    }
+
+    /// The last `pre_patch` of a patch, if it made its enable fail.
+    #[must_use]
+    pub fn last_to_fail(&self, patch: u32) -> Option<CallbackStatus> {
+        self.newest(patch, |e| e.word == word::PRE_PATCH).filter(|c| c.how != "returned" || c.value != 0)
+    }
+
+    fn newest(&self, patch: u32, is: impl Fn(&Event) -> bool) -> Option<CallbackStatus> {
         let mut own = self.events.iter().filter(|e| e.patch == patch).rev();
-        let last = own.by_ref().find(|e| is_callback(e.word))?;
+        let last = own.by_ref().find(|e| is(e))?;
         // A callback that was ended is logged twice: how it ended, then that it is over.
         let crash = own.next().filter(|e| e.word == word::CALLBACK_CRASHED && e.subject == last.subject);
         let (how, value) = match crash {
