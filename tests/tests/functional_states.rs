@@ -155,7 +155,7 @@ fn bad_descriptors() -> Vec<(&'static str, &'static str, String)> {
     let ten = self::state(10, "0");
     vec![
         ("EINVAL", "state 10 stands in the patch twice", text("bad", &["value"], 1, &[&ten, &ten])),
-        ("EINVAL", "the id of a state", text("bad", &["value"], 1, &[&self::state(0, "SUTURE_IS_SHADOW")])),
+        ("EINVAL", "the id of a state", state("{0, 1, 0, {0}}")),
         ("EINVAL", "flags of state 3", state("{3, 64, 0, {0}}")),
         ("EINVAL", "`reserved` of state 3", state("{3, 0, 9, {0}}")),
         ("EINVAL", "pre_patch of state 3", state("{3, 0, 0, {(void *)objects, 0, 0, 0, 0}}")),
