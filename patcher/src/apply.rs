@@ -126,9 +126,11 @@ pub fn apply(
 
 /// Says which callback made an enable fail, if one did.
 fn with_callback(target: &Target, block: Addr, patch: u32, error: Error) -> Error {
-    let Error::Failed { pid, name, errno, .. } = error else { return error };
-    let last = Callbacks::read(target, block).ok().and_then(|c| c.last_to_fail(patch));
-    Error::Failed { pid, name, errno, why: last.map(|c| c.text()) }
+    let Error::Failed { pid, name, errno } = error else { return error };
+    match Callbacks::read(target, block).ok().and_then(|c| c.last_to_fail(patch)) {
+        Some(callback) => Error::CallbackFailed { pid, name, errno, why: callback.text() },
+        None => Error::Failed { pid, name, errno },
+    }
 }
 
 /// A dry run.

@@ -290,17 +290,27 @@ pub enum Error {
         /// Process id.
         pid: i32,
     },
-    /// `pre_patch` or the last check before the start said no.
-    #[error("patch {name} failed to enable in process {pid}: {}", why.clone().unwrap_or_else(|| io::Error::from_raw_os_error(*errno).to_string()))]
+    /// The last check before the start said no.
+    #[error("patch {name} failed to enable in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
     Failed {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// What the check said.
+        errno: i32,
+    },
+    /// `pre_patch` said no.
+    #[error("patch {name} failed to enable in process {pid}: {why}")]
+    CallbackFailed {
         /// Process id.
         pid: i32,
         /// Patch name.
         name: String,
         /// What the callback returned.
         errno: i32,
-        /// The callback, and what became of it.
-        why: Option<String>,
+        /// Which callback, and what became of it.
+        why: String,
     },
     /// Somebody turned it round meanwhile.
     #[error("the transition of patch {name} in process {pid} was reversed")]
@@ -597,7 +607,7 @@ impl Error {
             Self::FromCallback { .. } => "EDEADLK",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
-            Self::Failed { errno, .. } => errno_name(*errno),
+            Self::Failed { errno, .. } | Self::CallbackFailed { errno, .. } => errno_name(*errno),
             Self::Reversed { .. } => "ECANCELED",
             Self::TimedOut { .. } => "ETIMEDOUT",
             Self::NotInTransition { .. }

@@ -164,7 +164,7 @@ fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
 fn judge(pid: i32, name: &str, found: Followed, (restored, left): (usize, usize)) -> Result<Moved, Error> {
     let name = name.to_owned();
     match found.ended {
-        Some(Ended::Failed(errno)) => Err(Error::Failed { pid, name, errno: errno.cast_signed(), why: None }),
+        Some(Ended::Failed(errno)) => Err(Error::Failed { pid, name, errno: errno.cast_signed() }),
         Some(Ended::Reversed) => Err(Error::Reversed { pid, name, restored, left }),
         ended => Ok(Moved {
             finished: ended.is_some(),

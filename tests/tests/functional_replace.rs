@@ -4,7 +4,7 @@ use serde_json::Value;
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::lab::replacing;
 use suture_tests::target::Options;
-use suture_tests::{Lab, Target, report};
+use suture_tests::{Lab, Target, poll, report};
 
 /// Text of a patch of `several.c`: each of `functions` returns N + `plus` + its position, and `items` are
 /// further items of the patch.
@@ -157,4 +157,99 @@ fn the_replace_attribute_is_shown() {
     let status = report::status(target.pid());
     assert_eq!(status["patches"][0]["replace"], true, "{status:#}");
     assert_eq!(status["patches"][1]["replace"], false, "{status:#}");
+}
+
+/// `states.c`, whose second thread can be inside blocker(), with short ticks.
+fn with_blocker(test: impl Fn(&Lab, Target)) {
+    for preload in [true, false] {
+        let lab = Lab::new();
+        let program = lab.compile_target("states.c", &[]);
+        let target = Target::start(&program, &[], Options { preload, ..Options::default() });
+        suture(&["inject", "--pid", &target.pid_text()]).expect(0);
+        suture(&["set", "tick_ms", "20", "--pid", &target.pid_text()]).expect(0);
+        test(&lab, target);
+    }
+}
+
+/// Text of a patch of `blocker` of `states.c`, which then returns `version`.
+fn blocking(name: &str, version: i64, items: &str) -> String {
+    format!(
+        "#include <suture.h>\n\
+         SUTURE_EXTERN void stand(void);\n\
+         static long blocker(void) {{ stand(); return {version}; }}\n\
+         SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"blocker\", blocker)){items});\n"
+    )
+}
+
+/// Begins to enable a patch that somebody holds up; gives who.
+#[track_caller]
+fn held(patch: &std::path::Path, pid: i32) -> String {
+    let args = ["apply", &patch.to_string_lossy(), "--timeout", "0.01", "--pid", &pid.to_string()];
+    suture(&args).expect(3);
+    let held = suture(&["get", "r/pending", "--pid", &pid.to_string()]);
+    held.expect(0);
+    held.stdout
+}
+
+fn settled(pid: i32) {
+    poll::until_true("the transition to end", || report::status(pid)["transition"].is_null());
+}
+
+#[test]
+fn a_thread_in_a_function_only_the_replaced_patch_has_holds_it_up() {
+    with_blocker(|lab, mut target| {
+        let pid = target.pid();
+        let a = lab.patch("a", &blocking("a", 7, ""));
+        let r = lab.patch("r", &replace("r", &["alpha"], 1000));
+        apply(&a, pid).expect(0);
+        assert_eq!(target.ask("enter"), "inside");
+        assert_ne!(held(&r, pid).trim(), "", "the nop counts");
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001", "the main thread has moved");
+        let functions = report::status(pid)["patches"][1]["functions"].clone();
+        let nops = functions.as_array().into_iter().flatten().filter(|f| f["nop"] == true);
+        assert_eq!(nops.map(|f| f["name"].clone()).collect::<Vec<_>>(), ["blocker"], "{functions:#}");
+
+        // Whoever turns round goes back to a's function.
+        suture(&["reverse", "r", "--pid", &pid.to_string()]).expect(0);
+        assert_eq!(
+            (target.ask("alpha 1").as_str(), report::patches(pid)),
+            ("alpha 1 = 11", vec!["a".into()])
+        );
+        assert_eq!(target.ask("leave"), "left 7");
+        assert_eq!((target.ask("enter").as_str(), target.ask("leave").as_str()), ("inside", "left 7"));
+
+        // And whoever leaves lets it end.
+        assert_eq!(target.ask("enter"), "inside");
+        assert_ne!(held(&r, pid).trim(), "");
+        assert_eq!(target.ask("leave"), "left 7", "it was inside a's");
+        settled(pid);
+        assert_eq!(report::patches(pid), ["r"]);
+        assert_eq!((target.ask("enter").as_str(), target.ask("leave").as_str()), ("inside", "left 1"));
+        suture(&["disable", "r", "--pid", &pid.to_string()]).expect(0);
+        assert_eq!(target.entry("blocker"), target.file_entry("blocker"));
+        assert!(target.finish().success());
+    });
+}
+
+#[test]
+fn a_forced_replace_leaves_the_code_that_threads_are_in() {
+    with_blocker(|lab, mut target| {
+        let pid = target.pid();
+        let a = lab.patch("a", &text("a", &["alpha"], 1000, ""));
+        let b = lab.patch("b", &blocking("b", 7, ""));
+        let r = lab.patch("r", &replace("r", &["beta"], 2000));
+        apply(&a, pid).expect(0);
+        apply(&b, pid).expect(0);
+        assert_eq!(target.ask("enter"), "inside");
+        assert_ne!(held(&r, pid).trim(), "");
+        // The main thread runs the old functions through nops already, the other one still b's.
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 11");
+        assert_eq!(target.ask("beta 1"), "beta 1 = 2001");
+        suture(&["force", "r", "--pid", &pid.to_string()]).expect(0);
+        assert_eq!(report::patches(pid), ["r"]);
+        assert_eq!(target.ask("leave"), "left 7", "code that threads were forced out of stays");
+        assert_eq!((target.ask("enter").as_str(), target.ask("leave").as_str()), ("inside", "left 1"));
+        let status = report::status(pid);
+        assert_eq!(status["images_left"], 2, "{status:#}");
+    });
 }
