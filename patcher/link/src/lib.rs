@@ -21,7 +21,9 @@ pub mod process;
 pub mod relocate;
 
 pub use accept::{AcceptError, AcceptOptions, Acceptance};
-pub use descriptor::{DescriptorError, FuncDescriptor, ObjectDescriptor, PatchDescriptor, StateDescriptor};
+pub use descriptor::{
+    CALLBACKS, DescriptorError, FuncDescriptor, ObjectDescriptor, PatchDescriptor, StateDescriptor,
+};
 pub use functions::FunctionError;
 pub use image::PatchFile;
 pub use plan::{LinkError, LinkOptions, LinkPlan, ResolvedFunc, link};
