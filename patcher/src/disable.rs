@@ -1,18 +1,19 @@
 //! Taking a patch back, turning its transition round, forcing it.
 
+use crate::channel::RequestError;
 use crate::context::Context;
 use crate::description::Description;
 use crate::error::Error;
 use crate::operation::{Moved, help_along, see_through};
-use crate::session::Session;
+use crate::session::{Session, explain};
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{SITE_ARMED, SiteRow, UNPATCHING};
-use suture_abi::channel::op;
+use suture_abi::block::{PHASE_COMPLETING, SITE_ARMED, SiteRow, UNPATCHING};
+use suture_abi::channel::{error, op};
 
 /// What a disable, reverse or force did.
 #[derive(Clone, Debug, Serialize)]
@@ -79,7 +80,12 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     let ring = session.ring;
     // A disable that is under way, perhaps by a command that died, is joined.
     let about = if op == op::ADVANCE { books.transition.map_or(0, |t| t.id) } else { patch };
-    let state = State::new(session.expect(step(op), op, [u64::from(about), session.may, 0, 0], &[])?);
+    let answer = session.request(op, [u64::from(about), session.may, 0, 0], &[])?;
+    let state = State::new(answer.map_err(|refusal| match refusal.code {
+        // Asked for in the instant in which a callback was begun.
+        error::STATE => Error::AtCallbacks { pid, name: name.to_owned() },
+        _ => explain(target, step(op), RequestError::Refused(refusal)),
+    })?);
     let transition = state.transition();
     let moved = see_through(session, alone, transition, state, name, context);
     let moved = match moved {
@@ -123,14 +129,14 @@ fn check(books: &Books, pid: i32, name: &str, action: Action) -> Result<(u32, u3
     }
     match (action, moving) {
         (Action::Disable, Some(t)) if t.target == UNPATCHING => Ok((patch, op::ADVANCE)),
-        (Action::Disable, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Wait, Some(_)) => Ok((patch, op::ADVANCE)),
+        (_, Some(t)) if t.phase == PHASE_COMPLETING => Err(Error::AtCallbacks { pid, name: name.to_owned() }),
+        (Action::Disable | Action::Reverse, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Force, Some(_)) => Ok((patch, op::FORCE)),
         (Action::Disable, None) => match books.transition {
             Some(other) => Err(Error::InTransition { pid, name: books.name_of(other.patch) }),
             None => Ok((patch, op::DISABLE)),
         },
-        (Action::Reverse, Some(_)) => Ok((patch, op::REVERSE)),
-        (Action::Force, Some(_)) => Ok((patch, op::FORCE)),
-        (Action::Wait, Some(_)) => Ok((patch, op::ADVANCE)),
         (_, None) => Err(Error::NotInTransition { pid, name: name.to_owned() }),
     }
 }

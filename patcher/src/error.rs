@@ -366,6 +366,14 @@ pub enum Error {
         /// The state.
         state: u64,
     },
+    /// The transition is at callbacks, where it cannot be changed.
+    #[error("the transition of patch {name} in process {pid} is at its callbacks and cannot be changed now")]
+    AtCallbacks {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+    },
     /// No transition of that patch.
     #[error("patch {name} is not in transition in process {pid}")]
     NotInTransition {
@@ -523,6 +531,11 @@ impl Error {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
             Self::FromCallback { .. } => "callbacks may look (status, get), but not change patches".into(),
+            Self::AtCallbacks { pid, name } => {
+                format!(
+                    "see which: suture get {name}/last_callback --pid {pid}; wait: suture wait {name} --pid {pid}"
+                )
+            }
             Self::NoAttribute { pid, patch, .. } => format!("list them with: suture get {patch} --pid {pid}"),
             Self::HookingInUse { pid, .. } => {
                 format!("disable the patches first: suture disable NAME --pid {pid}")
@@ -597,6 +610,7 @@ impl Error {
             | Self::Busy { .. }
             | Self::HookingOff { .. }
             | Self::HookingInUse { .. }
+            | Self::AtCallbacks { .. }
             | Self::Foreign { .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
