@@ -223,7 +223,8 @@ struct suture_patch {
  * `expected` (hexadecimal) were found there. For objects without symbols. */
 #define SUTURE_OFFSET(slot, object, offset, expected) (POINTER, slot, SUTURE_REF_OFFSET, object, 0, 0, offset, expected)
 
-/* Item: a state. `flags` is 0 or SUTURE_IS_SHADOW | SUTURE_BLOCK_DISABLE; callbacks not needed are 0. */
+/* Item: a state. `id` is a constant and not 0, `flags` is 0 or SUTURE_IS_SHADOW |
+ * SUTURE_BLOCK_DISABLE; callbacks not needed are 0. */
 #define SUTURE_STATE(id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)     \
     (STATE, id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)
 
@@ -287,8 +288,9 @@ struct suture_patch {
 
 #define SUTURE_STATE_OBJECT(n, c, ...)
 #define SUTURE_STATE_POINTER(n, c, ...)
+/* An id of 0 would end the table: the size of the array is then negative. */
 #define SUTURE_STATE_STATE(n, c, id, flags, pre, post, unpre, unpost, dtor)                        \
-    {id, flags, 0, {pre, post, unpre, unpost, dtor}},
+    {(id) + 0 * sizeof(char[(id) ? 1 : -1]), flags, 0, {pre, post, unpre, unpost, dtor}},
 #define SUTURE_STATE_FLAG(n, c, ...)
 
 #define SUTURE_REFERENCE_OBJECT(n, c, name, id, ...) SUTURE_EACH_FUNC(SUTURE_PASS_OLD, name, __VA_ARGS__)

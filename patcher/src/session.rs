@@ -128,15 +128,10 @@ fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<
     let no_errors = [offset_of!(RuntimeBlock, clone_errno), offset_of!(RuntimeBlock, worker_errno)];
     doorbell::with_a_thread(|lift| {
         for field in no_errors {
-            write_word(target, block, field, 0)?;
+            books::write_word(target, block, field, 0)?;
         }
         doorbell::ring(target, block, Errand { entry, lift }, deadline)
     })
-}
-
-fn write_word(target: &Target, block: Addr, field: usize, value: u32) -> Result<(), Error> {
-    let done = target.memory.write(block + field as u64, &value.to_le_bytes());
-    done.map_err(|e| target.ended_or(Error::from_proc(target.pid(), &e)))
 }
 
 /// Whether a worker lives in the target. Clears the trace of one that never did (in a process forked while
@@ -160,8 +155,8 @@ fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<boo
         // it is 0 now, and 0 is what is written.
         let made_now = worker == u32::MAX || task.is_some();
         if late || !made_now {
-            write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
-            write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
+            books::write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
+            books::write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
             return Ok(false);
         }
     }

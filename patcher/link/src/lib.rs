@@ -21,9 +21,12 @@ pub mod process;
 pub mod relocate;
 
 pub use accept::{AcceptError, AcceptOptions, Acceptance};
-pub use descriptor::{DescriptorError, PatchDescriptor};
+pub use descriptor::{
+    CALLBACKS, DescriptorError, FuncDescriptor, ObjectDescriptor, PatchDescriptor, StateDescriptor,
+};
+pub use functions::FunctionError;
 pub use image::PatchFile;
-pub use plan::{LinkError, LinkOptions, LinkPlan, link};
+pub use plan::{LinkError, LinkOptions, LinkPlan, ResolvedFunc, link};
 pub use process::{DebugFile, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView};
 
 use serde::Serializer;

@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod condition;
+pub mod inside;
 pub mod lock;
 pub mod runtime;
 pub mod select;
