@@ -112,8 +112,10 @@ pub fn status_text(status: &ProcessStatus) -> String {
         if status.worker { ", a command is at work" } else { "" },
     );
     for patch in &status.patches {
+        let goes = status.transition.as_ref().is_none_or(|t| t.direction == "unpatching");
         let state = match (patch.enabled, patch.transition) {
             (true, false) => "enabled",
+            (false, true) if !goes => "being enabled",
             (true, true) => "enabled, in transition",
             (false, true) => "being disabled",
             (false, false) => "prepared, not enabled",

@@ -46,7 +46,7 @@ pub fn candidates(pid: i32, place: &dyn Place) -> Result<Candidates, Error> {
             None if !place.may_be(&thread) => found.unfit.push("in a call that may hold something"),
             None => found.fit.push((rank(pid, &thread), thread)),
         }
-        if place.is_common() && found.fit.iter().filter(|(rank, _)| *rank == Rank::Waits).count() == ENOUGH {
+        if found.fit.iter().filter(|(rank, _)| *rank == Rank::Waits).count() == ENOUGH {
             break;
         }
     }

@@ -131,10 +131,6 @@ pub trait Place {
     fn may_be(&self, thread: &ThreadFacts) -> bool;
     /// Why a stopped thread is not at such a place.
     fn refusal(&self, regs: &Registers) -> Option<&'static str>;
-    /// Whether a few good candidates are enough, or all are to be tried.
-    fn is_common(&self) -> bool {
-        false
-    }
 }
 
 /// The runtime's own entries can be reached from everywhere.
@@ -147,10 +143,6 @@ impl Place for Anywhere {
 
     fn refusal(&self, _: &Registers) -> Option<&'static str> {
         None
-    }
-
-    fn is_common(&self) -> bool {
-        true
     }
 }
 

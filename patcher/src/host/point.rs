@@ -202,9 +202,15 @@ impl std::fmt::Debug for Point<'_> {
 
 impl Place for Point<'_> {
     fn may_be(&self, thread: &ThreadFacts) -> bool {
-        match &thread.call {
-            Some(call) => WAITS.contains(&call.nr),
-            None => thread.state == 'R',
+        let Some(call) = thread.call.as_ref() else { return thread.state == 'R' };
+        if !WAITS.contains(&call.nr) {
+            return false;
+        }
+        // Most are told apart without a stop. One whose walk needs its registers may be at such a point.
+        let start = suture_unwind::Registers::from_pc_sp(call.pc, call.sp);
+        match Unwinder::new(&self.modules).walk(start, &StackCache::new(self.target, call.sp)) {
+            Ok(frames) => self.judge(&frames, true).is_none(),
+            Err(_) => true,
         }
     }
 

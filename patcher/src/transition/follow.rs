@@ -132,10 +132,13 @@ pub fn help<'t>(
                     return Ok(None);
                 }
             }
-            WAITS_THREADS => match help_threads(session, transition, context.cache, stop, hands, found)? {
-                Some(next) => state = next,
-                None => return Ok(None),
-            },
+            WAITS_THREADS => {
+                hands.guard(session.target, session.block)?;
+                match help_threads(session, transition, context.cache, stop, hands, found)? {
+                    Some(next) => state = next,
+                    None => return Ok(None),
+                }
+            }
             _ => return Ok(None),
         }
     }
@@ -161,17 +164,17 @@ fn run_callbacks<'t>(
     let (target, block) = (session.target, session.block);
     while state.ended(transition).is_none() {
         match state.waits_for() {
-            WAITS_HOST => match host::provide(session, context.cache) {
-                Ok(()) => {
-                    hands.guard(target, block)?;
-                }
-                Err(Error::NoHost { pid, why }) => {
-                    give_up_start(session, transition, &why)?;
-                    found.waiting = Some(Error::NoHost { pid, why }.to_string());
+            WAITS_HOST => {
+                // The thread that was the host may be the one to be sent again.
+                hands.guard(target, block)?;
+                if let Err(error) = host::provide(session, context.cache) {
+                    let Error::NoHost { why, .. } = &error else { return Err(error) };
+                    give_up_start(session, transition, why)?;
+                    found.waiting = Some(error.to_string());
                     return Ok(state);
                 }
-                Err(error) => return Err(error),
-            },
+                hands.guard(target, block)?;
+            }
             WAITS_CALLBACK => {
                 let until = until.unwrap_or(Deadline::after(A_TURN));
                 let soon = until.at_most(A_TURN);

@@ -36,9 +36,14 @@ impl<'t> Hands<'t> {
     /// When the process is gone.
     pub fn attend(&mut self) -> Result<(), Error> {
         self.late.let_go();
-        match &mut self.guard {
-            Some(guard) => guard.pass_events(),
-            None => Ok(()),
+        match self.guard.take() {
+            Some(mut guard) if guard.is_current()? => {
+                guard.pass_events()?;
+                self.guard = Some(guard);
+            }
+            // A borrowed thread has been sent back to its own work.
+            _ => {}
         }
+        Ok(())
     }
 }
