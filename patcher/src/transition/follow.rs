@@ -120,6 +120,8 @@ pub fn help<'t>(
     hands.guard(session.target, session.block)?;
     let mut state = advance(session, transition)?;
     for _ in 0..TURNS {
+        // Lets a borrowed host go that has left: it is to be looked at like everybody.
+        hands.guard(session.target, session.block)?;
         if let Some(ended) = state.ended(transition) {
             return Ok(Some(ended));
         }
@@ -161,7 +163,7 @@ fn run_callbacks<'t>(
     let (target, block) = (session.target, session.block);
     while state.ended(transition).is_none() {
         match state.waits_for() {
-            WAITS_HOST => match host::provide(session, context.cache) {
+            WAITS_HOST => match provide(session, context.cache, hands) {
                 Ok(()) => {
                     hands.guard(target, block)?;
                 }
@@ -186,6 +188,12 @@ fn run_callbacks<'t>(
         state = advance(session, transition)?;
     }
     Ok(state)
+}
+
+/// Brings a host; the only thread of a program may have been it before.
+fn provide(session: &mut Session<'_>, cache: &Cache, hands: &mut Hands<'_>) -> Result<(), Error> {
+    hands.leave_host();
+    host::provide(session, cache)
 }
 
 /// How long a callback is waited for at a time; between two times other commands have their turn.
