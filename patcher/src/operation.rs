@@ -62,6 +62,7 @@ pub fn see_through(
         help_fast(&mut session, transition, context, until, &mut hands, &mut found)?;
     }
     if found.ended.is_some() {
+        hands.leave_host();
         let tidied = tidy(&mut session)?;
         session.close()?;
         return judge(target.pid(), name, found, tidied);
@@ -81,12 +82,14 @@ pub fn see_through(
         turn_round(target, transition)?;
         let patience = Patience { until: Some(Deadline::after(WAY_BACK)) };
         let back = follow(target, block, transition, patience, context, &mut hands)?;
+        hands.leave_host();
         if back.ended.is_some() {
             tidy_later(target)?;
             return Err(Error::TimedOut { pid: target.pid(), name: name.to_owned(), blockers });
         }
         after = back;
     }
+    hands.leave_host();
     let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
     judge(target.pid(), name, after, tidied)
 }

@@ -13,7 +13,7 @@
 
 #define PATCHABLE __attribute__((noinline, noclone, noipa))
 
-long level = 4;
+volatile long level = 4;
 static int orders[2];
 static volatile long ten = 10;
 static char notes[512];

@@ -120,6 +120,8 @@ pub fn help<'t>(
     hands.guard(session.target, session.block)?;
     let mut state = advance(session, transition)?;
     for _ in 0..TURNS {
+        // Lets a borrowed host go that has left: it is to be looked at like everybody.
+        hands.guard(session.target, session.block)?;
         if let Some(ended) = state.ended(transition) {
             return Ok(Some(ended));
         }
@@ -132,13 +134,10 @@ pub fn help<'t>(
                     return Ok(None);
                 }
             }
-            WAITS_THREADS => {
-                hands.guard(session.target, session.block)?;
-                match help_threads(session, transition, context.cache, stop, hands, found)? {
-                    Some(next) => state = next,
-                    None => return Ok(None),
-                }
-            }
+            WAITS_THREADS => match help_threads(session, transition, context.cache, stop, hands, found)? {
+                Some(next) => state = next,
+                None => return Ok(None),
+            },
             _ => return Ok(None),
         }
     }
@@ -165,9 +164,7 @@ fn run_callbacks<'t>(
     while state.ended(transition).is_none() {
         match state.waits_for() {
             WAITS_HOST => {
-                // The thread that was the host may be the one to be sent again.
-                hands.guard(target, block)?;
-                if let Err(error) = host::provide(session, context.cache) {
+                if let Err(error) = provide(session, context.cache, hands) {
                     let Error::NoHost { why, .. } = &error else { return Err(error) };
                     give_up_start(session, transition, why)?;
                     found.waiting = Some(error.to_string());
@@ -189,6 +186,12 @@ fn run_callbacks<'t>(
         state = advance(session, transition)?;
     }
     Ok(state)
+}
+
+/// Brings a host; the only thread of a program may have been it before.
+fn provide(session: &mut Session<'_>, cache: &Cache, hands: &mut Hands<'_>) -> Result<(), Error> {
+    hands.leave_host();
+    host::provide(session, cache)
 }
 
 /// How long a callback is waited for at a time; between two times other commands have their turn.

@@ -30,6 +30,12 @@ impl<'t> Hands<'t> {
         Ok(self.guard.insert(current))
     }
 
+    /// Is with nobody any more. A host that was borrowed is an ordinary thread again when it has left, and may be
+    /// the one that is needed next.
+    pub fn leave_host(&mut self) {
+        self.guard = None;
+    }
+
     /// Lets everybody go who can be, and passes on what happened to the host.
     ///
     /// # Errors
