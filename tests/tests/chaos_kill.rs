@@ -297,3 +297,26 @@ fn a_clone_that_was_filled_is_waited_for() {
         assert_eq!(copies(victim.target.pid()), 1);
     }
 }
+
+#[test]
+fn an_image_that_was_never_initialised_is_ignored() {
+    let lab = prepared_lab();
+    let mut victim = Victim::new(&lab, unprepared());
+    let pid = victim.target.pid();
+    let inject =
+        || report::details(&suture(&["inject", "--json", "--pid", &pid.to_string()]).expect(0).json());
+    assert_eq!(inject()["injected"], true);
+    // As a child that was forked right before the end has it: all there, but for the mark of completion.
+    let maps = code::maps(pid);
+    let is_image = |r: &&suture_elf::Region| {
+        r.offset == 0 && r.path.as_deref().is_some_and(|p| p.contains("libsuture.so"))
+    };
+    let base = maps.regions.iter().find(is_image).expect("the image").start;
+    let runtime = suture_elf::ObjectFile::open(&suture_tests::dist::dist().runtime).expect("the runtime");
+    let block = runtime.symbols().named(suture_abi::BLOCK_SYMBOL).next().expect("its block").addr;
+    code::write(pid, base + block.0, &[0; 8]);
+    suture(&["status", "--pid", &pid.to_string()]).expect_refused(&["without the runtime"]);
+    let again = inject();
+    assert_eq!((&again["injected"], &again["stops"]), (&true.into(), &1.into()), "{again:#}");
+    victim.is_patched_next(&lab);
+}
