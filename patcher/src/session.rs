@@ -167,8 +167,8 @@ fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<boo
     }
 }
 
-/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the process it
-/// was forked from.
+/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the
+/// process it was forked from.
 fn has_channel(task: &str) -> bool {
     let files = std::fs::read_dir(format!("{task}/fd")).into_iter().flatten().flatten();
     let leads_to = |file: std::fs::DirEntry| std::fs::read_link(file.path()).unwrap_or_default();

@@ -183,8 +183,8 @@ impl Tracing {
                 sys::kill_if_there(self.child);
             }
         }
-        // Any exit after the act was begun is after it, but that of another thread may be too early; the act's
-        // own thread is the only one that does anything by then.
+        // Any exit after the act was begun is after it, but that of another thread may be too early; the
+        // act's own thread is the only one that does anything by then.
         if info.op == libc::PTRACE_SYSCALL_INFO_EXIT
             && self.moment == Moment::After(self.acts.len().wrapping_sub(1))
         {

@@ -119,8 +119,8 @@ fn a_frozen_process_is_reported() {
     }
 }
 
-/// Stops a process in the middle of an apply, by what `stop` does; the command must end, and the process must be
-/// whole when it goes on.
+/// Stops a process in the middle of an apply, by what `stop` does; the command must end, and the process
+/// must be whole when it goes on.
 fn in_the_middle(stop: impl Fn(&Target), go_on: impl Fn(&Target), words: &str) {
     let lab = Lab::new();
     let patch = lab.value_patch("fix", 100);

@@ -1,5 +1,6 @@
-//! Getting in: how long a thread is held and away for an injection and for a ring of the doorbell, on an idle
-//! machine and on one with twice as much to do as it has processors; and what the first apply costs over the second.
+//! Getting in: how long a thread is held and away for an injection and for a ring of the doorbell, on an
+//! idle machine and on one with twice as much to do as it has processors; and what the first apply costs
+//! over the second.
 
 use crate::error::Error;
 use crate::lab::{CALL_FUNCTIONS, Lab, SHORT};

@@ -119,8 +119,8 @@ impl Held<'_> {
         Ok(Done::Sent { held, away, frame: at.0 })
     }
 
-    /// When the thread is seen asleep in its call again, for those who want to know: since it was let go. `None` when
-    /// it is not seen soon, or so late after the look before that the time says nothing.
+    /// When the thread is seen asleep in its call again, for those who want to know: since it was let go.
+    /// `None` when it is not seen soon, or so late after the look before that the time says nothing.
     fn see_back(&self, released: Instant, sp: u64) -> Option<Duration> {
         /// Longest look.
         const SOON: Duration = Duration::from_micros(150);

@@ -207,8 +207,8 @@ pub fn sleep(pid: i32, tid: i32) -> Option<Sleep> {
 
 /// How long a sleeping thread has not run.
 ///
-/// The scheduler's clocks stand still while a processor is taken away by a hypervisor or by interrupts, each for
-/// itself. So they are only compared on one processor, and the true time may be a little longer.
+/// The scheduler's clocks stand still while a processor is taken away by a hypervisor or by interrupts,
+/// each for itself. So they are only compared on one processor, and the true time may be a little longer.
 #[must_use]
 pub fn slept(pid: i32, tid: i32, sleep: &Sleep) -> Option<Duration> {
     let _there = Pinned::to(last_processor(pid, tid)?).ok()?;

@@ -1,5 +1,5 @@
-//! An independent count of calls that ended with EINTR: a library that is preloaded into the server, wraps the
-//! calls that can be interrupted, and counts in a file that all processes of the server share.
+//! An independent count of calls that ended with EINTR: a library that is preloaded into the server, wraps
+//! the calls that can be interrupted, and counts in a file that all processes of the server share.
 
 use crate::lab::{self, Lab};
 use std::fs;

@@ -1,7 +1,8 @@
 //! The rounds of one server.
 //!
-//! Each round starts the server, lets clients work for a while as a baseline, then puts the runtime in, applies a patch
-//! and disables it under the same clients. What they see afterwards must be all new, and all old again.
+//! Each round starts the server, lets clients work for a while as a baseline, then puts the runtime in,
+//! applies a patch and disables it under the same clients. What they see afterwards must be all new, and
+//! all old again.
 
 use super::eintr::{Counter, Counts};
 use super::load::{Load, Phase};

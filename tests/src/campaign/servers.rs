@@ -1,7 +1,7 @@
 //! The servers: how each is started, what is patched in it, and how a client sees that.
 //!
-//! Where a server exports functions, one of its own is patched; memcached and Python's http.server get one of libc
-//! whose result their clients see.
+//! Where a server exports functions, one of its own is patched; memcached and Python's http.server get one
+//! of libc whose result their clients see.
 
 use super::client::{Ask, Client, Http, Lines, Postgres};
 use super::eintr::Counter;
