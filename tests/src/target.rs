@@ -214,7 +214,9 @@ impl Target {
         self.child.wait().expect("a child")
     }
 
-    fn fate(&self) -> String {
+    /// How it ended.
+    #[must_use]
+    pub fn fate(&self) -> String {
         // Unreaped: the status is in the last field of its stat line.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         let code = stat.split_ascii_whitespace().last().and_then(|c| c.parse().ok());
