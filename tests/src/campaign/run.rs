@@ -25,8 +25,12 @@ pub struct Cost {
     pub held: Vec<u64>,
     /// Microseconds until seen back.
     pub away: Vec<u64>,
-    /// Threads stopped.
+    /// Threads stopped to get in.
     pub stops: Vec<u64>,
+    /// Threads stopped for a look.
+    pub looks: Vec<u64>,
+    /// Microseconds those were held, in all, where there were any.
+    pub look_held: Vec<u64>,
 }
 
 /// What came of all rounds of a server.
@@ -144,6 +148,8 @@ impl Round<'_> {
             cost.held.extend(number("held_us"));
             cost.away.extend(number("away_us"));
             cost.stops.extend(number("stops"));
+            cost.looks.extend(number("looks_with_stop"));
+            cost.look_held.extend(number("look_held_us").filter(|held| *held > 0));
         }
     }
 
@@ -190,6 +196,8 @@ pub fn json(name: &str, tally: &Tally) -> Value {
             "held_us": super::table::quantiles(&c.held),
             "away_us": super::table::quantiles(&c.away),
             "stops": c.stops.iter().sum::<u64>(),
+            "looks_with_stop": c.looks.iter().sum::<u64>(),
+            "look_held_us": super::table::quantiles(&c.look_held),
             "processes": c.stops.len(),
         })
     };

@@ -36,7 +36,7 @@ pub fn is_good(tally: &Tally) -> bool {
 #[must_use]
 pub fn table(rows: &[(&str, Tally)]) -> String {
     let mut text = format!(
-        "{:<15} {:>6} {:>5} {:>4} {:>5} | {:>13} {:>13} {:>5} | {:>13} {:>13} {:>5} | {:>15} {:>9} {:>13} | {:>17}\n",
+        "{:<15} {:>6} {:>5} {:>4} {:>5} | {:>13} {:>13} {:>5} | {:>13} {:>13} {:>5} {:>5} {:>12} | {:>15} {:>9} {:>13} | {:>17}\n",
         "server",
         "rounds",
         "procs",
@@ -48,6 +48,8 @@ pub fn table(rows: &[(&str, Tally)]) -> String {
         "change held",
         "away (us)",
         "stops",
+        "looks",
+        "held (us)",
         "requests",
         "failed",
         "p99 (ms)",
@@ -61,7 +63,7 @@ pub fn table(rows: &[(&str, Tally)]) -> String {
         let p99 = |values: &[u32]| numbers(values)[1] as f64 / 1e3;
         let _ = writeln!(
             text,
-            "{name:<15} {:>6} {:>5} {:>4} {:>5} | {:>13} {:>13} {:>5} | {:>13} {:>13} {:>5} | {:>15} {:>9} {:>13} | {:>17}",
+            "{name:<15} {:>6} {:>5} {:>4} {:>5} | {:>13} {:>13} {:>5} | {:>13} {:>13} {:>5} {:>5} {:>12} | {:>15} {:>9} {:>13} | {:>17}",
             tally.rounds,
             tally.processes,
             tally.observed,
@@ -72,6 +74,8 @@ pub fn table(rows: &[(&str, Tally)]) -> String {
             pair(&tally.change.held),
             pair(&tally.change.away),
             tally.change.stops.iter().sum::<u64>(),
+            tally.change.looks.iter().sum::<u64>(),
+            pair(&tally.change.look_held),
             format!("{} / {}", tally.baseline.requests(), tally.patching.requests()),
             format!("{} / {}", tally.baseline.failures.len(), tally.patching.failures.len()),
             format!("{:.2} / {:.2}", p99(&tally.baseline.latencies), p99(&tally.patching.latencies)),
@@ -83,7 +87,8 @@ pub fn table(rows: &[(&str, Tally)]) -> String {
             ),
         );
     }
-    text += "held, away: median / p99; requests, failed, p99, EINTR: baseline / while patching\n";
+    text += "held, away: median / p99; stops: threads borrowed to get in, looks: threads stopped for a look; \
+             requests, failed, p99, EINTR: baseline / while patching\n";
     for (name, tally) in rows {
         for wrong in tally.wrong.iter().chain(&tally.patching.failures).take(5) {
             let _ = writeln!(text, "{name}: {wrong}");
