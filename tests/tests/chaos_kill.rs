@@ -65,6 +65,13 @@ impl Tally {
     }
 }
 
+/// Waits until all threads sleep in the calls of their loops.
+fn all_sleep(pid: i32) {
+    let asleep =
+        |call: &Option<i64>| [Some(libc::SYS_epoll_wait), Some(libc::SYS_rt_sigtimedwait)].contains(call);
+    poll::until_true("all to sleep", || snapshot::calls(pid).iter().all(asleep));
+}
+
 /// A target all of whose threads notice a clumsy stop.
 struct Victim {
     target: Target,
@@ -77,15 +84,15 @@ impl Victim {
         let mut target = Target::start(&lab.path("sleepers"), &["4"], options);
         // It opens what it needs with the first question, and a thread in sigwaitinfo shows another mask.
         target.ask("early");
-        let asleep =
-            |call: &Option<i64>| [Some(libc::SYS_epoll_wait), Some(libc::SYS_rt_sigtimedwait)].contains(call);
-        poll::until_true("all to sleep", || snapshot::calls(target.pid()).iter().all(asleep));
+        all_sleep(target.pid());
         let before = Snapshot::of(target.pid());
         Self { target, before, early: 0 }
     }
 
     /// Calls that ended since the last look.
     fn early(&mut self) -> i64 {
+        // A thread whose call was ended may not have had a processor yet to say so.
+        all_sleep(self.target.pid());
         let now = Target::number(&self.target.ask("early"), "early");
         now - std::mem::replace(&mut self.early, now)
     }
