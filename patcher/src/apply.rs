@@ -68,14 +68,14 @@ pub fn apply(
     let (pid, cache) = (target.pid(), context.cache);
     let alone = Exclusive::take(target)?;
     target.check_enterable()?;
-    let mut now = plan::books_or_none(target)?;
-    if let Some(t) = now.transition {
-        now = operation::help_along(target, t.id, context)?;
+    let mut before = plan::books_or_none(target)?;
+    if let Some(t) = before.transition {
+        before = operation::help_along(target, t.id, context)?;
     }
     // Everything that can be refused is refused before the process is touched.
-    let mut next = Some(plan::plan(target, patch, &now, classes, cache)?);
-    if let Some(t) = now.transition {
-        return Err(Error::InTransition { pid, name: now.name_of(t.patch) });
+    let mut next = Some(plan::plan(target, patch, &before, classes, cache)?);
+    if let Some(t) = before.transition {
+        return Err(Error::InTransition { pid, name: before.name_of(t.patch) });
     }
     if skip_unconcerned && next.as_ref().is_some_and(|plan| !plan.concerned) {
         return Err(Error::NotConcerned { pid });
@@ -87,7 +87,9 @@ pub fn apply(
         operation::tidy(&mut session)?;
         let now = books::read(target, session.block)?;
         let plan = match next.take() {
-            Some(plan) if plan.batch.generation == now.generation && injection.is_none() => plan,
+            // A plan names places in the runtime. It may have come since without our help: from a command
+            // that was in the middle of it when it died.
+            Some(plan) if plan.batch.generation == now.generation && before.records == now.records => plan,
             _ => plan::plan(target, patch, &now, classes, cache)?,
         };
         let name_of = |entry: u64| name_of(&plan, &now, entry);

@@ -1,6 +1,6 @@
 //! A session: a living worker, an open channel, and the books as they are now.
 
-use crate::channel::{Channel, Refusal, RequestError, Results};
+use crate::channel::{self, Channel, Refusal, RequestError, Results};
 use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
 use crate::sys::time::Deadline;
@@ -48,8 +48,9 @@ impl<'t> Session<'t> {
             // A worker whose transition has just ended may leave before it is met.
             if let Some(channel) = Channel::open(target, block, deadline)? {
                 // The program's filters admit what the worker needs; whether they admit looks at threads
-                // is not asked, the command can do that from outside.
-                let may = if target.facts.seccomp == 0 { MAY_LOOK } else { 0 };
+                // is not asked, the command can do that from outside. Threads look at themselves, too, so
+                // it takes only one that is filtered.
+                let may = if target.is_filtered()? { 0 } else { MAY_LOOK };
                 return Ok(Self { target, block, ring: rung, may, channel });
             }
         }
@@ -162,12 +163,11 @@ fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<boo
     }
 }
 
-/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the process it
-/// was forked from.
+/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the
+/// process it was forked from.
 fn has_channel(task: &str) -> bool {
     let files = std::fs::read_dir(format!("{task}/fd")).into_iter().flatten().flatten();
-    let leads_to = |file: std::fs::DirEntry| std::fs::read_link(file.path()).unwrap_or_default();
-    files.map(leads_to).any(|to| to.to_string_lossy().starts_with("/memfd:suture-channel"))
+    files.into_iter().any(|file| channel::is_channel(&file.path()))
 }
 
 /// Puts a refusal of the worker into words.

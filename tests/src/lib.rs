@@ -12,6 +12,7 @@
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
 //! | [`server`] | distribution servers: redis and nginx |
+//! | [`campaign`] | all distribution servers, unprepared, again and again under load |
 //! | [`sys`] | the few system calls that std does not have |
 //!
 //! Nothing here sleeps for a fixed time: tests wait for a line, for the end of a process, or poll a
@@ -21,6 +22,7 @@
 //! redis-tools, util-linux. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 
+pub mod campaign;
 pub mod code;
 pub mod command;
 pub mod dist;

@@ -179,11 +179,12 @@ impl Target {
         number.unwrap_or_else(|| panic!("no number for {word:?} in {answer:?}"))
     }
 
-    /// Whether it lives.
+    /// Whether it lives: any thread of it, the first one may have left.
     #[must_use]
     pub fn alive(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
-            .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("Z").starts_with(['Z', 'X']))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let lives = |stat: String| stat.rsplit(") ").next().is_some_and(|s| !s.starts_with(['Z', 'X']));
+        tasks.into_iter().any(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(lives))
     }
 
     /// Live bytes at the entry of a function of the program.
@@ -214,7 +215,9 @@ impl Target {
         self.child.wait().expect("a child")
     }
 
-    fn fate(&self) -> String {
+    /// How it ended.
+    #[must_use]
+    pub fn fate(&self) -> String {
         // Unreaped: the status is in the last field of its stat line.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         let code = stat.split_ascii_whitespace().last().and_then(|c| c.parse().ok());

@@ -55,8 +55,8 @@ fn seize(tid: i32) -> Result<(), StopError> {
     })
 }
 
-/// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on, unchanged unless registers
-/// were set. While it is held no signal reaches the thread.
+/// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on,
+/// unchanged unless registers were set. While it is held no signal reaches the thread.
 #[derive(Debug)]
 pub struct StoppedThread {
     tid: i32,
