@@ -124,7 +124,7 @@ fn every_rule_refuses_and_names_its_field() {
     };
     header(|m| m.header.magic ^= 1, offset_of!(Header, magic));
     header(|m| m.header.abi += 1, offset_of!(Header, abi));
-    header(|m| m.header.flags |= 4, offset_of!(Header, flags));
+    header(|m| m.header.flags |= 8, offset_of!(Header, flags));
     header(|m| m.name = "", offset_of!(Header, name));
     header(|m| m.name = "a\0b", offset_of!(Header, name));
     header(|m| m.images.push(m.images[0]), offset_of!(Header, images));
