@@ -18,6 +18,8 @@ use suture_abi::event::word;
 
 /// `ENOMEM`.
 const ENOMEM: u32 = 12;
+/// `ECANCELED`.
+const ECANCELED: u32 = 125;
 
 /// What became of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,6 +88,8 @@ pub trait World {
     fn settle(&mut self) -> bool;
     /// Runs a job's code, or asks how it is getting on. Once done it answers the same until the next job.
     fn run(&mut self, job: Job) -> Ran;
+    /// True while a callback runs.
+    fn is_at_work(&self) -> bool;
     /// Frees the shadow variables of a state that has no destructor.
     fn free_shadow(&mut self, id: u64);
     /// Writes an event about a patch.
@@ -133,8 +137,21 @@ pub fn begin(world: &mut impl World, next: Books) -> Result<(), BooksError> {
     Ok(())
 }
 
-/// Turns round.
-pub fn reverse(world: &mut impl World, next: Books) -> Result<(), BooksError> {
+/// Turns the transition of a patch round, or gives up an enable that has not started because there is nobody
+/// to run its callbacks.
+///
+/// # Errors
+/// Threads are not moving, the patch's state forbids it, or there is no memory.
+pub fn reverse(world: &mut impl World, patch: u32) -> Result<(), BooksError> {
+    let found = world.books().transition.first().copied().filter(|t| t.patch == patch);
+    let t = found.ok_or(BooksError::NoEntry(patch))?;
+    if t.phase == PHASE_INIT && t.begun == PATCHING && !world.is_at_work() {
+        return cancel(world, ECANCELED);
+    }
+    if t.phase != PHASE_RUNNING {
+        return Err(BooksError::State(t.phase));
+    }
+    let next = world.books().with_reversed(world.now())?;
     let Some(t) = next.transition.first().copied() else { return Ok(()) };
     let ready = world.ready(next)?;
     world.commit(ready);
@@ -172,7 +189,7 @@ fn before(world: &mut impl World, t: &TransitionRow) -> Stepped {
 }
 
 /// Gives an enable up that has not started.
-pub fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
+fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
     let Some(t) = world.books().transition.first().copied() else { return Ok(()) };
     let next = world.books().with_cancelled(errno)?;
     let ready = world.ready(next)?;
@@ -254,3 +271,6 @@ fn work(world: &mut impl World, job: Job) -> Stepped {
     }
     Ok(Step::Again)
 }
+
+#[cfg(test)]
+mod tests;
