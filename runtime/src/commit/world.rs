@@ -128,10 +128,6 @@ impl World for Engine {
         }
     }
 
-    fn is_at_work(&self) -> bool {
-        host::is_at_work()
-    }
-
     fn free_shadow(&mut self, _: u64) {}
 
     fn log(&mut self, word: u32, patch: u32, subject: u64, value: u64) {

@@ -88,8 +88,6 @@ pub trait World {
     fn settle(&mut self) -> bool;
     /// Runs a job's code, or asks how it is getting on. Once done it answers the same until the next job.
     fn run(&mut self, job: Job) -> Ran;
-    /// True while a callback runs.
-    fn is_at_work(&self) -> bool;
     /// Frees the shadow variables of a state that has no destructor.
     fn free_shadow(&mut self, id: u64);
     /// Writes an event about a patch.
@@ -143,10 +141,15 @@ pub fn begin(world: &mut impl World, next: Books) -> Result<(), BooksError> {
 /// # Errors
 /// Threads are not moving, the patch's state forbids it, or there is no memory.
 pub fn reverse(world: &mut impl World, patch: u32) -> Result<(), BooksError> {
-    let found = world.books().transition.first().copied().filter(|t| t.patch == patch);
-    let t = found.ok_or(BooksError::NoEntry(patch))?;
-    if t.phase == PHASE_INIT && t.begun == PATCHING && !world.is_at_work() {
-        return cancel(world, ECANCELED);
+    let of_patch = |world: &_| World::books(world).transition.first().copied().filter(|t| t.patch == patch);
+    let mut t = of_patch(world).ok_or(BooksError::NoEntry(patch))?;
+    // A callback that has returned counts, whether that was heard of or not.
+    while t.phase == PHASE_INIT {
+        match before(world, &t)? {
+            Step::Again => t = of_patch(world).ok_or(BooksError::NoEntry(patch))?,
+            Step::Wait(Waits::Host) if t.begun == PATCHING => return cancel(world, ECANCELED),
+            Step::Wait(_) => break,
+        }
     }
     if t.phase != PHASE_RUNNING {
         return Err(BooksError::State(t.phase));

@@ -10,6 +10,7 @@
 mod lab;
 mod model;
 mod process;
+mod regressions;
 mod scenarios;
 
 use std::fmt::{Display, Formatter, Result};

@@ -433,10 +433,6 @@ impl World for Process {
         }
     }
 
-    fn is_at_work(&self) -> bool {
-        matches!(self.job, Some((_, None)))
-    }
-
     fn free_shadow(&mut self, id: u64) {
         self.events.push(format!("freed({id})"));
     }
