@@ -18,6 +18,12 @@ use suture_abi::block::{
 };
 use suture_abi::descriptor::STATE_BLOCK_DISABLE;
 
+/// True if a patch goes when the transition's takes the place of all others. One that is prepared is not listed
+/// yet.
+fn is_replaced(patch: &PatchRow, t: &TransitionRow) -> bool {
+    patch.id != t.patch && patch.state == PATCH_ENABLED
+}
+
 impl Books {
     /// True if a function belongs to the patch whose threads are moving.
     pub fn is_moving(&self, func: &FuncRow) -> bool {
@@ -165,7 +171,7 @@ impl Books {
         let replaces = self.replaces(&t);
         for patch in &mut next.patches {
             let own = patch.id == t.patch;
-            if t.target == UNPATCHING && own || t.target == PATCHING && replaces && !own {
+            if t.target == UNPATCHING && own || t.target == PATCHING && replaces && is_replaced(patch, &t) {
                 patch.flags |= PATCH_FORCED;
             }
         }
@@ -191,7 +197,7 @@ impl Books {
         let replaces = self.replaces(&t);
         for patch in &mut next.patches {
             let leaves = match t.target {
-                PATCHING => replaces && patch.id != t.patch,
+                PATCHING => replaces && is_replaced(patch, &t),
                 _ => patch.id == t.patch,
             };
             if leaves {

@@ -151,21 +151,25 @@ fn remove(
     Ok(())
 }
 
+/// The states of that id that listed patches hold. One that is prepared is not listed yet, and may never be.
+fn holders(books: &Books, id: u64) -> impl Iterator<Item = &StateRow> {
+    let prepared = books.prepared().map_or(0, |batch| batch.0);
+    books.states.iter().filter(move |s| s.plan.id == id && s.patch != prepared)
+}
+
 /// No other listed patch has a state of that id.
 fn is_only_holder(books: &Books, state: &StateRow) -> bool {
-    !books.states.iter().any(|s| s.patch != state.patch && s.plan.id == state.plan.id)
+    !holders(books, state.plan.id).any(|s| s.patch != state.patch)
 }
 
 /// The state of a patch that the transition's patch replaces and does not take over. Of several holders
 /// the newest.
 fn is_dropped(books: &Books, t: &TransitionRow, state: &StateRow) -> bool {
     let order = |patch: u32| books.patches.iter().position(|p| p.id == patch);
-    let same = |s: &&StateRow| s.plan.id == state.plan.id && s.patch != state.patch;
+    let later = |s: &StateRow| s.patch == t.patch || order(s.patch) > order(state.patch);
+    let held = || holders(books, state.plan.id);
     books.replaces(t)
         && state.patch != t.patch
-        && !books
-            .states
-            .iter()
-            .filter(same)
-            .any(|s| s.patch == t.patch || order(s.patch) > order(state.patch))
+        && held().any(|s| s.patch == state.patch)
+        && !held().any(later)
 }

@@ -3,6 +3,10 @@
 //! Each step compares everything; what is asserted besides is the point of the sequence.
 
 use super::Host;
+
+/// A thread that holds a transition up.
+const T1: u32 = 1;
+const BLOCKER: usize = 3;
 use super::lab::Step;
 use super::scenarios::{Script, patch};
 
@@ -18,4 +22,33 @@ fn a_reverse_hears_of_callbacks_that_have_returned() {
     s.step(Step::Host(Host::Quick));
     s.tick();
     assert_eq!((s.count("> post_unpatch(A,10)"), s.count("(A,11)")), (1, 0));
+}
+
+/// A command died before it enabled: its patch took the last callbacks from the one that was leaving.
+#[test]
+fn a_prepared_patch_holds_no_state() {
+    let mut s = Script::new();
+    s.enable("A{f; 10}");
+    s.step(Step::Host(Host::Slow));
+    s.disable('A');
+    s.step(Step::Prepare(patch("B{f; 10}")));
+    for _ in 0..3 {
+        s.step(Step::CallbackReturns);
+        s.tick();
+    }
+    assert_eq!((s.count("> post_unpatch(A,10)"), s.count("> dtor(A,10)")), (1, 1));
+}
+
+/// It was also taken off a list it was not on, with its states' callbacks, by a patch that replaces all.
+#[test]
+fn a_prepared_patch_is_not_replaced() {
+    let mut s = Script::new();
+    s.enable("A{f;}");
+    s.step(Step::Call(T1, BLOCKER));
+    s.enable("R!{blocker;}");
+    s.step(Step::Prepare(patch("B{g; 11}")));
+    s.step(Step::Force('R'));
+    s.tick();
+    assert_eq!((s.count("gone A"), s.count("gone B"), s.count("(B,11)")), (1, 0, 0));
+    assert_eq!(s.step(Step::EnablePrepared), 0);
 }
