@@ -14,7 +14,7 @@ use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
 use suture_abi::block::{
     PATCHING, PHASE_COMPLETING, PHASE_INIT, STATE_FAILED, STATE_INTRODUCED, STATE_UNPATCHING, StateRow,
-    TransitionRow,
+    TRANSITION_FORCED, TransitionRow,
 };
 use suture_abi::descriptor::STATE_IS_SHADOW;
 use suture_abi::event::word;
@@ -106,7 +106,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
         }
         (PHASE_COMPLETING, PATCHING, PATCHING) => {
             for (at, state) in dropped() {
-                remove(&mut add, at, state)?;
+                remove(&mut add, t, at, state)?;
             }
             for (at, _) in of_patch().filter(|(_, s)| is_only_holder(books, s)) {
                 add(JobKind::PostPatch, at)?;
@@ -118,7 +118,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
             }
             for (at, state) in of_patch() {
                 if state.marks & STATE_INTRODUCED != 0 {
-                    remove(&mut add, at, state)?;
+                    remove(&mut add, t, at, state)?;
                 } else if state.marks & STATE_FAILED != 0 && state.plan.flags & STATE_IS_SHADOW != 0 {
                     add(JobKind::FreeShadow, at)?;
                 }
@@ -131,7 +131,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
         }
         (PHASE_COMPLETING, ..) => {
             for (at, state) in of_patch().filter(|(_, s)| is_only_holder(books, s)) {
-                remove(&mut add, at, state)?;
+                remove(&mut add, t, at, state)?;
             }
         }
         _ => {}
@@ -139,13 +139,15 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
     Ok(jobs)
 }
 
+/// The variables of a forced transition's states stay: threads that were moved without a look may use them.
 fn remove(
     add: &mut impl FnMut(JobKind, usize) -> Result<(), NoMemory>,
+    t: &TransitionRow,
     at: usize,
     state: &StateRow,
 ) -> Result<(), NoMemory> {
     add(JobKind::PostUnpatch, at)?;
-    if state.plan.flags & STATE_IS_SHADOW != 0 {
+    if state.plan.flags & STATE_IS_SHADOW != 0 && t.flags & TRANSITION_FORCED == 0 {
         add(JobKind::FreeShadow, at)?;
     }
     Ok(())

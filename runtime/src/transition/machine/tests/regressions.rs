@@ -52,3 +52,15 @@ fn a_prepared_patch_is_not_replaced() {
     assert_eq!((s.count("gone A"), s.count("gone B"), s.count("(B,11)")), (1, 0, 0));
     assert_eq!(s.step(Step::EnablePrepared), 0);
 }
+
+/// A thread that was forced out of the patch may still use its variables.
+#[test]
+fn variables_of_a_forced_transition_stay() {
+    let mut s = Script::new();
+    s.enable("A{blocker; 10}");
+    s.step(Step::Call(T1, BLOCKER));
+    s.disable('A');
+    s.step(Step::Force('A'));
+    s.tick();
+    assert_eq!((s.count("> post_unpatch(A,10)"), s.count("dtor(A,10)")), (1, 0));
+}
