@@ -197,10 +197,14 @@ fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
     let next = world.books().with_cancelled(errno)?;
     let ready = world.ready(next)?;
     world.commit(ready);
-    for event in [word::FAIL, word::CANCEL, word::COMPLETING_UNPATCH] {
-        world.log(event, t.patch, 0, u64::from(if event == word::FAIL { errno } else { 0 }));
-    }
+    log_cancel(world, t.patch, errno);
     Ok(())
+}
+
+fn log_cancel(world: &mut impl World, patch: u32, errno: u32) {
+    world.log(word::FAIL, patch, 0, u64::from(errno));
+    world.log(word::CANCEL, patch, 0, 0);
+    world.log(word::COMPLETING_UNPATCH, patch, 0, 0);
 }
 
 fn running(world: &mut impl World, t: &TransitionRow) -> Stepped {
@@ -249,12 +253,8 @@ fn work(world: &mut impl World, job: Job) -> Stepped {
         return Err(BooksError::NoEntry(0));
     };
     let code = job.code(world.books());
-    let errno = match (code, job.kind) {
-        (0, JobKind::FreeShadow) => {
-            world.free_shadow(state.plan.id);
-            0
-        }
-        (0, _) => 0,
+    let errno = match code {
+        0 => 0,
         _ => match world.run(job) {
             Ran::Done(errno) => errno,
             Ran::Running => return Ok(Step::Wait(Waits::Callback)),
@@ -262,15 +262,22 @@ fn work(world: &mut impl World, job: Job) -> Stepped {
         },
     };
     let failed = job.kind == JobKind::PrePatch && errno != 0;
-    let next = world.books().with_callback(job.state, job.marks(failed))?;
+    let mut next = world.books().with_callback(job.state, job.marks(failed))?;
+    if failed {
+        // In one step with the mark: a failure that is noted and not acted on would be forgotten.
+        next = next.with_cancelled(errno)?;
+    }
     let ready = world.ready(next)?;
+    if code == 0 && job.kind == JobKind::FreeShadow {
+        world.free_shadow(state.plan.id);
+    }
     world.commit(ready);
     // The destructor's events are written one by one as it runs.
     if code != 0 && job.kind != JobKind::FreeShadow {
         world.log(job.kind.word(), state.patch, state.plan.id, u64::from(errno));
     }
     if failed {
-        cancel(world, errno)?;
+        log_cancel(world, state.patch, errno);
     }
     Ok(Step::Again)
 }

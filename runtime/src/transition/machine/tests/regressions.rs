@@ -64,3 +64,26 @@ fn variables_of_a_forced_transition_stay() {
     s.tick();
     assert_eq!((s.count("> post_unpatch(A,10)"), s.count("dtor(A,10)")), (1, 0));
 }
+
+/// There was no memory for the second step after a failure: the patch was enabled in spite of it.
+#[test]
+fn a_failure_is_not_forgotten_for_want_of_memory() {
+    let mut s = Script::new();
+    let mut a = patch("A{f; 10}");
+    a.states[0].fails = 19;
+    s.step(Step::Starve(2, 1));
+    s.step(Step::Apply(a, None));
+    assert_eq!((s.count("fail A"), s.count("start+ A")), (1, 0));
+}
+
+/// There was no memory to note that variables were freed: they were freed twice.
+#[test]
+fn variables_are_freed_once_for_want_of_memory() {
+    let mut s = Script::new();
+    let mut a = patch("A{f; 10}");
+    a.states[0].has_dtor = false;
+    s.step(Step::Apply(a, None));
+    s.step(Step::Starve(5, 1));
+    s.disable('A');
+    assert_eq!(s.count("freed(10)"), 1);
+}
