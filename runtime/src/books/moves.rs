@@ -148,13 +148,13 @@ impl Books {
     pub fn with_reversed(&self, now: u64) -> Result<Books, BooksError> {
         let (mut next, t) =
             self.changed(|t| t.target = if t.target == PATCHING { UNPATCHING } else { PATCHING })?;
-        if t.phase != PHASE_RUNNING {
-            return Err(BooksError::InTransition(t.patch));
-        }
         if t.target == UNPATCHING
             && let Some(state) = self.blocker(t.patch)
         {
             return Err(BooksError::Blocked(t.patch, state));
+        }
+        if t.phase != PHASE_RUNNING {
+            return Err(BooksError::State(t.phase));
         }
         if let Some(patch) = next.patches.iter_mut().find(|p| p.id == t.patch) {
             patch.time_ns = now;

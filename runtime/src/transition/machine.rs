@@ -151,9 +151,6 @@ pub fn reverse(world: &mut impl World, patch: u32) -> Result<(), BooksError> {
             Step::Wait(_) => break,
         }
     }
-    if t.phase != PHASE_RUNNING {
-        return Err(BooksError::State(t.phase));
-    }
     let next = world.books().with_reversed(world.now())?;
     let Some(t) = next.transition.first().copied() else { return Ok(()) };
     let ready = world.ready(next)?;

@@ -2,27 +2,13 @@
 //!
 //! Each step compares everything; what is asserted besides is the point of the sequence.
 
-use super::Host;
+use super::lab::Step;
+use super::scenarios::{Script, patch};
+use super::{EINVAL, Host};
 
 /// A thread that holds a transition up.
 const T1: u32 = 1;
 const BLOCKER: usize = 3;
-use super::lab::Step;
-use super::scenarios::{Script, patch};
-
-/// The callback had returned and nobody had asked: its effect was never undone.
-#[test]
-fn a_reverse_hears_of_callbacks_that_have_returned() {
-    let mut s = Script::new();
-    s.step(Step::Host(Host::Slow));
-    s.step(Step::Apply(patch("A{f; 10,11}"), None));
-    s.step(Step::CallbackReturns);
-    s.step(Step::Host(Host::Away));
-    assert_eq!(s.step(Step::Reverse('A')), 0);
-    s.step(Step::Host(Host::Quick));
-    s.tick();
-    assert_eq!((s.count("> post_unpatch(A,10)"), s.count("(A,11)")), (1, 0));
-}
 
 /// A command died before it enabled: its patch took the last callbacks from the one that was leaving.
 #[test]
@@ -65,6 +51,20 @@ fn variables_of_a_forced_transition_stay() {
     assert_eq!((s.count("> post_unpatch(A,10)"), s.count("dtor(A,10)")), (1, 0));
 }
 
+/// The callback had returned and nobody had asked: its effect was never undone.
+#[test]
+fn a_reverse_hears_of_callbacks_that_have_returned() {
+    let mut s = Script::new();
+    s.step(Step::Host(Host::Slow));
+    s.step(Step::Apply(patch("A{f; 10,11}"), None));
+    s.step(Step::CallbackReturns);
+    s.step(Step::Host(Host::Away));
+    assert_eq!(s.step(Step::Reverse('A')), 0);
+    s.step(Step::Host(Host::Quick));
+    s.tick();
+    assert_eq!((s.count("> post_unpatch(A,10)"), s.count("(A,11)")), (1, 0));
+}
+
 /// There was no memory for the second step after a failure: the patch was enabled in spite of it.
 #[test]
 fn a_failure_is_not_forgotten_for_want_of_memory() {
@@ -86,4 +86,16 @@ fn variables_are_freed_once_for_want_of_memory() {
     s.step(Step::Starve(5, 1));
     s.disable('A');
     assert_eq!(s.count("freed(10)"), 1);
+}
+
+/// "Busy" makes its caller try again; a patch that may not go never will.
+#[test]
+fn a_patch_that_may_not_go_says_so_while_its_callbacks_run() {
+    let mut s = Script::new();
+    s.step(Step::Host(Host::Slow));
+    s.enable("A{f; 10!}");
+    s.step(Step::CallbackReturns);
+    s.tick();
+    assert_eq!(s.count("> post_patch(A,10)"), 1);
+    assert_eq!(s.step(Step::Write('A', false)), EINVAL);
 }
