@@ -5,11 +5,10 @@
 //! made of values that the machine drives through its books. [`lab`] does the same to both and compares
 //! after every step.
 
-// Random sequences will use the rest.
-#[allow(dead_code)]
 mod lab;
 mod model;
 mod process;
+mod random;
 mod regressions;
 mod scenarios;
 
