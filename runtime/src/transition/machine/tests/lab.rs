@@ -20,6 +20,8 @@ pub enum Step {
     Tick,
     /// A thread calls a function and stays in it.
     Call(u32, usize),
+    /// A thread that is in a new function leaves to another part of the patch.
+    Jump(u32),
     Return(u32),
     Runs(u32, bool),
     /// One thread is looked at.
@@ -118,6 +120,17 @@ impl Lab {
                 let code = (process.effect(*tid, *func), model.effect(*tid, *func));
                 process.threads.get_mut(tid).unwrap().frames.push(code.0);
                 model.threads.get_mut(tid).unwrap().frames.push(code.1);
+                (0, 0)
+            }
+            Step::Jump(tid) => {
+                let leave = |frames: &mut Vec<Code>| {
+                    if let Some(Code::New(patch, _)) = frames.last().copied() {
+                        frames.pop();
+                        frames.push(Code::Part(patch));
+                    }
+                };
+                leave(&mut process.threads.get_mut(tid).unwrap().frames);
+                leave(&mut model.threads.get_mut(tid).unwrap().frames);
                 (0, 0)
             }
             Step::Return(tid) => {

@@ -56,6 +56,8 @@ struct Patch {
 enum Code {
     Old(usize),
     New(char, usize),
+    /// A part of a patch that one of its functions has left to by a jump.
+    Part(char),
 }
 
 impl Display for Code {
@@ -63,6 +65,7 @@ impl Display for Code {
         match self {
             Code::Old(func) => write!(f, "old{func}"),
             Code::New(patch, func) => write!(f, "{patch}{func}"),
+            Code::Part(patch) => write!(f, "{patch}"),
         }
     }
 }

@@ -332,7 +332,8 @@ impl Model {
         let has = self.get(m.patch).unwrap().entries();
         match code {
             Code::Old(func) => has.contains(&func),
-            Code::New(patch, _) if m.target == Side::Unpatched => patch == m.patch,
+            Code::New(patch, _) | Code::Part(patch) if m.target == Side::Unpatched => patch == m.patch,
+            Code::Part(_) => false,
             Code::New(patch, func) => {
                 let stack = &self.stacks[func];
                 let own = stack.iter().position(|e| e.patch == m.patch);

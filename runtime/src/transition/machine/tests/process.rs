@@ -48,6 +48,7 @@ fn return_address(code: Code) -> u64 {
     match code {
         Code::Old(func) => old_code(func) + CODE_LEN,
         Code::New(name, func) => new_code(name, func) + 0x10,
+        Code::Part(name) => image_of(name) + 0xf00,
     }
 }
 
