@@ -52,4 +52,5 @@ pub mod reply;
 pub mod sys;
 pub mod transition;
 pub mod unwind;
+pub mod word;
 pub mod worker;

@@ -1,0 +1,54 @@
+//! A word that several threads change: the processor's, or another's when a model runs.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+pub use core::sync::atomic::fence;
+
+/// An atomic word that holds a `T`. As the methods of the same names.
+pub trait Word<T> {
+    /// Loads it.
+    fn load(&self, order: Ordering) -> T;
+    /// Stores it.
+    fn store(&self, value: T, order: Ordering);
+    /// Stores `next` if it is `now`; gives what it was.
+    ///
+    /// # Errors
+    /// When it is something else: that.
+    fn compare_exchange(&self, now: T, next: T, done: Ordering, not: Ordering) -> Result<T, T>;
+    /// Adds to it, wrapping; gives what it was.
+    fn fetch_add(&self, value: T, order: Ordering) -> T;
+}
+
+macro_rules! word {
+    ($($atomic:ty => $value:ty),*) => {$(
+        impl Word<$value> for $atomic {
+            #[inline]
+            fn load(&self, order: Ordering) -> $value {
+                <$atomic>::load(self, order)
+            }
+
+            #[inline]
+            fn store(&self, value: $value, order: Ordering) {
+                <$atomic>::store(self, value, order);
+            }
+
+            #[inline]
+            fn compare_exchange(
+                &self,
+                now: $value,
+                next: $value,
+                done: Ordering,
+                not: Ordering,
+            ) -> Result<$value, $value> {
+                <$atomic>::compare_exchange(self, now, next, done, not)
+            }
+
+            #[inline]
+            fn fetch_add(&self, value: $value, order: Ordering) -> $value {
+                <$atomic>::fetch_add(self, value, order)
+            }
+        }
+    )*};
+}
+
+word!(AtomicU32 => u32, AtomicU64 => u64);
