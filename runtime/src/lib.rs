@@ -54,3 +54,6 @@ pub mod transition;
 pub mod unwind;
 pub mod word;
 pub mod worker;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

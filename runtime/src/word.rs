@@ -1,8 +1,14 @@
-//! A word that several threads change: the processor's, or another's when a model runs.
+//! A word that several threads change: the processor's, or loom's when a model runs.
+//!
+//! Protocols whose interleavings are checked by models take their words through [`Word`] and their fences from
+//! here, so that the models run the code itself.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+#[cfg(not(all(test, loom)))]
 pub use core::sync::atomic::fence;
+#[cfg(all(test, loom))]
+pub use loom::sync::atomic::fence;
 
 /// An atomic word that holds a `T`. As the methods of the same names.
 pub trait Word<T> {
@@ -52,3 +58,5 @@ macro_rules! word {
 }
 
 word!(AtomicU32 => u32, AtomicU64 => u64);
+#[cfg(all(test, loom))]
+word!(loom::sync::atomic::AtomicU32 => u32, loom::sync::atomic::AtomicU64 => u64);

@@ -72,6 +72,8 @@ enum Verb {
         /// Packages, suture-tests when none is given
         packages: Vec<String>,
     },
+    /// Explore the interleavings of the runtime's lock-free protocols with loom
+    Models,
     /// Everything the continuous integration checks
     Ci,
 }
@@ -97,6 +99,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench { args } => programs::bench(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
         Verb::Soak { seconds, packages } => suite::soak(&project, seconds, &packages),
+        Verb::Models => suite::models(&project),
         Verb::Ci => ci::run(&project),
     }
 }
