@@ -53,4 +53,8 @@ pub mod shadow;
 pub mod sys;
 pub mod transition;
 pub mod unwind;
+pub mod word;
 pub mod worker;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -83,6 +83,8 @@ enum Verb {
         /// Packages, suture-tests when none is given
         packages: Vec<String>,
     },
+    /// Explore the interleavings of the runtime's lock-free protocols with loom
+    Models,
     /// Everything the continuous integration checks
     Ci,
 }
@@ -109,6 +111,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Stress { args } => programs::stress(&project, &args),
         Verb::Servers { args } => programs::servers(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
+        Verb::Models => suite::models(&project),
         Verb::Ci => ci::run(&project),
     }
 }
