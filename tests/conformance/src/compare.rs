@@ -160,11 +160,17 @@ mod tests {
     #[test]
     fn gone_comes_any_time_after_its_place_but_not_before_nor_twice() {
         let want = list("done+ B · gone A · init- B · done- B · gone B");
-        assert_eq!(compare(&want, &list("done+ B · init- B · done- B · gone A · gone B")), Agreement::Complete);
+        assert_eq!(
+            compare(&want, &list("done+ B · init- B · done- B · gone A · gone B")),
+            Agreement::Complete
+        );
         assert_eq!(compare(&want, &list("done+ B · init- B · done- B · gone A")), Agreement::SoFar);
         assert_eq!(compare(&want, &list("gone A · done+ B")), Agreement::Differs(0));
         assert_eq!(compare(&want, &list("done+ B · gone A · init- B · gone B")), Agreement::Differs(2));
-        assert_eq!(compare(&list("done- A · gone A"), &list("done- A · gone A · gone A")), Agreement::Differs(1));
+        assert_eq!(
+            compare(&list("done- A · gone A"), &list("done- A · gone A · gone A")),
+            Agreement::Differs(1)
+        );
     }
 
     #[test]
@@ -193,10 +199,13 @@ mod tests {
             value: 0,
             object: None,
         };
-        let entry = |kind: &str| Entry { kind: kind.into(), patch: "A".into(), state: 10, content: "[]".into() };
+        let entry =
+            |kind: &str| Entry { kind: kind.into(), patch: "A".into(), state: 10, content: "[]".into() };
         assert!(notation(&[event("pre_patch")], &[]).unwrap_err().contains("where the program ran nothing"));
         assert!(notation(&[event("pre_patch")], &[entry("post_patch")]).is_err());
-        assert!(notation(&[], &[entry("pre_patch"), entry("post_patch")]).unwrap_err().contains("knows nothing"));
+        assert!(
+            notation(&[], &[entry("pre_patch"), entry("post_patch")]).unwrap_err().contains("knows nothing")
+        );
         let list = notation(&[event("dtor"), event("forced")], &[entry("dtor"), entry("pre_patch")]).unwrap();
         assert_eq!(list, [(1, "dtor(A,10,\"[]\")".to_owned())]);
     }

@@ -115,6 +115,12 @@ impl Demo {
         self.target.entry(function) == self.target.file_entry(function)
     }
 
+    /// Gives the first byte of an entry back.
+    pub fn restore(&self, function: &str) {
+        let first = self.target.file_entry(function).first().copied();
+        first.map(|byte| self.probe(function, byte));
+    }
+
     /// Puts a breakpoint's byte on the entry of a function, or gives back what was there.
     pub fn probe(&self, function: &str, byte: u8) -> u8 {
         let at = code::address(self.pid(), self.target.program(), function);

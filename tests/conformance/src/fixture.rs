@@ -19,8 +19,15 @@ pub struct Fixture {
     made: Mutex<HashMap<String, PathBuf>>,
 }
 
-const PROGRAM: [&str; 7] =
-    ["-O2", "-g", "-pthread", "-fno-optimize-sibling-calls", "-fvisibility=hidden", "-rdynamic", "-Wl,--build-id"];
+const PROGRAM: [&str; 7] = [
+    "-O2",
+    "-g",
+    "-pthread",
+    "-fno-optimize-sibling-calls",
+    "-fvisibility=hidden",
+    "-rdynamic",
+    "-Wl,--build-id",
+];
 const LIBRARY: [&str; 9] = [
     "-O2",
     "-g",
@@ -168,7 +175,11 @@ fn distinct(states: &[State]) -> impl Iterator<Item = &State> {
 
 fn new_function(text: &mut String, patch: &Patch, index: usize, function: &Function) {
     let said = format!("{}:{}", patch.name, function.name);
-    let inside = if function.name == "blocker" { "dive(self);\n        keep(self, welcome(0));" } else { "dive(self);" };
+    let inside = if function.name == "blocker" {
+        "dive(self);\n        keep(self, welcome(0));"
+    } else {
+        "dive(self);"
+    };
     let _ = writeln!(
         text,
         "static const char *new_{index}(struct thread *self)\n{{\n    if (self) {{\n        {inside}\n    }}\n    \
@@ -230,13 +241,16 @@ fn callbacks(text: &mut String, patch: &Patch, state: &State) {
         format!("UNUSED; journal(\"{kind}\", \"{name}\", {id}, \"\");{hold}")
     };
     // A variable that is not there shows as a callback that nobody expects.
-    let variable =
-        format!("char *v = GET({key}, {id}); if (!v) {{ journal(\"no-variable\", \"{name}\", {id}, \"\"); return; }}");
+    let variable = format!(
+        "char *v = GET({key}, {id}); if (!v) {{ journal(\"no-variable\", \"{name}\", {id}, \"\"); return; }}"
+    );
     let write = |content: &str| format!("{variable} write_text(v, \"{content}\");");
     let (pre_patch, post_patch, pre_unpatch) = match state.kind {
         Kind::Level => (
             "return 0;".to_owned(),
-            format!("char *v = ALLOC({key}, {id}); if (v) {{ v[0] = '0' + level; mirror({id}, v); }} level = 15;"),
+            format!(
+                "char *v = ALLOC({key}, {id}); if (v) {{ v[0] = '0' + level; mirror({id}, v); }} level = 15;"
+            ),
             format!("{variable} level = v[0] - '0';"),
         ),
         _ => (pre_patch(state), write("[ON]"), write("[]")),

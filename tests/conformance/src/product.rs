@@ -69,7 +69,8 @@ pub fn judge(outcome: &Outcome, want: &Want) -> Result<(), String> {
         Want::Refused(errno, words) => {
             let error = error(outcome);
             let text = format!("{} {}", text(&error["message"]), text(&error["hint"]));
-            return match text.contains(words.as_str()) && error["errno"] == errno.as_str() && code == REFUSED {
+            return match text.contains(words.as_str()) && error["errno"] == errno.as_str() && code == REFUSED
+            {
                 true => Ok(()),
                 false => Err(format!("wanted {errno} {words:?}, got {}", said(outcome))),
             };

@@ -63,7 +63,8 @@ pub fn look(scene: &mut Scene<'_>, query: &Query, pid: i32) -> Result<Seen, Stri
             let status = of_patch(scene, patch, pid)?;
             let functions = status["functions"].as_array().cloned().unwrap_or_default();
             let library = format!("lib{object}.so");
-            let is_it = |f: &Value| f["object"].as_str().is_some_and(|o| o == object || o.ends_with(&library));
+            let is_it =
+                |f: &Value| f["object"].as_str().is_some_and(|o| o == object || o.ends_with(&library));
             bit(functions.iter().any(|f| is_it(f) && f["site"] == "armed"))
         }
         Query::Entry(function) => {
@@ -77,8 +78,11 @@ pub fn look(scene: &mut Scene<'_>, query: &Query, pid: i32) -> Result<Seen, Stri
             let why = why.ok_or_else(|| format!("status names {blockers:?}, not {thread} ({tid})"))?;
             Seen::Containing(why.as_str().map_or_else(|| why.to_string(), str::to_owned))
         }
-        Query::Attempts => Seen::AtLeast(product::status(pid)?["transition"]["attempts"].as_u64().unwrap_or(0)),
+        Query::Attempts => {
+            Seen::AtLeast(product::status(pid)?["transition"]["attempts"].as_u64().unwrap_or(0))
+        }
         Query::Lost => text(&product::status(pid)?["sites_lost"]),
+        Query::Status(patch) => Seen::Containing(of_patch(scene, patch, pid)?.to_string()),
         Query::Forced(patch) => {
             let name = scene.patch_name(patch);
             let is_forced = product::log(pid)?.iter().any(|e| e.word == "forced" && e.patch == name);

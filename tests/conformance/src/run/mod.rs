@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use steps::Scene;
 
+/// How the command says that it lacks something altogether.
+const NOT_YET: &str = "got exit 1: ENOSYS ";
+
 /// What rows run with.
 #[derive(Debug)]
 pub struct Runner {
@@ -40,7 +43,13 @@ impl Runner {
     }
 
     /// Runs rows in all modes given, several at a time, and tells of each as its turn in the list comes.
-    pub fn run(&self, rows: &[Row], modes: &[Mode], at_a_time: usize, mut tell: impl FnMut(&Outcome)) -> Vec<Outcome> {
+    pub fn run(
+        &self,
+        rows: &[Row],
+        modes: &[Mode],
+        at_a_time: usize,
+        mut tell: impl FnMut(&Outcome),
+    ) -> Vec<Outcome> {
         let jobs: Vec<(&Row, Mode)> = rows.iter().flat_map(|r| modes.iter().map(move |m| (r, *m))).collect();
         let next = AtomicUsize::new(0);
         let (send, done) = std::sync::mpsc::channel();
@@ -89,14 +98,26 @@ impl Runner {
     fn judge(&self, row: &Row, mode: Mode) -> Ending {
         // The harness gives up by panicking: a program that ended, a command that hangs.
         let result = catch_unwind(AssertUnwindSafe(|| self.play(row, mode)));
-        let result = result.unwrap_or_else(|panic| Err(format!("{}:{}: {}", row.file, row.line, said(&*panic))));
-        match result {
-            Err(why) => Ending::Fail(why),
-            Ok(()) if self.is_lax && needs_shadow(row) => Ending::Skip(
+        let result =
+            result.unwrap_or_else(|panic| Err(format!("{}:{}: {}", row.file, row.line, said(&*panic))));
+        match (result, &row.awaits) {
+            (Err(why), Some(lacking)) => {
+                Ending::Skip(format!("{lacking}; today: {}", why.lines().next().unwrap_or("")))
+            }
+            (Ok(()), Some(lacking)) => {
+                Ending::Fail(format!("{}:{}: passes, though it awaits: {lacking}", row.file, row.line))
+            }
+            (Err(why), None) if why.contains(NOT_YET) => {
+                let said = why.lines().next().and_then(|l| l.split(NOT_YET).nth(1)).unwrap_or("");
+                // Without the name of the patch file.
+                Ending::Skip(said.rsplit(".so: ").next().unwrap_or(said).to_owned())
+            }
+            (Err(why), None) => Ending::Fail(why),
+            (Ok(()), None) if self.is_lax && needs_shadow(row) => Ending::Skip(
                 "suture.h declares no shadow variables yet; judged without them, the row is as the table says"
                     .into(),
             ),
-            Ok(()) => Ending::Pass,
+            (Ok(()), None) => Ending::Pass,
         }
     }
 
@@ -115,7 +136,9 @@ impl Runner {
                 await_events(&mut scene, &so_far).map_err(|what| at(step, what))?;
                 stalls += 1;
             } else {
-                scene.take(&step.action).map_err(|what| with_events(&mut scene, &expected, at(step, what)))?;
+                scene
+                    .take(&step.action)
+                    .map_err(|what| with_events(&mut scene, &expected, at(step, what)))?;
             }
         }
         let all = until(&expected, usize::MAX);
@@ -125,7 +148,8 @@ impl Runner {
 
     /// The row's events; without shadow variables those that need them are left out.
     fn expected(&self, row: &Row) -> Vec<Expected> {
-        let kept = |e: &&Expected| !(self.is_lax && matches!(e, Expected::Event(e) if e.starts_with("dtor(")));
+        let kept =
+            |e: &&Expected| !(self.is_lax && matches!(e, Expected::Event(e) if e.starts_with("dtor(")));
         row.events.iter().filter(kept).cloned().collect()
     }
 }
@@ -169,10 +193,12 @@ fn needs_shadow(row: &Row) -> bool {
         matches!(a, Action::Check(Query::Shadow(_), _) | Action::Until(Query::Shadow(_), _) | Action::Note(_))
     };
     let frees = |e: &Expected| matches!(e, Expected::Event(e) if e.starts_with("dtor("));
-    row.patches.iter().any(|p| !p.states.is_empty()) && (all_actions(row).any(looks) || row.events.iter().any(frees))
+    row.patches.iter().any(|p| !p.states.is_empty())
+        && (all_actions(row).any(looks) || row.events.iter().any(frees))
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let text =
+        panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("the runner gave up without a word").to_owned()
 }

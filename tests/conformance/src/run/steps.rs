@@ -133,13 +133,16 @@ impl<'r> Scene<'r> {
     fn tell(&mut self, action: &Action) -> Result<(), String> {
         let demo = &mut self.demo;
         match action {
-            Action::Load(library) => same("ok", &demo.ask(&format!("load {library}"), &format!("load {library} = "))?),
+            Action::Load(library) => {
+                same("ok", &demo.ask(&format!("load {library}"), &format!("load {library} = "))?)
+            }
             Action::Unload(library) => {
                 same("ok", &demo.ask(&format!("unload {library}"), &format!("unload {library} = "))?)
             }
-            Action::Call(thread, function, want) => {
-                same(want, &demo.ask(&format!("{thread} call {function}"), &format!("{thread} {function} = "))?)
-            }
+            Action::Call(thread, function, want) => same(
+                want,
+                &demo.ask(&format!("{thread} call {function}"), &format!("{thread} {function} = "))?,
+            ),
             Action::Pair(thread, want) => {
                 same(want, &demo.ask(&format!("{thread} pair"), &format!("{thread} pair = "))?)
             }
@@ -177,6 +180,10 @@ impl<'r> Scene<'r> {
             Action::Probe(function, false) => {
                 let before = self.probed.remove(function).ok_or("there is no probe on it")?;
                 demo.probe(function, before);
+                Ok(())
+            }
+            Action::Restore(function) => {
+                demo.restore(function);
                 Ok(())
             }
             other => Err(format!("{other:?} is not for the program")),

@@ -12,8 +12,19 @@ pub enum Expected {
 }
 
 const WORDS: [&str; 13] = [
-    "enable", "init+", "start+", "completing+", "done+", "init-", "start-", "completing-", "done-", "rev+", "rev-",
-    "fail", "cancel",
+    "enable",
+    "init+",
+    "start+",
+    "completing+",
+    "done+",
+    "init-",
+    "start-",
+    "completing-",
+    "done-",
+    "rev+",
+    "rev-",
+    "fail",
+    "cancel",
 ];
 const CALLBACKS: [&str; 4] = ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch"];
 
@@ -139,7 +150,9 @@ fn callback(event: &str, word: &str, rest: &str, patches: &[Patch]) -> Result<St
         ("pre_patch", None, Some(errno)) if errno.parse::<u32>().is_ok() => {
             Ok(format!("pre_patch({patch},{id})=-{errno}"))
         }
-        (word, None, None) if CALLBACKS.contains(&word) && after.is_empty() => Ok(format!("{word}({patch},{id})")),
+        (word, None, None) if CALLBACKS.contains(&word) && after.is_empty() => {
+            Ok(format!("{word}({patch},{id})"))
+        }
         _ => Err(unknown(event)),
     }
 }
@@ -161,7 +174,15 @@ mod tests {
     fn macros_are_spelled_out() {
         assert_eq!(
             events("UP(A; pre_patch(A,10); post_patch(A,10))"),
-            ["enable A", "init+ A", "pre_patch(A,10)", "start+ A", "completing+ A", "post_patch(A,10)", "done+ A"]
+            [
+                "enable A",
+                "init+ A",
+                "pre_patch(A,10)",
+                "start+ A",
+                "completing+ A",
+                "post_patch(A,10)",
+                "done+ A"
+            ]
         );
         assert_eq!(
             events("DOWN(A; –; post_unpatch(A,10) · dtor(A,10,\"[]\"))"),

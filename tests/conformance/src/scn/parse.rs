@@ -1,9 +1,9 @@
 //! Files: rows and their parts.
 
+use super::Mistake;
 use super::events::{self, Expected};
 use super::patch::{Patch, check_name};
 use super::step::{self, Action, Known, Step};
-use super::Mistake;
 use std::path::Path;
 
 /// A row.
@@ -19,6 +19,8 @@ pub struct Row {
     pub line: usize,
     /// Why it is not run, if it is not.
     pub skip: Option<String>,
+    /// What the product lacks for it: it runs, must fail, and counts as skipped.
+    pub awaits: Option<String>,
     /// Patches.
     pub patches: Vec<Patch>,
     /// Libraries that the program loads at first.
@@ -58,8 +60,11 @@ struct Open {
 /// A [`Mistake`], or that it cannot be read.
 pub fn read(path: &Path) -> Result<Vec<Row>, Mistake> {
     let file = path.display().to_string();
-    let text = std::fs::read_to_string(path)
-        .map_err(|e| Mistake { file: file.clone(), line: 1, what: format!("cannot read it: {e}") })?;
+    let text = std::fs::read_to_string(path).map_err(|e| Mistake {
+        file: file.clone(),
+        line: 1,
+        what: format!("cannot read it: {e}"),
+    })?;
     rows(&file, &text)
 }
 
@@ -84,7 +89,10 @@ pub fn rows(file: &str, text: &str) -> Result<Vec<Row>, Mistake> {
             continue;
         }
         let Some(open) = &mut open else {
-            return Err(mistake(number, format!("{line:?} is in no row: a row begins with `row ID what it is about`")));
+            return Err(mistake(
+                number,
+                format!("{line:?} is in no row: a row begins with `row ID what it is about`"),
+            ));
         };
         take(open, number, line).map_err(|what| mistake(number, what))?;
     }
@@ -156,7 +164,11 @@ fn inside(open: &mut Open, number: usize, line: &str, first: &str, rest: &str) -
             if part == Part::Setup && step.action == Action::Stall {
                 return Err("there is nothing to stall at before the steps".into());
             }
-            if part == Part::Setup { open.row.setup.push(step) } else { open.row.steps.push(step) }
+            if part == Part::Setup {
+                open.row.setup.push(step)
+            } else {
+                open.row.steps.push(step)
+            }
             Ok(())
         }
     }
@@ -167,6 +179,7 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
     let words: Vec<&str> = rest.split_whitespace().collect();
     match (first, &words[..]) {
         ("skip", [_, ..]) => row.skip = Some(rest.trim_matches('"').to_owned()),
+        ("awaits", [_, ..]) => row.awaits = Some(rest.trim_matches('"').to_owned()),
         ("patch", [_, ..]) => {
             let patch = Patch::parse(rest)?;
             if row.patches.iter().any(|p| p.label == patch.label) {
@@ -202,7 +215,11 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
                 row.threads.push((*name).to_owned());
             }
         }
-        _ => return Err(format!("{first:?} is no part of a row: patch, state, lib, threads, skip, setup, steps, events")),
+        _ => {
+            return Err(format!(
+                "{first:?} is no part of a row: patch, state, lib, threads, skip, awaits, setup, steps, events"
+            ));
+        }
     }
     Ok(())
 }
@@ -216,7 +233,10 @@ fn close(open: Open) -> Result<Row, (usize, String)> {
     let stalls = row.steps.iter().filter(|s| s.action == Action::Stall).count();
     let marks = row.events.iter().filter(|e| **e == Expected::Stall).count();
     if stalls != marks {
-        return Err((line, format!("row {} has {marks} │ in its events and {stalls} `stall` in its steps", row.id)));
+        return Err((
+            line,
+            format!("row {} has {marks} │ in its events and {stalls} `stall` in its steps", row.id),
+        ));
     }
     Ok(row)
 }

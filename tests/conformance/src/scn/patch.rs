@@ -186,7 +186,9 @@ impl State {
             Some(number) => (number, true),
             None => (text, false),
         };
-        let id = number.parse().map_err(|_| format!("{text:?} is no state: a number, with `!` to block_disable"))?;
+        let id = number
+            .parse()
+            .map_err(|_| format!("{text:?} is no state: a number, with `!` to block_disable"))?;
         Ok(Self {
             id,
             block_disable,
@@ -238,7 +240,10 @@ mod tests {
         assert!(patch.replace);
         let paths: Vec<String> = patch.functions.iter().map(Function::path).collect();
         assert_eq!(paths, ["f", "dup@2", "spk.welcome"]);
-        assert_eq!(patch.states.iter().map(|s| (s.id, s.block_disable)).collect::<Vec<_>>(), [(10, false), (11, true)]);
+        assert_eq!(
+            patch.states.iter().map(|s| (s.id, s.block_disable)).collect::<Vec<_>>(),
+            [(10, false), (11, true)]
+        );
         let empty = Patch::parse("A!{; 1}").unwrap();
         assert!(empty.functions.is_empty() && empty.states.len() == 1);
         let again = Patch::parse("A2{f;} as A").unwrap();

@@ -69,6 +69,8 @@ pub enum Query {
     Held,
     /// Redirections that something undid.
     Lost,
+    /// Everything status says of a patch.
+    Status(String),
     /// Whether the log warns that the patch was forced.
     Forced(String),
     /// Events since the row's steps began, or since a child was forked.
@@ -112,6 +114,8 @@ pub enum Action {
     Hook(String),
     /// Somebody else puts a breakpoint on a function, or takes it away.
     Probe(String, bool),
+    /// The first byte of a function's entry is the file's again, as a probe that goes leaves it.
+    Restore(String),
     /// Keeps where the shadow variable of a state is.
     Note(u64),
     /// It is still there.
@@ -168,7 +172,8 @@ pub fn parse(text: &str, known: &mut Known) -> Result<Action, String> {
         None => (text.trim(), None),
     };
     let words: Vec<&str> = left.split_whitespace().collect();
-    let value = || right.map(str::to_owned).ok_or_else(|| format!("{text:?} does not say what comes of it (= …)"));
+    let value =
+        || right.map(str::to_owned).ok_or_else(|| format!("{text:?} does not say what comes of it (= …)"));
     let want = || want(text.split_once(" = ").map_or("", |(_, right)| right.trim()));
     let main = || "M".to_owned();
     let action = match words[..] {
@@ -185,7 +190,9 @@ pub fn parse(text: &str, known: &mut Known) -> Result<Action, String> {
         ["load", library] => Action::Load(library.to_owned()),
         ["unload", library] => Action::Unload(library.to_owned()),
         ["call", function] => Action::Call(main(), function.to_owned(), value()?),
-        ["call", function, "by", thread] => Action::Call(known.thread(thread)?, function.to_owned(), value()?),
+        ["call", function, "by", thread] => {
+            Action::Call(known.thread(thread)?, function.to_owned(), value()?)
+        }
         ["pair"] => Action::Pair(main(), value()?),
         ["pair", "by", thread] => Action::Pair(known.thread(thread)?, value()?),
         ["park", thread, "in", function] => Action::Park(known.thread(thread)?, function.to_owned(), 0),
@@ -204,6 +211,7 @@ pub fn parse(text: &str, known: &mut Known) -> Result<Action, String> {
         ["hook", function] => Action::Hook(function.to_owned()),
         ["probe", function] => Action::Probe(function.to_owned(), true),
         ["unprobe", function] => Action::Probe(function.to_owned(), false),
+        ["restore", function] => Action::Restore(function.to_owned()),
         ["note", "shadow", id] => Action::Note(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["same", "shadow", id] => Action::Same(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["check", ref what @ ..] => Action::Check(query(what, known)?, value()?),
@@ -288,6 +296,7 @@ fn query(words: &[&str], known: &Known) -> Result<Query, String> {
         ["hammered"] => Query::Hammered,
         ["held"] => Query::Held,
         ["lost"] => Query::Lost,
+        ["status", patch] => Query::Status(known.patch(patch)?),
         ["forced", patch] => Query::Forced(known.patch(patch)?),
         ["events"] => Query::Events,
         _ => return Err(format!("{:?} is nothing to look at; README.md lists what is", words.join(" "))),
@@ -317,11 +326,10 @@ mod tests {
         assert_eq!(read("call f by T1 = A:f"), Action::Call("T1".into(), "f".into(), "A:f".into()));
         assert_eq!(read("park T1 in f depth 5000"), Action::Park("T1".into(), "f".into(), 5000));
         assert_eq!(read("check shadow 10 = \"[ON]\""), Action::Check(Query::Shadow(10), "[ON]".into()));
-        assert_eq!(read("set A/enabled maybe = -EINVAL"), Action::Set(
-            "A/enabled".into(),
-            "maybe".into(),
-            Want::Refused("EINVAL".into(), String::new())
-        ));
+        assert_eq!(
+            read("set A/enabled maybe = -EINVAL"),
+            Action::Set("A/enabled".into(), "maybe".into(), Want::Refused("EINVAL".into(), String::new()))
+        );
     }
 
     #[test]
