@@ -1,6 +1,6 @@
 //! Rows' patches as C, and the compiler.
 
-use crate::scn::{Broken, Fails, Function, Kind, Patch, State};
+use crate::scn::{Broken, Code, Fails, Function, Kind, Patch, State};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -93,8 +93,8 @@ impl Fixture {
     /// # Panics
     /// When the compiler refuses it.
     pub fn patch(&self, row: &str, patch: &Patch) -> PathBuf {
-        let text = source(patch);
-        let file = self.lab.path(&format!("{row}-{}.so", patch.label));
+        let text = source(row, patch);
+        let file = self.lab.path(&file_name(row, &patch.label));
         let include = [root().join("include"), folder()].map(|f| f.display().to_string());
         let mut flags = PATCH.to_vec();
         flags.extend(["-I", &include[0], "-I", &include[1]]);
@@ -133,18 +133,27 @@ const PRELUDE: &str = "\
 #define GET(obj, id) suture_shadow_get(obj, id)
 #define FREE(obj, id) suture_shadow_free(obj, id, 0)
 #define LEFT_TO_US(obj, id)
+#define DTOR(id) dtor_##id
 #else
 #define ALLOC(obj, id) store_alloc(obj, id)
 #define GET(obj, id) store_get(obj, id)
 #define FREE(obj, id) store_free(obj, id)
 #define LEFT_TO_US(obj, id) (store_free(obj, id), mirror(id, 0))
+#define DTOR(id) 0
 #endif
+#define ONE ((void *)16)
+#define TWO ((void *)32)
 #define UNUSED (void)patch, (void)state
 ";
 
-/// C text of a patch.
+/// Name of a row's patch file.
+fn file_name(row: &str, label: &str) -> String {
+    format!("{row}-{label}.so")
+}
+
+/// C text of a patch of a row.
 #[must_use]
-pub fn source(patch: &Patch) -> String {
+pub fn source(row: &str, patch: &Patch) -> String {
     let mut text = String::from(PRELUDE);
     if patch.functions.iter().any(|f| f.name == "blocker") {
         text += "SUTURE_FUNCTION(const char *, welcome, (struct thread *));\n";
@@ -153,7 +162,7 @@ pub fn source(patch: &Patch) -> String {
         new_function(&mut text, patch, index, function);
     }
     for state in distinct(&patch.states) {
-        callbacks(&mut text, patch, state);
+        callbacks(&mut text, row, patch, state);
     }
     if let Some(how) = patch.broken {
         broken(&mut text, patch, how);
@@ -174,16 +183,24 @@ fn distinct(states: &[State]) -> impl Iterator<Item = &State> {
 }
 
 fn new_function(text: &mut String, patch: &Patch, index: usize, function: &Function) {
+    let mut inside = String::from("dive(self);");
+    if function.name == "blocker" {
+        inside += " keep(self, welcome(0));";
+    }
+    let mut lines = format!("    if (self) {{ {inside} }}\n");
+    for (_, code) in patch.code.iter().filter(|(f, _)| *f == function.path()) {
+        let _ = match code {
+            Code::Allocates(id) => writeln!(lines, "    ALLOC(ONE, {id}), ALLOC(TWO, {id});"),
+            Code::Finds(id) => writeln!(
+                lines,
+                "    return GET(ONE, {id}) ? GET(TWO, {id}) ? \"both\" : \"one\" : GET(TWO, {id}) ? \"two\" : \"none\";"
+            ),
+        };
+    }
     let said = format!("{}:{}", patch.name, function.name);
-    let inside = if function.name == "blocker" {
-        "dive(self);\n        keep(self, welcome(0));"
-    } else {
-        "dive(self);"
-    };
     let _ = writeln!(
         text,
-        "static const char *new_{index}(struct thread *self)\n{{\n    if (self) {{\n        {inside}\n    }}\n    \
-         return \"{said}\";\n}}"
+        "static const char *new_{index}(struct thread *self)\n{{\n{lines}    return \"{said}\";\n}}"
     );
 }
 
@@ -225,12 +242,12 @@ fn state_item(state: &State) -> String {
     let block = if state.block_disable { " | SUTURE_BLOCK_DISABLE" } else { "" };
     let calls = match state.kind {
         Kind::Bare => "0, 0, 0, 0, 0".to_owned(),
-        _ => format!("pre_patch_{id}, post_patch_{id}, pre_unpatch_{id}, post_unpatch_{id}, dtor_{id}"),
+        _ => format!("pre_patch_{id}, post_patch_{id}, pre_unpatch_{id}, post_unpatch_{id}, DTOR({id})"),
     };
     format!("SUTURE_STATE({id}, {shadow}{block}, {calls})")
 }
 
-fn callbacks(text: &mut String, patch: &Patch, state: &State) {
+fn callbacks(text: &mut String, row: &str, patch: &Patch, state: &State) {
     let (name, id) = (&patch.name, state.id);
     if state.kind == Kind::Bare {
         return;
@@ -253,7 +270,7 @@ fn callbacks(text: &mut String, patch: &Patch, state: &State) {
             ),
             format!("{variable} level = v[0] - '0';"),
         ),
-        _ => (pre_patch(state), write("[ON]"), write("[]")),
+        _ => (pre_patch(row, patch, state), write("[ON]"), write("[]")),
     };
     let release = if state.is_shadow { format!("LEFT_TO_US({key}, {id});") } else { String::new() };
     let args = "(struct suture_patch *patch, struct suture_state *state)";
@@ -263,7 +280,7 @@ fn callbacks(text: &mut String, patch: &Patch, state: &State) {
          static void post_patch_{id}{args}\n{{\n    {}\n    {post_patch}\n}}\n\
          static void pre_unpatch_{id}{args}\n{{\n    {}\n    {pre_unpatch}\n}}\n\
          static void post_unpatch_{id}{args}\n{{\n    {}\n    {variable}\n    {release}\n}}\n\
-         static void dtor_{id}(void *obj, void *data)\n{{\n    (void)obj; journal(\"dtor\", \"{name}\", {id}, data); \
+         __attribute__((unused)) static void dtor_{id}(void *obj, void *data)\n{{\n    (void)obj; journal(\"dtor\", \"{name}\", {id}, data); \
          mirror({id}, 0);\n}}\n",
         begin("pre_patch"),
         begin("post_patch"),
@@ -273,11 +290,14 @@ fn callbacks(text: &mut String, patch: &Patch, state: &State) {
 }
 
 /// `pre_patch` of the applause.
-fn pre_patch(state: &State) -> String {
+fn pre_patch(row: &str, patch: &Patch, state: &State) -> String {
     let id = state.id;
+    let meddle = state.meddles.as_ref().map_or_else(String::new, |other| {
+        format!("meddle(\"{}\", \"{}\"); ", file_name(row, other), patch.name)
+    });
     let hook = state.hooks.as_ref().map_or_else(String::new, |f| format!("hook_entry(\"{f}\"); "));
     let alloc = format!(
-        "{hook}char *v = ALLOC(0, {id}); if (!v) return -17; write_text(v, \"[]\"); mirror({id}, v);"
+        "{hook}{meddle}char *v = ALLOC(0, {id}); if (!v) return -17; write_text(v, \"[]\"); mirror({id}, v);"
     );
     match state.fails {
         None => format!("{alloc} return 0;"),
@@ -295,21 +315,23 @@ fn broken(text: &mut String, patch: &Patch, how: Broken) {
     let (object, objects) = match how {
         Broken::NoFunctions => ("{\"libspk.so\", 0, 0}", "objects"),
         Broken::NoObjects => ("{0, 0, functions}", "0"),
-        Broken::NoName | Broken::NoNew => ("{0, 0, functions}", "objects"),
+        Broken::NoName | Broken::NoNew | Broken::NoId => ("{0, 0, functions}", "objects"),
     };
     let function = match how {
         Broken::NoName => "{0, new_0, 0}",
         Broken::NoNew => "{\"f\", 0, 0}",
-        Broken::NoObjects | Broken::NoFunctions => "{\"f\", new_0, 0}",
+        Broken::NoObjects | Broken::NoFunctions | Broken::NoId => "{\"f\", new_0, 0}",
     };
+    let states = if how == Broken::NoId { "states" } else { "0" };
     let flags = if patch.replace { "SUTURE_REPLACE" } else { "0" };
     let _ = writeln!(
         text,
         "__attribute__((used)) static const struct suture_func functions[] = {{{function}, {{0, 0, 0}}}};\n\
          __attribute__((used)) static const struct suture_object objects[] = {{{object}, {{0, 0, 0}}}};\n\
+         __attribute__((used)) static const struct suture_state states[] = {{{{0, SUTURE_IS_SHADOW, 0, {{0, 0, 0, 0, 0}}}}, {{0, 0, 0, {{0, 0, 0, 0, 0}}}}}};\n\
          __attribute__((used)) static const void *keep_new = new_0;\n\
          extern __attribute__((visibility(\"default\"))) struct suture_patch suture_patch;\n\
-         struct suture_patch suture_patch = {{SUTURE_ABI, sizeof(struct suture_patch), \"{}\", {flags}, {objects}, 0, 0}};",
+         struct suture_patch suture_patch = {{SUTURE_ABI, sizeof(struct suture_patch), \"{}\", {flags}, {objects}, {states}, 0}};",
         patch.name
     );
 }
@@ -321,7 +343,7 @@ mod tests {
     #[test]
     fn objects_are_grouped_and_positions_kept() {
         let patch = Patch::parse("A!{f, spk.welcome, dup@2; 10!}").unwrap();
-        let text = source(&patch);
+        let text = source("X-1", &patch);
         for part in [
             "SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"f\", new_0), SUTURE_FUNC_AT(\"dup\", 2, new_2))",
             "SUTURE_OBJECT(\"libspk.so\", SUTURE_FUNC(\"welcome\", new_1))",
@@ -334,7 +356,7 @@ mod tests {
 
     #[test]
     fn a_state_that_is_listed_twice_has_one_set_of_callbacks() {
-        let text = source(&Patch::parse("A{f; 10,10}").unwrap());
+        let text = source("X-1", &Patch::parse("A{f; 10,10}").unwrap());
         assert_eq!(text.matches("static int pre_patch_10").count(), 1);
         assert_eq!(text.matches("SUTURE_STATE(10").count(), 2);
     }

@@ -109,6 +109,7 @@ fn ask(scene: &mut Scene<'_>, query: &Query) -> Result<Seen, String> {
             demo.ask(&format!("constructed {library}"), &format!("constructed {library} = "))?
         }
         Query::Hammered => demo.ask("hammered", "hammered = ")?,
+        Query::Meddled => demo.ask("meddled", "meddled = ")?,
         Query::Held => demo.ask("held", "held = ")?,
         other => return Err(format!("the program knows nothing of {other:?}")),
     };

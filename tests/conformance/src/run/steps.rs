@@ -10,6 +10,7 @@ use crate::scn::{Action, Query, Row, Verb, Want};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use suture_tests::command::Running;
+use suture_tests::dist::dist;
 use suture_tests::poll;
 
 /// A row being played.
@@ -42,6 +43,7 @@ impl<'r> Scene<'r> {
         for library in &row.loaded {
             demo.ask(&format!("load {library}"), &format!("load {library} = ok"))?;
         }
+        demo.ask(&format!("command {}", dist().suture.display()), "command")?;
         for thread in &row.threads {
             demo.spawn("M", thread, None)?;
         }

@@ -7,7 +7,7 @@ mod step;
 
 pub use events::Expected;
 pub use parse::{Row, read, rows};
-pub use patch::{Broken, Fails, Function, Kind, Patch, State};
+pub use patch::{Broken, Code, Fails, Function, Kind, Patch, State};
 pub use step::{Action, Query, Step, Verb, Want};
 
 /// A mistake in a scenario file.

@@ -2,7 +2,7 @@
 
 use super::Mistake;
 use super::events::{self, Expected};
-use super::patch::{Patch, check_name};
+use super::patch::{Code, Patch, check_name};
 use super::step::{self, Action, Known, Step};
 use std::path::Path;
 
@@ -196,6 +196,15 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
             let state = patch.state(id).ok_or_else(|| format!("patch {label} has no state {id}"))?;
             state.change(how)?;
         }
+        ("code", [path, how @ ..]) => {
+            let (label, function) = path.split_once('.').ok_or("`code` is about PATCH.FUNCTION")?;
+            let patch = row.patches.iter_mut().find(|p| p.label == label);
+            let patch = patch.ok_or_else(|| format!("patch {label:?} is not declared in this row"))?;
+            if !patch.functions.iter().any(|f| f.path() == function) {
+                return Err(format!("patch {label} has no function {function}"));
+            }
+            patch.code.push((function.to_owned(), Code::parse(how)?));
+        }
         ("lib", [name]) => {
             check_name(name)?;
             row.libraries.push((*name).to_owned());
@@ -217,7 +226,7 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
         }
         _ => {
             return Err(format!(
-                "{first:?} is no part of a row: patch, state, lib, threads, skip, awaits, setup, steps, events"
+                "{first:?} is no part of a row: patch, state, code, lib, threads, skip, awaits, setup, steps, events"
             ));
         }
     }

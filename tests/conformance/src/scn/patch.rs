@@ -49,6 +49,8 @@ pub struct State {
     pub fails: Option<Fails>,
     /// Every callback waits until it is let go on.
     pub holds: bool,
+    /// Patch that `pre_patch` tries to enable, and its own that it tries to disable, by the command.
+    pub meddles: Option<String>,
     /// Function whose entry `pre_patch` writes a foreign hook over.
     pub hooks: Option<String>,
 }
@@ -64,6 +66,17 @@ pub enum Broken {
     NoName,
     /// A function has nothing in its place.
     NoNew,
+    /// A state has no id.
+    NoId,
+}
+
+/// What new code does besides saying whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Code {
+    /// Allocates two shadow variables of that state.
+    Allocates(u64),
+    /// Says whether they are there.
+    Finds(u64),
 }
 
 /// A patch of a row.
@@ -81,6 +94,8 @@ pub struct Patch {
     pub states: Vec<State>,
     /// What is wrong with its descriptor.
     pub broken: Option<Broken>,
+    /// What its new functions do, by the names of the old ones.
+    pub code: Vec<(String, Code)>,
 }
 
 impl Patch {
@@ -105,6 +120,7 @@ impl Patch {
             functions: items(functions).map(Function::parse).collect::<Result<_, _>>()?,
             states: items(states).map(State::parse).collect::<Result<_, _>>()?,
             broken: None,
+            code: Vec::new(),
         };
         let mut words = after.split_whitespace();
         while let Some(word) = words.next() {
@@ -127,13 +143,31 @@ impl Patch {
     }
 }
 
+impl Code {
+    /// Reads `allocates 10` or `finds 10`.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn parse(words: &[&str]) -> Result<Self, String> {
+        let state = |id: &str| id.parse().map_err(|_| format!("{id:?} is no state"));
+        match words {
+            ["allocates", id] => Ok(Self::Allocates(state(id)?)),
+            ["finds", id] => Ok(Self::Finds(state(id)?)),
+            _ => Err(format!("{:?} is nothing code does: allocates N, finds N", words.join(" "))),
+        }
+    }
+}
+
 fn broken(how: &str) -> Result<Broken, String> {
     match how {
         "no-objects" => Ok(Broken::NoObjects),
         "no-functions" => Ok(Broken::NoFunctions),
         "no-name" => Ok(Broken::NoName),
         "no-new" => Ok(Broken::NoNew),
-        _ => Err(format!("{how:?} is no way to break a patch: no-objects, no-functions, no-name, no-new")),
+        "no-id" => Ok(Broken::NoId),
+        _ => Err(format!(
+            "{how:?} is no way to break a patch: no-objects, no-functions, no-name, no-new, no-id"
+        )),
     }
 }
 
@@ -197,6 +231,7 @@ impl State {
             fails: None,
             holds: false,
             hooks: None,
+            meddles: None,
         })
     }
 
@@ -213,10 +248,11 @@ impl State {
             ["level"] => self.kind = Kind::Level,
             ["holds"] => self.holds = true,
             ["no", "shadow"] => self.is_shadow = false,
+            ["meddles", patch] => self.meddles = Some((*patch).to_owned()),
             ["hooks", function] => self.hooks = Some((*function).to_owned()),
             _ => {
                 return Err(format!(
-                    "{:?} is nothing a state does: fails -N [after freeing | keeping], bare, level, holds, no shadow, hooks FN",
+                    "{:?} is nothing a state does: fails -N [after freeing | keeping], bare, level, holds, no shadow, hooks FN, meddles P",
                     words.join(" ")
                 ));
             }

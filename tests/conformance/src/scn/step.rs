@@ -69,6 +69,8 @@ pub enum Query {
     Held,
     /// Redirections that something undid.
     Lost,
+    /// Exit statuses of the commands that a callback ran.
+    Meddled,
     /// Everything status says of a patch.
     Status(String),
     /// Whether the log warns that the patch was forced.
@@ -296,6 +298,7 @@ fn query(words: &[&str], known: &Known) -> Result<Query, String> {
         ["hammered"] => Query::Hammered,
         ["held"] => Query::Held,
         ["lost"] => Query::Lost,
+        ["meddled"] => Query::Meddled,
         ["status", patch] => Query::Status(known.patch(patch)?),
         ["forced", patch] => Query::Forced(known.patch(patch)?),
         ["events"] => Query::Events,
