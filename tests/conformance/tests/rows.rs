@@ -66,3 +66,19 @@ fn a_row_that_passes_though_it_awaits_something_fails() {
     assert!(why(&row("orig:f")).contains("passes, though it awaits: rain"));
     assert!(matches!(play(&row("A:f")), Ending::Skip(why) if why.starts_with("rain; today: ")));
 }
+
+#[test]
+fn a_product_that_swaps_two_callbacks_is_found_out() {
+    // States are visited in the order of the array. A product that took the other order would look like one that
+    // does it right with the array turned round.
+    let row = |states: &str| {
+        format!(
+            "row X-1\n  patch A{{f; {states}}}\n  threads T1\n  steps\n    enable A = 0\n  \
+             events UP(A; pre_patch(A,10) · pre_patch(A,11); post_patch(A,10) · post_patch(A,11))\n"
+        )
+    };
+    assert_eq!(play(&row("10,11")), Ending::Pass);
+    let why = why(&row("11,10"));
+    assert!(why.starts_with("scratch.scn:1: the events differ"), "{why}");
+    assert!(why.contains("> pre_patch(A,10)  │ pre_patch(A,11)"), "{why}");
+}
