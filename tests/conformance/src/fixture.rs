@@ -168,6 +168,10 @@ pub fn source(row: &str, patch: &Patch) -> String {
         broken(&mut text, patch, how);
         return text;
     }
+    if patch.functions.is_empty() && patch.states.is_empty() {
+        nothing(&mut text, patch);
+        return text;
+    }
     let mut items = objects(patch);
     items.extend(patch.states.iter().map(state_item));
     if patch.replace {
@@ -310,7 +314,20 @@ fn pre_patch(row: &str, patch: &Patch, state: &State) -> String {
     }
 }
 
-/// A descriptor the macros cannot make.
+/// A patch that names the program and none of its functions, which the macros cannot say.
+fn nothing(text: &mut String, patch: &Patch) {
+    let flags = if patch.replace { "SUTURE_REPLACE" } else { "0" };
+    let _ = writeln!(
+        text,
+        "static const struct suture_func functions[] = {{{{0, 0, 0}}}};\n\
+         static const struct suture_object objects[] = {{{{0, 0, functions}}, {{0, 0, 0}}}};\n\
+         extern __attribute__((visibility(\"default\"))) struct suture_patch suture_patch;\n\
+         struct suture_patch suture_patch = {{SUTURE_ABI, sizeof(struct suture_patch), \"{}\", {flags}, objects, 0, 0}};",
+        patch.name
+    );
+}
+
+/// A descriptor that must be refused.
 fn broken(text: &mut String, patch: &Patch, how: Broken) {
     let (object, objects) = match how {
         Broken::NoFunctions => ("{\"libspk.so\", 0, 0}", "objects"),
