@@ -245,6 +245,8 @@ pub enum Error {
     Redirect {
         /// What and why, one line per function.
         what: String,
+        /// Bytes of one of them are somebody else's.
+        foreign: bool,
     },
     /// It has nothing that the patch changes.
     #[error("process {pid} maps none of the patch's objects")]
@@ -594,7 +596,7 @@ impl Error {
             },
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
-            Self::Foreign { .. } => {
+            Self::Foreign { .. } | Self::Redirect { foreign: true, .. } => {
                 "remove the breakpoint, probe or other hook that stands there and try again".into()
             }
             Self::Patch { hint, .. } => return hint.clone(),
@@ -624,6 +626,7 @@ impl Error {
             | Self::HookingInUse { .. }
             | Self::AtCallbacks { .. }
             | Self::Foreign { .. }
+            | Self::Redirect { foreign: true, .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } | Self::NoHost { .. } => "EAGAIN",

@@ -115,7 +115,10 @@ fn give_up_optional(hooks: &mut Vec<Hook>, refused: &[(String, Refusal)]) -> boo
 
 fn refusal(error: PlanError) -> Error {
     match error {
-        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
+        PlanError::Refused(refused) => {
+            let foreign = refused.iter().any(|(_, why)| matches!(why, Refusal::Bytes { .. }));
+            Error::Redirect { what: refusals(&refused), foreign }
+        }
         PlanError::NoRoom { .. } => Error::Patch { what: error.to_string(), errno: "ENOMEM", hint: None },
     }
 }

@@ -57,6 +57,13 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Play the conformance rows: all, or those of scenario files. See tests/conformance/README.md
+    #[command(disable_help_flag = true)]
+    Conformance {
+        /// Arguments of the runner: [FILE…] [--row ID] [--mode MODE] [--jobs N] [--json]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Store into code that threads are running, for long; arguments go to the stress program
     #[command(disable_help_flag = true)]
     Stress {
@@ -108,6 +115,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Test { packages } => suite::run(&project, &packages),
         Verb::Header { check } => header::run(&project, check),
         Verb::Bench { args } => programs::bench(&project, &args),
+        Verb::Conformance { args } => programs::conformance(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
         Verb::Servers { args } => programs::servers(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
