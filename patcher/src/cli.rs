@@ -266,6 +266,7 @@ impl Waiting {
             timeout: (!self.timeout.is_zero()).then_some(self.timeout),
             reverse: self.on_timeout == OnTimeout::Reverse,
             no_wait: self.no_wait,
+            for_threads: true,
         }
     }
 }

@@ -69,7 +69,8 @@ pub fn see_through(
     }
     session.close()?;
     drop(alone);
-    if context.wait.no_wait {
+    let at_threads = found.waiting.is_none();
+    if context.wait.no_wait || at_threads && !context.wait.for_threads {
         return judge(target.pid(), name, found, (0, 0));
     }
     let patience = Patience { until };

@@ -612,6 +612,30 @@ fn a_callback_that_blocks_is_shown_and_waited_for() {
     });
 }
 
+#[test]
+fn a_write_waits_for_callbacks_and_not_for_threads() {
+    both(|lab, mut target| {
+        let pid = target.pid();
+        let slow = "usleep(300000);";
+        let functions = &["alpha", "blocker"];
+        let a = Patch { functions, states: &[(10, "0")], after: ["", slow, slow], ..PLAIN }.make(lab);
+        apply(&a, pid).expect(0);
+        assert_eq!(target.ask("enter"), "inside");
+        let before = events(pid).len();
+        let written = report::details(&run(&["set", "a/enabled", "0"], pid).expect(0).json());
+        assert_eq!(written["finished"], false, "{written:#}");
+        assert_eq!(events(pid)[before..], lines(&["init- a", "pre_unpatch a,10", "start- a"]));
+        assert_eq!(target.ask("leave"), "left 1000");
+        settled(pid);
+        assert_eq!(target.ask("enter"), "inside");
+        assert_eq!(target.ask("leave"), "left 1");
+        apply(&a, pid).expect(0);
+        let written = report::details(&run(&["set", "a/enabled", "0"], pid).expect(0).json());
+        assert_eq!(written["finished"], true, "nobody is in the way, and callbacks take long: {written:#}");
+        assert_eq!(report::patches(pid), [""; 0]);
+    });
+}
+
 /// Soft limit of open files.
 fn open_files(pid: i32) -> String {
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).expect("the process lives");
