@@ -599,6 +599,13 @@ fn a_callback_that_blocks_is_shown_and_waited_for() {
         assert_eq!(target.ask("beta 1"), "beta 1 = 21", "the program goes on");
         assert_eq!(get("a/enabled", pid), "0", "nobody can run the new code yet");
         assert_eq!(refusal(&run(&["reverse", "a"], pid)).0, "EBUSY");
+        let b = Patch { name: "b", functions: &["beta"], ..PLAIN }.make(lab);
+        assert_eq!(refusal(&run(&["apply", &b.to_string_lossy()], pid)).0, "EBUSY");
+        assert_ne!(
+            target.entry("alpha"),
+            target.file_entry("alpha"),
+            "nobody takes a's entries for forgotten"
+        );
         assert_eq!(target.ask("level 6"), "level 6");
         running("post_patch");
         assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001");
@@ -634,6 +641,24 @@ fn a_write_waits_for_callbacks_and_not_for_threads() {
         assert_eq!(written["finished"], true, "nobody is in the way, and callbacks take long: {written:#}");
         assert_eq!(report::patches(pid), [""; 0]);
     });
+}
+
+#[test]
+fn slow_callbacks_are_waited_for_and_entries_are_restored() {
+    for kind in KINDS {
+        let lab = Lab::new();
+        let mut target = start(&lab, kind);
+        let pid = target.pid();
+        // Longer than the command keeps the process to itself.
+        let slow = "usleep(1200000);";
+        let a = Patch { states: &[(10, "0")], before: slow, after: ["", "", slow], ..PLAIN }.make(&lab);
+        apply(&a, pid).expect(0);
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001", "{kind:?}");
+        disable("a", pid).expect(0);
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 11", "{kind:?}");
+        assert_eq!(target.entry("alpha"), target.file_entry("alpha"), "{kind:?}");
+        assert_eq!(report::patches(pid), [""; 0], "{kind:?}");
+    }
 }
 
 /// Soft limit of open files.
