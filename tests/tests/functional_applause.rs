@@ -221,6 +221,7 @@ fn reversing_and_forcing_free_what_goes_and_keep_what_stays() {
         let begin = |patch: &Path| {
             let args = ["apply", &patch.to_string_lossy(), "--timeout", "0.01", "--pid", &pid.to_string()];
             suture(&args).expect(3);
+            report::held_by_one(pid);
         };
         let settled = || poll::until_true("the end", || report::status(pid)["transition"].is_null());
         let run = |verb: &str, name: &str| _ = suture(&[verb, name, "--pid", &pid.to_string()]).expect(0);

@@ -155,10 +155,11 @@ fn refusal(outcome: &Outcome) -> (String, String) {
     (field("errno"), field("message"))
 }
 
-/// Begins to enable; the transition is left going on.
+/// Begins to enable; the transition is left going on, held up by one thread.
 #[track_caller]
 fn begin(patch: &Path, pid: i32) {
     run(&["apply", &patch.to_string_lossy(), "--timeout", "0.01"], pid).expect(3);
+    report::held_by_one(pid);
 }
 
 #[track_caller]
