@@ -684,6 +684,20 @@ fn the_sample_raises_a_limit_while_it_is_in() {
     assert_eq!(open_files(target.pid()), "1024");
     disable("raise-limit", target.pid()).expect(0);
     assert_eq!(open_files(target.pid()), "256");
+
+    // A newer one that takes over keeps the limit, and knows what to go back to.
+    let sample_path = suture_tests::dist::root().join("samples/state-limit.c");
+    let newer = std::fs::read_to_string(sample_path).expect("the sample");
+    let newer = newer.replace("\"raise-limit\",", "\"raise-newer\", SUTURE_REPLACE_ALL,");
+    let newer = lab.patch("newer", &newer);
+    apply(&sample, target.pid()).expect(0);
+    apply(&newer, target.pid()).expect(0);
+    assert_eq!(
+        (open_files(target.pid()).as_str(), report::patches(target.pid())),
+        ("1024", vec!["raise-newer".into()])
+    );
+    disable("raise-newer", target.pid()).expect(0);
+    assert_eq!(open_files(target.pid()), "256");
     let full = start(256, 256);
     let (errno, message) = refusal(&run(&["apply", &sample.to_string_lossy()], full.pid()));
     assert_eq!(errno, "EPERM", "{message}");
