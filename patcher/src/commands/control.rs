@@ -13,6 +13,9 @@ use suture_patcher::target::books::Books;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
 
+/// How long callbacks are waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub fn get(path: &str, selection: &Selection, output: Output) -> u8 {
     let pids = match selection.pids() {
         Ok(pids) => pids,
@@ -54,8 +57,9 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
         Err(error) => return show::failure("set", &error, output),
     };
     let (cache, interrupted) = (Cache::default(), show::interrupted());
-    // A write begins; the worker, or any other command, ends it.
-    let wait = Wait { timeout: Some(Duration::ZERO), reverse: false, no_wait: false };
+    // As the kernel's: callbacks run within the write, and the worker or any other command moves the threads
+    // that cannot be moved at once.
+    let wait = Wait { timeout: Some(PATIENCE), reverse: false, no_wait: false, for_threads: false };
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "writing");
         let target = Target::open(pid)?;

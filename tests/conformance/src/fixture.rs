@@ -14,8 +14,6 @@ pub struct Fixture {
     lab: Lab,
     /// The program.
     pub program: PathBuf,
-    /// The header has shadow variables.
-    pub has_shadow: bool,
     made: Mutex<HashMap<String, PathBuf>>,
 }
 
@@ -65,8 +63,7 @@ impl Fixture {
         let program = lab.path("demo");
         let twin = folder().join("twin.c").display().to_string();
         lab::compile(&folder().join("demo.c"), &program, &[&PROGRAM[..], &[&twin]].concat());
-        let header = std::fs::read_to_string(root().join("include/suture.h")).unwrap_or_default();
-        Self { lab, program, has_shadow: header.contains("suture_shadow_alloc"), made: Mutex::default() }
+        Self { lab, program, made: Mutex::default() }
     }
 
     /// Folder with the libraries.
@@ -98,9 +95,6 @@ impl Fixture {
         let include = [root().join("include"), folder()].map(|f| f.display().to_string());
         let mut flags = PATCH.to_vec();
         flags.extend(["-I", &include[0], "-I", &include[1]]);
-        if self.has_shadow {
-            flags.push("-DHAVE_SHADOW");
-        }
         self.once(&format!("{row}\n{text}"), &file, || {
             let source = self.lab.write(&format!("{row}-{}.c", patch.label), &text);
             lab::compile(&source, &file, &flags);
@@ -123,24 +117,13 @@ impl Default for Fixture {
     }
 }
 
-/// What every patch begins with. Without shadow variables the program's own store stands in for them, and
-/// callbacks free what the runtime would.
+/// What every patch begins with.
 const PRELUDE: &str = "\
 #include \"demo.h\"
 #include <suture.h>
-#ifdef HAVE_SHADOW
 #define ALLOC(obj, id) suture_shadow_alloc(obj, id, 32, 0, 0)
 #define GET(obj, id) suture_shadow_get(obj, id)
 #define FREE(obj, id) suture_shadow_free(obj, id, 0)
-#define LEFT_TO_US(obj, id)
-#define DTOR(id) dtor_##id
-#else
-#define ALLOC(obj, id) store_alloc(obj, id)
-#define GET(obj, id) store_get(obj, id)
-#define FREE(obj, id) store_free(obj, id)
-#define LEFT_TO_US(obj, id) (store_free(obj, id), mirror(id, 0))
-#define DTOR(id) 0
-#endif
 #define ONE ((void *)16)
 #define TWO ((void *)32)
 #define UNUSED (void)patch, (void)state
@@ -246,7 +229,7 @@ fn state_item(state: &State) -> String {
     let block = if state.block_disable { " | SUTURE_BLOCK_DISABLE" } else { "" };
     let calls = match state.kind {
         Kind::Bare => "0, 0, 0, 0, 0".to_owned(),
-        _ => format!("pre_patch_{id}, post_patch_{id}, pre_unpatch_{id}, post_unpatch_{id}, DTOR({id})"),
+        _ => format!("pre_patch_{id}, post_patch_{id}, pre_unpatch_{id}, post_unpatch_{id}, dtor_{id}"),
     };
     format!("SUTURE_STATE({id}, {shadow}{block}, {calls})")
 }
@@ -276,15 +259,14 @@ fn callbacks(text: &mut String, row: &str, patch: &Patch, state: &State) {
         ),
         _ => (pre_patch(row, patch, state), write("[ON]"), write("[]")),
     };
-    let release = if state.is_shadow { format!("LEFT_TO_US({key}, {id});") } else { String::new() };
     let args = "(struct suture_patch *patch, struct suture_state *state)";
     let _ = write!(
         text,
         "static int pre_patch_{id}{args}\n{{\n    {}\n    {pre_patch}\n}}\n\
          static void post_patch_{id}{args}\n{{\n    {}\n    {post_patch}\n}}\n\
          static void pre_unpatch_{id}{args}\n{{\n    {}\n    {pre_unpatch}\n}}\n\
-         static void post_unpatch_{id}{args}\n{{\n    {}\n    {variable}\n    {release}\n}}\n\
-         __attribute__((unused)) static void dtor_{id}(void *obj, void *data)\n{{\n    (void)obj; journal(\"dtor\", \"{name}\", {id}, data); \
+         static void post_unpatch_{id}{args}\n{{\n    {}\n    {variable}\n    (void)v;\n}}\n\
+         static void dtor_{id}(void *obj, void *data)\n{{\n    (void)obj; journal(\"dtor\", \"{name}\", {id}, data); \
          mirror({id}, 0);\n}}\n",
         begin("pre_patch"),
         begin("post_patch"),
@@ -309,8 +291,8 @@ fn pre_patch(row: &str, patch: &Patch, state: &State) -> String {
         Some(Fails::AfterFreeing(errno)) => {
             format!("{alloc} FREE(0, {id}); mirror({id}, 0); return {errno};")
         }
-        // What the runtime frees with the state; without shadow variables the store is freed here.
-        Some(Fails::Keeping(errno)) => format!("{alloc} LEFT_TO_US(0, {id}); return {errno};"),
+        // The runtime frees it with the state.
+        Some(Fails::Keeping(errno)) => format!("{alloc} return {errno};"),
     }
 }
 

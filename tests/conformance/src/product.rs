@@ -117,12 +117,6 @@ pub fn inject(pid: i32) -> Result<(), String> {
     judge(&suture(&["inject", "--json", "--pid", &pid.to_string()]), &Want::Done)
 }
 
-/// Whether the command knows a verb.
-#[must_use]
-pub fn has(verb: &str) -> bool {
-    suture(&[verb, "--help"]).code() == DONE
-}
-
 /// `suture set PATH VALUE`.
 ///
 /// # Errors

@@ -82,6 +82,17 @@ pub fn look(scene: &mut Scene<'_>, query: &Query, pid: i32) -> Result<Seen, Stri
             Seen::AtLeast(product::status(pid)?["transition"]["attempts"].as_u64().unwrap_or(0))
         }
         Query::Lost => text(&product::status(pid)?["sites_lost"]),
+        Query::Mapped(patch) => {
+            let file = scene.file(patch).display().to_string();
+            let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|e| e.to_string())?;
+            Seen::Text(if maps.contains(&file) { "yes" } else { "no" }.into())
+        }
+        // Blanks between columns do not count.
+        Query::Tree(path) => {
+            let list = product::get(path, pid)?;
+            let lines = list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
+            Seen::Containing(lines.collect::<Vec<_>>().join(" | "))
+        }
         Query::Status(patch) => Seen::Containing(of_patch(scene, patch, pid)?.to_string()),
         Query::Forced(patch) => {
             let name = scene.patch_name(patch);

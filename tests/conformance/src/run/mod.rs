@@ -5,41 +5,27 @@ mod steps;
 
 use crate::compare::{Agreement, compare, side_by_side, until};
 use crate::fixture::Fixture;
-use crate::product;
 use crate::report::{Ending, Mode, Outcome};
-use crate::scn::{Action, Expected, Query, Row, Step};
+use crate::scn::{Action, Expected, Row, Step};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use steps::Scene;
 
-/// How the command says that it lacks something altogether.
-const NOT_YET: &str = "got exit 1: ENOSYS ";
-
 /// What rows run with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Runner {
     fixture: Fixture,
-    has_control: bool,
-    is_lax: bool,
-}
-
-impl Default for Runner {
-    fn default() -> Self {
-        Self::new()
-    }
 }
 
 impl Runner {
-    /// Compiles the program and asks the command what it can do.
+    /// Compiles the program.
     ///
     /// # Panics
     /// Where the product or the compiler is missing.
     #[must_use]
     pub fn new() -> Self {
-        let fixture = Fixture::new();
-        let is_lax = !fixture.has_shadow;
-        Self { fixture, has_control: product::has("set") && product::has("get"), is_lax }
+        Self::default()
     }
 
     /// Runs rows in all modes given, several at a time, and tells of each as its turn in the list comes.
@@ -87,12 +73,6 @@ impl Runner {
     pub fn one(&self, row: &Row, mode: Mode) -> Outcome {
         let ending = match &row.skip {
             Some(why) => Ending::Skip(why.clone()),
-            None if needs_control(row) && !self.has_control => {
-                Ending::Skip("the command has no `set` and `get` yet".into())
-            }
-            None if self.is_lax && row.patches.iter().any(|p| !p.code.is_empty()) => {
-                Ending::Skip("suture.h declares no shadow variables yet".into())
-            }
             None => self.judge(row, mode),
         };
         Outcome { id: row.id.clone(), mode, ending }
@@ -104,30 +84,21 @@ impl Runner {
         let result =
             result.unwrap_or_else(|panic| Err(format!("{}:{}: {}", row.file, row.line, said(&*panic))));
         match (result, &row.awaits) {
+            (Ok(()), None) => Ending::Pass,
+            (Err(why), None) => Ending::Fail(why),
             (Err(why), Some(lacking)) => {
                 Ending::Skip(format!("{lacking}; today: {}", why.lines().next().unwrap_or("")))
             }
             (Ok(()), Some(lacking)) => {
                 Ending::Fail(format!("{}:{}: passes, though it awaits: {lacking}", row.file, row.line))
             }
-            (Err(why), None) if why.contains(NOT_YET) => {
-                let said = why.lines().next().and_then(|l| l.split(NOT_YET).nth(1)).unwrap_or("");
-                // Without the name of the patch file.
-                Ending::Skip(said.rsplit(".so: ").next().unwrap_or(said).to_owned())
-            }
-            (Err(why), None) => Ending::Fail(why),
-            (Ok(()), None) if self.is_lax && needs_shadow(row) => Ending::Skip(
-                "suture.h declares no shadow variables yet; judged without them, the row is as the table says"
-                    .into(),
-            ),
-            (Ok(()), None) => Ending::Pass,
         }
     }
 
     fn play(&self, row: &Row, mode: Mode) -> Result<(), String> {
-        let expected = self.expected(row);
+        let expected = &row.events;
         let at = |step: &Step, what: String| format!("{}:{}: {}: {what}", row.file, step.line, step.text);
-        let mut scene = Scene::begin(&self.fixture, row, mode, self.is_lax)?;
+        let mut scene = Scene::begin(&self.fixture, row, mode)?;
         for step in &row.setup {
             scene.take(&step.action).map_err(|what| at(step, what))?;
         }
@@ -135,25 +106,16 @@ impl Runner {
         let mut stalls = 0;
         for step in &row.steps {
             if step.action == Action::Stall {
-                let so_far = until(&expected, stalls);
+                let so_far = until(expected, stalls);
                 await_events(&mut scene, &so_far).map_err(|what| at(step, what))?;
                 stalls += 1;
             } else {
-                scene
-                    .take(&step.action)
-                    .map_err(|what| with_events(&mut scene, &expected, at(step, what)))?;
+                scene.take(&step.action).map_err(|what| with_events(&mut scene, expected, at(step, what)))?;
             }
         }
-        let all = until(&expected, usize::MAX);
+        let all = until(expected, usize::MAX);
         await_events(&mut scene, &all).map_err(|what| format!("{}:{}: {what}", row.file, row.line))?;
         scene.end()
-    }
-
-    /// The row's events; without shadow variables those that need them are left out.
-    fn expected(&self, row: &Row) -> Vec<Expected> {
-        let kept =
-            |e: &&Expected| !(self.is_lax && matches!(e, Expected::Event(e) if e.starts_with("dtor(")));
-        row.events.iter().filter(kept).cloned().collect()
     }
 }
 
@@ -181,23 +143,6 @@ fn await_events(scene: &mut Scene<'_>, expected: &[String]) -> Result<(), String
     };
     let result = suture_tests::poll::until_or(look, || Err("events are missing".into()));
     result.map_err(|what| format!("{what}\n{}", side_by_side(expected, &seen)))
-}
-
-fn all_actions(row: &Row) -> impl Iterator<Item = &Action> {
-    row.setup.iter().chain(&row.steps).map(|s| &s.action)
-}
-
-fn needs_control(row: &Row) -> bool {
-    all_actions(row).any(|a| matches!(a, Action::Set(..) | Action::Get(..)))
-}
-
-fn needs_shadow(row: &Row) -> bool {
-    let looks = |a: &Action| {
-        matches!(a, Action::Check(Query::Shadow(_), _) | Action::Until(Query::Shadow(_), _) | Action::Note(_))
-    };
-    let frees = |e: &Expected| matches!(e, Expected::Event(e) if e.starts_with("dtor("));
-    row.patches.iter().any(|p| !p.states.is_empty())
-        && (all_actions(row).any(looks) || row.events.iter().any(frees))
 }
 
 fn said(panic: &(dyn std::any::Any + Send)) -> String {

@@ -27,12 +27,11 @@ pub struct Scene<'r> {
     noted: HashMap<u64, String>,
     /// What stood at entries before a probe was put there.
     probed: HashMap<String, u8>,
-    is_lax: bool,
 }
 
 impl<'r> Scene<'r> {
     /// Compiles what the row needs and starts the program.
-    pub fn begin(fixture: &Fixture, row: &'r Row, mode: Mode, is_lax: bool) -> Result<Self, String> {
+    pub fn begin(fixture: &Fixture, row: &'r Row, mode: Mode) -> Result<Self, String> {
         row.libraries.iter().for_each(|name| fixture.library(name));
         let compiled = |p| fixture.patch(&row.id, p);
         let files = row.patches.iter().map(|p| (p.label.clone(), compiled(p))).collect();
@@ -56,7 +55,6 @@ impl<'r> Scene<'r> {
             background: None,
             noted: HashMap::new(),
             probed: HashMap::new(),
-            is_lax,
         })
     }
 
@@ -101,12 +99,7 @@ impl<'r> Scene<'r> {
             }
             Action::Set(path, value, want) => product::set(path, value, pid, want),
             Action::Get(path, want) => same(want, &product::get(path, pid)?),
-            Action::Check(query, want) => {
-                if self.is_lax && matches!(query, Query::Shadow(_)) {
-                    return Ok(());
-                }
-                self.look(query, pid)?.judge(want)
-            }
+            Action::Check(query, want) => self.look(query, pid)?.judge(want),
             Action::Until(query, want) => self.until(query, want, pid),
             Action::On(child, inner) => {
                 let child = self.demo.id(child);
@@ -194,7 +187,7 @@ impl<'r> Scene<'r> {
 
     fn command(&mut self, verb: Verb, patch: &str, want: &Want, pid: i32) -> Result<(), String> {
         let declared = self.row.patches.iter().find(|p| p.label == patch).map_or(patch, |p| p.name.as_str());
-        let file = self.files.get(patch).cloned().unwrap_or_default();
+        let file = self.file(patch);
         let running = product::begin(verb, declared, &file, pid, want);
         if *want == Want::Later {
             let before = self.background.replace(running);
@@ -230,6 +223,11 @@ impl<'r> Scene<'r> {
 
     fn look(&mut self, query: &Query, pid: i32) -> Result<look::Seen, String> {
         look::look(self, query, pid)
+    }
+
+    /// Patch file of a patch of the row.
+    pub(super) fn file(&self, label: &str) -> PathBuf {
+        self.files.get(label).cloned().unwrap_or_default()
     }
 
     /// Thread id or process id of a name.

@@ -73,6 +73,10 @@ pub enum Query {
     Meddled,
     /// Everything status says of a patch.
     Status(String),
+    /// Whether the process maps the file of a patch.
+    Mapped(String),
+    /// What `suture get` lists under a path.
+    Tree(String),
     /// Whether the log warns that the patch was forced.
     Forced(String),
     /// Events since the row's steps began, or since a child was forked.
@@ -299,6 +303,8 @@ fn query(words: &[&str], known: &Known) -> Result<Query, String> {
         ["held"] => Query::Held,
         ["lost"] => Query::Lost,
         ["meddled"] => Query::Meddled,
+        ["mapped", patch] => Query::Mapped(known.patch(patch)?),
+        ["tree", path] => Query::Tree(path.to_owned()),
         ["status", patch] => Query::Status(known.patch(patch)?),
         ["forced", patch] => Query::Forced(known.patch(patch)?),
         ["events"] => Query::Events,
