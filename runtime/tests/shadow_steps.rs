@@ -65,7 +65,7 @@ extern "C" fn on_trap(_: i32) {
     let there = suture_shadow_get(n % CONSTANTS, CONSTANT);
     check(!there.is_null() && value(there) == (n % CONSTANTS) ^ 0x55);
     // Changes are rarer: an operation that finds its bucket changed begins again, and would do so for ever.
-    if n % CHANGES != 0 {
+    if !n.is_multiple_of(CHANGES) {
         return;
     }
     let turn = n / CHANGES;
@@ -73,7 +73,7 @@ extern "C" fn on_trap(_: i32) {
     let guard = suture_shadow_enter();
     let own = suture_shadow_get_or_alloc(turn % 64, OWN, 24, Some(fill), null_mut());
     check(!own.is_null() && value(own) == (turn % 64) ^ 0x55);
-    if turn % 3 == 0 {
+    if turn.is_multiple_of(3) {
         suture_shadow_free(turn % 64, OWN, None);
         check(suture_shadow_get(turn % 64, OWN).is_null());
     }
