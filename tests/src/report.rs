@@ -3,6 +3,7 @@
 use crate::command::suture;
 use crate::poll;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Details of `results[0]` of a document.
@@ -101,4 +102,41 @@ pub fn sites(pid: i32, patch: &str) -> Vec<String> {
     let row = rows.iter().find(|p| p["name"] == patch).unwrap_or_else(|| panic!("no {patch} in {status:#}"));
     let functions = row["functions"].as_array().cloned().unwrap_or_default();
     functions.iter().filter_map(|f| f["site"].as_str().map(str::to_owned)).collect()
+}
+
+/// The transition of a process, null when there is none.
+///
+/// # Panics
+/// When its status cannot be read.
+#[must_use]
+#[track_caller]
+pub fn transition(pid: i32) -> Value {
+    status(pid)["transition"].clone()
+}
+
+/// The patch state of every thread of a process, by thread id.
+///
+/// # Panics
+/// When its status cannot be read.
+#[must_use]
+#[track_caller]
+pub fn thread_states(pid: i32) -> BTreeMap<i32, i64> {
+    let document = suture(&["status", "--threads", "--json", "--pid", &pid.to_string()]).expect(0).json();
+    let rows = details(&document)["thread_states"].as_array().cloned().unwrap_or_default();
+    let number = |row: &Value, field: &str| row[field].as_i64().expect("a number");
+    let state = |row| (i32::try_from(number(row, "tid")).expect("a thread id"), number(row, "patch_state"));
+    rows.iter().map(state).collect()
+}
+
+/// The events of a process so far, as the conformance scenarios write them: `init+ fix`.
+///
+/// # Panics
+/// When its log cannot be read.
+#[must_use]
+#[track_caller]
+pub fn events(pid: i32) -> Vec<String> {
+    let document = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
+    let rows = document["events"].as_array().cloned().unwrap_or_default();
+    let text = |field: &Value| field.as_str().unwrap_or("?").to_owned();
+    rows.iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
 }
