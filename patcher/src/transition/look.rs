@@ -19,6 +19,7 @@ use crate::target::books::Books;
 use crate::threads::{self, ThreadLayout};
 use crate::view::Cache;
 use serde::Serialize;
+use std::cell::RefCell;
 use std::fs;
 use std::time::{Duration, Instant};
 use suture_abi::channel::Move;
@@ -126,9 +127,6 @@ impl std::fmt::Debug for Looker<'_> {
     }
 }
 
-/// Bytes of a stack that are read at once.
-const COPY: usize = 16 << 10;
-
 impl<'t> Looker<'t> {
     /// A looker for the transition that is going on; `None` when there is none.
     ///
@@ -197,7 +195,7 @@ impl<'t> Looker<'t> {
             }
             _ => return Seen::Held(Why::Running),
         };
-        let stack = StackCache::new(self.target, sp);
+        let stack = StackCache::new(self.target);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         let after = file("schedstat").ok().and_then(|text| run_count(&text));
         if after != Some(before) {
@@ -247,15 +245,13 @@ impl<'t> Looker<'t> {
         let seen = match self.records.word(self.target, thread.own) {
             None => Seen::Held(Why::Running),
             Some(word) if self.is_there(word) => Seen::There,
-            Some(word) => {
-                match self.verdict(thread, registers(&regs), &StackCache::new(self.target, regs.rsp)) {
-                    Err(why) => Seen::Held(why),
-                    Ok(()) => {
-                        let clear = Move { tid: thread.own, reserved: 0, seen: word };
-                        if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
-                    }
+            Some(word) => match self.verdict(thread, registers(&regs), &StackCache::new(self.target)) {
+                Err(why) => Seen::Held(why),
+                Ok(()) => {
+                    let clear = Move { tid: thread.own, reserved: 0, seen: word };
+                    if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
                 }
-            }
+            },
         };
         held.release().map_err(os)?;
         self.stops += 1;
@@ -415,34 +411,42 @@ pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
     pairs.into_iter().fold(Registers::from_pc_sp(regs.rip, regs.rsp), |r, (register, v)| r.with(register, v))
 }
 
-/// The target's memory with the top of one stack read in one piece: a walk reads it word by word.
+/// The target's memory, of which pages of a stack are read in one piece: a walk reads it word by word.
+/// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
+/// and whoever reads it waits.
 pub(crate) struct StackCache<'t> {
-    start: u64,
-    bytes: Vec<u8>,
+    pages: RefCell<Vec<(u64, Vec<u8>)>>,
     target: &'t Target,
 }
 
+const PAGE: u64 = 4096;
+
 impl<'t> StackCache<'t> {
-    /// Reads it.
-    pub(crate) fn new(target: &'t Target, sp: u64) -> Self {
-        // The red zone belongs to the frame, too.
-        let start = sp.saturating_sub(128) & !7;
-        let to_page_end = 4096 - (start % 4096) as usize;
-        // More than one page may not be there.
-        let lengths = [to_page_end + COPY, to_page_end + 4096, to_page_end];
-        let bytes = lengths.into_iter().find_map(|len| target.memory.read_vec(Addr(start), len).ok());
-        Self { start, bytes: bytes.unwrap_or_default(), target }
+    /// Reads nothing yet.
+    pub(crate) fn new(target: &'t Target) -> Self {
+        Self { pages: RefCell::default(), target }
+    }
+
+    /// Reads from a page that is there, or is read now.
+    fn read_in_page(&self, addr: u64, buf: &mut [u8]) -> Option<()> {
+        let (page, offset) = (addr & !(PAGE - 1), (addr % PAGE) as usize);
+        let mut pages = self.pages.borrow_mut();
+        let at = match pages.iter().position(|(start, _)| *start == page) {
+            Some(at) => at,
+            None => {
+                pages.push((page, self.target.memory.read_vec(Addr(page), PAGE as usize).ok()?));
+                pages.len() - 1
+            }
+        };
+        buf.copy_from_slice(pages[at].1.get(offset..offset.checked_add(buf.len())?)?);
+        Some(())
     }
 }
 
 impl Memory for StackCache<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
-        let offset = addr.0.checked_sub(self.start).and_then(|o| usize::try_from(o).ok());
-        match offset.and_then(|o| self.bytes.get(o..o.checked_add(buf.len())?)) {
-            Some(bytes) => {
-                buf.copy_from_slice(bytes);
-                Ok(())
-            }
+        match self.read_in_page(addr.0, buf) {
+            Some(()) => Ok(()),
             None => self.target.memory.read(addr, buf),
         }
     }
