@@ -1,16 +1,16 @@
-//! The target whose threads take orders one at a time, `stall.c`, and patches for it.
+//! Targets whose threads take orders one at a time (`orders.h`), and patches for them.
 
 use crate::block::Block;
 use crate::lab::Lab;
 use crate::report;
 use crate::target::{Options, Target};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Length of a tick in these targets, in milliseconds.
 pub const TICK_MS: u32 = 20;
 
-/// A running `stall.c`.
+/// A running target whose threads take orders.
 #[derive(Debug)]
 pub struct Stall {
     /// The process.
@@ -19,14 +19,32 @@ pub struct Stall {
 }
 
 impl Stall {
-    /// Starts it with short ticks.
+    /// Starts `stall.c` with short ticks.
     ///
     /// # Panics
     /// When it cannot be started.
     #[must_use]
     pub fn start(lab: &Lab) -> Self {
-        let program = lab.compile_target("stall.c", &[]);
-        let target = Target::start(&program, &[], Options::default());
+        Self::with(&lab.compile_target("stall.c", &[]), &[])
+    }
+
+    /// Starts `corners.c` with short ticks.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn start_corners(lab: &Lab) -> Self {
+        let program = lab.compile_target("corners.c", &[]);
+        Self::with(&program, &[&lab.path("fifo").to_string_lossy()])
+    }
+
+    /// Starts a program of this kind with short ticks.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn with(program: &Path, args: &[&str]) -> Self {
+        let target = Target::start(program, args, Options::default());
         Block::of(target.pid()).set_tick_ms(TICK_MS);
         let tids = BTreeMap::from([("main".to_owned(), target.pid())]);
         Self { target, tids }
@@ -49,6 +67,16 @@ impl Stall {
         self.answer(name, word)
     }
 
+    /// Gives an order that is answered with another word than its own.
+    ///
+    /// # Panics
+    /// When the answer is somebody else's.
+    #[track_caller]
+    pub fn order_answered(&mut self, name: &str, order: &str, word: &str) -> i64 {
+        self.target.tell(&format!("{name} {order}"));
+        self.answer(name, word)
+    }
+
     /// The next answer, which must be this thread's, to this order.
     ///
     /// # Panics
@@ -58,6 +86,18 @@ impl Stall {
         let answer = self.target.line();
         let result = answer.strip_prefix(&format!("{name} {word} ")).and_then(|r| r.parse().ok());
         result.unwrap_or_else(|| panic!("{name} {word} was answered with {answer:?}"))
+    }
+
+    /// The next answers in any order, sorted.
+    ///
+    /// # Panics
+    /// When there are not so many.
+    #[must_use]
+    #[track_caller]
+    pub fn answers(&self, count: usize) -> Vec<String> {
+        let mut answers: Vec<String> = (0..count).map(|_| self.target.line()).collect();
+        answers.sort();
+        answers
     }
 
     /// Has the thread `creator` make a thread.
@@ -117,8 +157,17 @@ impl Stall {
     }
 }
 
-/// A patch NAME of `functions` (of f, g, pair, blocker, deep, edge): each answers 2 where the old one
-/// answers 1.
+impl Drop for Stall {
+    fn drop(&mut self) {
+        // A vforked child and one that is being spawned do not end with their parent.
+        for child in self.target.children() {
+            crate::sys::kill_if_there(child);
+        }
+    }
+}
+
+/// A patch NAME of functions of `stall.c` or `corners.c`: each answers 2 where the old one answers 1; the
+/// `in_` ones answer 22 and wait for nothing.
 ///
 /// # Panics
 /// When the compiler refuses it.
@@ -129,7 +178,9 @@ pub fn patch(lab: &Lab, name: &str, functions: &[&str]) -> PathBuf {
         "pair" => "(void) { long first = f(); return 1000 + 10 * first + g(); }",
         "blocker" | "edge" => "(void) { obey(); return 2; }",
         "deep" => "(long depth) { dig(depth); return 2; }",
-        other => panic!("no function {other} in stall.c"),
+        "in_cold" | "trail" => "(long n) { return 22 + 0 * n; }",
+        other if other.starts_with("in_") => "(void) { return 22; }",
+        other => panic!("no function {other} in the targets"),
     };
     let definitions: String = functions.iter().map(|f| format!("static long new_{f}{}\n", body(f))).collect();
     let rows = functions.iter().map(|f| format!("SUTURE_FUNC(\"{f}\", new_{f})"));

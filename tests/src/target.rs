@@ -101,11 +101,17 @@ impl Target {
         self.pid().to_string()
     }
 
-    /// Process ids of its children.
+    /// Process ids of its children, whichever of its threads made them.
     #[must_use]
     pub fn children(&self) -> Vec<i32> {
-        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
-        list.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
+        let lists =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+        lists
+            .flat_map(|list| {
+                list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The program's file.
