@@ -7,8 +7,11 @@
  *     deep N         ->  NAME deep N          is inside blocker() and N calls below it
  *     tail           ->  NAME tail 0          is inside edge(), whose last instruction is the call
  *     leave          ->  NAME leave V         out of the innermost of these; V: the version that it was
+ *     crowd N        ->  NAME crowd N         N more threads wait for ever, each in one of 14 ways (crowd.h);
+ *                                             `early` counts waits that ended
  *
  * Usage: stall */
+#include "crowd.h"
 #include "orders.h"
 
 PATCHABLE long f(void)
@@ -102,6 +105,9 @@ static int carry_out(const char *order)
         answer("%s tail 0", self->name);
         n = edge();
         answer("%s leave %ld", self->name, n);
+    } else if (sscanf(order, "crowd %ld", &n) == 1) {
+        gather(n, &early);
+        answer("%s crowd %ld", self->name, n);
     } else
         return 0;
     return 1;
