@@ -95,6 +95,7 @@ pub fn plan(
     let mut view = view::process(target, maps.clone(), cache)?;
     view.exports = runtime::exports(target, &maps)?;
     let linked = link(&view, patch)?;
+    not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
     let redirect = loop {
@@ -104,6 +105,24 @@ pub fn plan(
         }
     };
     Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, cache))
+}
+
+/// Refuses functions that the runtime redirects for itself. A patch on top of a hook would keep the runtime
+/// from seeing births and forks, and a forked child would mix old and new code in the next transition.
+fn not_the_runtimes_own(view: &ProcessView<'_>, linked: &LinkPlan) -> Result<(), Error> {
+    let own = hooks::missing(view, &[], true);
+    let is_own = |entry, object: u32| {
+        let index = linked.objects[object as usize].index;
+        own.iter().any(|hook| (hook.object, hook.entry) == (index, entry))
+    };
+    match linked.funcs.iter().find(|f| is_own(f.old_entry, f.object)) {
+        None => Ok(()),
+        Some(func) => Err(Error::Patch {
+            what: format!("cannot replace {}: the runtime redirects it for itself", func.name),
+            errno: "EBUSY",
+            hint: Some("replace the functions that call it".into()),
+        }),
+    }
 }
 
 /// Takes hooks off the list that were refused and can be done without; false when there is none.
