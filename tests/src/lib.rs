@@ -11,13 +11,13 @@
 //! | [`report`] | reading its JSON documents |
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
-//! | [`server`] | distribution servers: redis and nginx |
+//! | [`server`] | distribution servers: redis, nginx and memcached |
 //! | [`sys`] | the few system calls that std does not have |
 //!
 //! Nothing here sleeps for a fixed time: tests wait for a line, for the end of a process, or poll a
 //! condition with a deadline ([`poll`]).
 //!
-//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, nginx-light, redis-server,
+//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, memcached, nginx-light, redis-server,
 //! redis-tools, util-linux. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 

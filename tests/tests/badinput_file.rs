@@ -101,7 +101,10 @@ fn a_patch_of_another_abi() {
     let at = descriptor(&file);
     assert_eq!(file[at..at + 4], suture_abi::DESCRIPTOR_VERSION.to_le_bytes());
     file[at..at + 4].copy_from_slice(&99u32.to_le_bytes());
-    victim.refuses(&lab.write("future.so", &file), &["version 99", "knows 2"]);
+    victim.refuses(
+        &lab.write("future.so", &file),
+        &["version 99", &format!("knows {}", suture_abi::DESCRIPTOR_VERSION)],
+    );
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! The functions that are replaced, found in the objects that have them.
 
-use crate::descriptor::{FuncDescriptor, object_label};
+use crate::descriptor::{FuncDescriptor, PlaceDescriptor, object_label};
 use crate::lookup::bound_bodies;
 use crate::process::{DebugFile, LoadedObject, ProcessView};
-use suture_elf::{Symbol, SymbolKind, SymbolTable, Vaddr, demangle};
+use std::cell::OnceCell;
+use suture_elf::{Frames, ObjectFile, Symbol, SymbolKind, SymbolTable, Vaddr, demangle};
 use thiserror::Error;
 
 /// Why a function cannot be replaced.
@@ -79,6 +80,30 @@ pub enum FunctionError {
         /// The bodies.
         bodies: Vec<String>,
     },
+    /// An offset at which other bytes stand.
+    #[error(
+        "{object} has the bytes {found} at {offset}, the patch expects a function that begins with {expected}"
+    )]
+    Bytes {
+        /// Object.
+        object: String,
+        /// Offset.
+        offset: Vaddr,
+        /// Bytes in the file.
+        found: String,
+        /// Bytes the patch expects.
+        expected: String,
+    },
+    /// An offset at which no function begins.
+    #[error("no function of {object} begins at {offset}{}", inside.map_or_else(String::new, |at| format!(": it lies in the one at {at}")))]
+    NotEntry {
+        /// Object.
+        object: String,
+        /// Offset.
+        offset: Vaddr,
+        /// Where the function begins that the offset lies in.
+        inside: Option<Vaddr>,
+    },
     /// Two names of one function (`EEXIST`).
     #[error("`{first}` and `{second}` are one function in {object}; replace it once")]
     Same {
@@ -112,7 +137,17 @@ pub struct OldFunc {
     pub size: u64,
 }
 
-/// Finds the function a descriptor entry means.
+/// Unwind ranges of an object, read for the first function that is named by its place.
+#[derive(Debug, Default)]
+pub struct LazyFrames(OnceCell<Frames>);
+
+impl LazyFrames {
+    fn of(&self, file: &ObjectFile) -> &Frames {
+        self.0.get_or_init(|| Frames::new(file))
+    }
+}
+
+/// Finds the function a descriptor entry means. `frames` are those of the object.
 ///
 /// # Errors
 /// When there is none, or several, or it is an indirect function without one known body.
@@ -121,8 +156,12 @@ pub fn find(
     object: usize,
     func: &FuncDescriptor,
     debug_file: DebugFile<'_>,
+    frames: &LazyFrames,
 ) -> Result<OldFunc, FunctionError> {
     let loaded = &view.objects[object];
+    if let Some(place) = &func.place {
+        return at_place(loaded, object, &func.old_name, place, frames.of(&loaded.file));
+    }
     let label = label(loaded);
     let mut found = candidates(loaded.file.symbols(), &func.old_name);
     if found.is_empty()
@@ -162,6 +201,42 @@ pub fn find(
             };
             let bodies = bodies.iter().map(body).collect();
             Err(FunctionError::IndirectSeveral { name: name(), object: label, bodies })
+        }
+    }
+}
+
+/// The function at an offset, if one begins there with the bytes that the patch knows.
+fn at_place(
+    loaded: &LoadedObject,
+    object: usize,
+    name: &str,
+    place: &PlaceDescriptor,
+    frames: &Frames,
+) -> Result<OldFunc, FunctionError> {
+    let offset = place.offset;
+    let code = loaded.file.segments().iter().any(|s| s.executable() && s.backs(offset));
+    let found = loaded.file.bytes_at(offset, place.expected.len() as u64).filter(|_| code);
+    let Some(found) = found else {
+        return Err(FunctionError::NotEntry { object: label(loaded), offset, inside: None });
+    };
+    if found != place.expected {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let (found, expected) = (hex(found), hex(&place.expected));
+        return Err(FunctionError::Bytes { object: label(loaded), offset, found, expected });
+    }
+    let frame = frames.at(offset);
+    let named = loaded.file.symbols().all().iter().find(|s| s.addr == offset && is_function(s));
+    match (frame, named) {
+        (Some(frame), _) if frame.start == offset => {
+            let size = frame.end.0 - frame.start.0;
+            Ok(OldFunc { object, symbol: name.to_owned(), entry: offset, size })
+        }
+        (_, Some(symbol)) => {
+            Ok(OldFunc { object, symbol: name.to_owned(), entry: offset, size: symbol.size })
+        }
+        (frame, None) => {
+            let inside = frame.map(|f| f.start);
+            Err(FunctionError::NotEntry { object: label(loaded), offset, inside })
         }
     }
 }

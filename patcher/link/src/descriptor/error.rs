@@ -112,6 +112,22 @@ pub enum DescriptorError {
         /// What stands there.
         text: String,
     },
+    /// A function that is named by its place in an object that may be any build.
+    #[error(
+        "the function `{function}` of {object} is named by its offset, which holds for one build only; state it with SUTURE_OBJECT_ID"
+    )]
+    NoBuildId {
+        /// Object.
+        object: String,
+        /// Function.
+        function: String,
+    },
+    /// Too few bytes to recognise a function by.
+    #[error("{field} are fewer than four: give more, so that a wrong offset is noticed")]
+    FewBytes {
+        /// Which bytes.
+        field: String,
+    },
     /// The same function twice (`EEXIST`).
     #[error("{object} replaces `{function}` twice")]
     Duplicate {
