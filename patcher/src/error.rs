@@ -594,6 +594,11 @@ impl Error {
             },
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
+            Self::Store { .. } => {
+                "the kernel forbids stores into code (boot with proc_mem.force_override=ptrace \
+                                   or always), and the program forbids them to itself"
+                    .into()
+            }
             Self::Foreign { .. } => {
                 "remove the breakpoint, probe or other hook that stands there and try again".into()
             }

@@ -38,11 +38,11 @@ impl Program {
     fn out_string(&self) -> Vaddr {
         let line = b"VERSION 1.";
         let data = self.file.segments().iter().filter(|s| !s.executable());
-        let at = data.filter_map(|s| {
+        let mut at = data.filter_map(|s| {
             let bytes = self.file.bytes_at(s.addr, s.filesz)?;
             bytes.windows(line.len()).position(|w| w == line).map(|i| s.addr + i as u64)
         });
-        let line = at.last().expect("the answer to version");
+        let line = at.next_back().expect("the answer to version");
         let (text, bytes) = self.code();
         let target = |i: usize| {
             let distance = i32::from_le_bytes(bytes[i..i + 4].try_into().expect("four bytes"));
