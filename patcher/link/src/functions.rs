@@ -4,7 +4,7 @@ use crate::descriptor::{FuncDescriptor, PlaceDescriptor, object_label};
 use crate::lookup::bound_bodies;
 use crate::process::{DebugFile, LoadedObject, ProcessView};
 use std::cell::OnceCell;
-use suture_elf::{Frames, ObjectFile, Symbol, SymbolKind, SymbolTable, Vaddr, demangle};
+use suture_elf::{Frames, ObjectFile, Symbol, SymbolKind, Symbols, Vaddr, demangle};
 use thiserror::Error;
 
 /// Why a function cannot be replaced.
@@ -176,7 +176,7 @@ pub fn find(
         (0, 1) => found[0],
         (0, _) => {
             let place =
-                |(i, s): (usize, &&Symbol)| format!("{} at {} ({})", i + 1, s.addr, demangle(&s.name));
+                |(i, s): (usize, &Symbol<'_>)| format!("{} at {} ({})", i + 1, s.addr, demangle(s.name));
             let places = found.iter().enumerate().map(place).collect();
             return Err(FunctionError::Ambiguous { name: name(), object: label, places });
         }
@@ -184,20 +184,20 @@ pub fn find(
         (sympos, _) => return Err(FunctionError::Position { name: name(), sympos, object: label, count }),
     };
     if symbol.kind != SymbolKind::Ifunc {
-        return Ok(OldFunc { object, symbol: symbol.name.clone(), entry: symbol.addr, size: symbol.size });
+        return Ok(OldFunc { object, symbol: symbol.name.to_owned(), entry: symbol.addr, size: symbol.size });
     }
-    let bodies = bound_bodies(view, object, symbol.addr, Some(&symbol.name));
+    let bodies = bound_bodies(view, object, symbol.addr, Some(symbol.name));
     match bodies[..] {
         [(object, entry)] => {
             let body = view.symbol_at(object, view.objects[object].base + entry);
-            let symbol = body.map_or_else(|| symbol.name.clone(), |s| s.name.clone());
+            let symbol = body.map_or_else(|| symbol.name.to_owned(), |s| s.name.to_owned());
             Ok(OldFunc { object, symbol, entry, size: body.map_or(0, |s| s.size) })
         }
         [] => Err(FunctionError::IndirectUnbound { name: name(), object: label }),
         _ => {
             let body = |&(o, at): &(usize, Vaddr)| {
                 let base = view.objects[o].base;
-                view.symbol_at(o, base + at).map_or_else(|| at.to_string(), |s| s.name.clone())
+                view.symbol_at(o, base + at).map_or_else(|| at.to_string(), |s| s.name.to_owned())
             };
             let bodies = bodies.iter().map(body).collect();
             Err(FunctionError::IndirectSeveral { name: name(), object: label, bodies })
@@ -225,7 +225,7 @@ fn at_place(
         return Err(FunctionError::Bytes { object: label(loaded), offset, found, expected });
     }
     let frame = frames.at(offset);
-    let named = loaded.file.symbols().all().iter().find(|s| s.addr == offset && is_function(s));
+    let named = loaded.file.symbols().at(offset).find(is_function);
     match (frame, named) {
         (Some(frame), _) if frame.start == offset => {
             let size = frame.end.0 - frame.start.0;
@@ -247,7 +247,7 @@ fn label(object: &LoadedObject) -> String {
 
 /// Functions of that name: the symbol name itself, else the name as people read it, with or without
 /// its parameters.
-fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
+fn candidates<'v>(symbols: Symbols<'v>, name: &str) -> Vec<Symbol<'v>> {
     let exact = symbols.functions_named(name);
     if !exact.is_empty() {
         return exact;
@@ -260,9 +260,9 @@ fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
     if !last.chars().all(|c| c.is_alphanumeric() || c == '_') || last.is_empty() {
         return Vec::new();
     }
-    let mut found: Vec<&Symbol> = Vec::new();
-    for symbol in symbols.all().iter().filter(|s| is_function(s) && s.name.contains(last)) {
-        let readable = demangle(&symbol.name);
+    let mut found: Vec<Symbol<'v>> = Vec::new();
+    for symbol in symbols.all().filter(|s| is_function(s) && s.name.contains(last)) {
+        let readable = demangle(symbol.name);
         let fits = readable == name || !name.contains('(') && readable.split('(').next() == Some(name);
         if fits && readable != symbol.name && !found.iter().any(|s| s.addr == symbol.addr) {
             found.push(symbol);
@@ -271,7 +271,7 @@ fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
     found
 }
 
-fn is_function(symbol: &Symbol) -> bool {
+fn is_function(symbol: &Symbol<'_>) -> bool {
     matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc)
 }
 
@@ -282,7 +282,7 @@ fn unknown(object: &LoadedObject, name: &str) -> FunctionError {
         return FunctionError::NotFunction { name, object: label };
     }
     let similar: Vec<String> = symbols.similar_functions(&name, 3).into_iter().map(str::to_owned).collect();
-    if similar.is_empty() && symbols.all().iter().all(|s| s.dynamic) {
+    if similar.is_empty() && symbols.all().all(|s| s.dynamic) {
         return FunctionError::Stripped { name, object: label };
     }
     FunctionError::Unknown { name, object: label, similar }

@@ -26,7 +26,7 @@ pub(super) struct Reader<'p> {
 
 impl<'p> Reader<'p> {
     pub(super) fn new(patch: &'p PatchFile) -> Self {
-        let symbols = patch.file().symbols().all().iter().rev().filter(|s| s.size > 0);
+        let symbols = patch.file().symbols().all().rev().filter(|s| s.size > 0);
         let sizes = symbols.map(|s| (s.addr, s.size)).collect();
         Self { patch, frames: Frames::new(patch.file()), sizes }
     }
