@@ -9,7 +9,8 @@ use crate::effects::{Effects, RegSet};
 use crate::imports;
 use crate::refs::direct_branch;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
-use std::collections::{HashMap, HashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::HashSet;
 use suture_elf::Vaddr;
 
 /// Instructions looked at for one question. What is not decided by then counts as read.
@@ -28,9 +29,11 @@ pub(crate) struct Flow<'a> {
     object: &'a ObjectAnalysis,
     cursor: Cursor<'a>,
     effects: Effects,
-    callees: HashMap<Vaddr, Callee>,
+    callees: FxHashMap<Vaddr, Callee>,
     /// What whole unwind ranges change, by their start.
-    frames: HashMap<Vaddr, RegSet>,
+    frames: FxHashMap<Vaddr, RegSet>,
+    /// Which functions have variable arguments.
+    variadic: FxHashMap<Vaddr, bool>,
     /// Slots of imported functions that do not return.
     endless: HashSet<Vaddr>,
 }
@@ -67,8 +70,9 @@ impl<'a> Flow<'a> {
             object,
             cursor: Cursor::new(object),
             effects: Effects::default(),
-            callees: HashMap::new(),
-            frames: HashMap::new(),
+            callees: FxHashMap::default(),
+            frames: FxHashMap::default(),
+            variadic: FxHashMap::default(),
             endless,
         }
     }
@@ -80,7 +84,7 @@ impl<'a> Flow<'a> {
 
     fn live_within(&mut self, start: Vaddr, query: RegSet, depth: usize) -> RegSet {
         let mut live = RegSet::EMPTY;
-        let mut seen: HashMap<Vaddr, RegSet> = HashMap::new();
+        let mut seen: FxHashMap<Vaddr, RegSet> = FxHashMap::default();
         let mut work = vec![(start, query)];
         let mut budget = LIMIT;
         while let Some((mut at, mut open)) = work.pop() {
@@ -202,14 +206,23 @@ impl<'a> Flow<'a> {
     }
 
     /// Whether a branch there is a tail call of a function with variable arguments.
-    fn is_variadic_entry(&self, target: Vaddr) -> bool {
+    fn is_variadic_entry(&mut self, target: Vaddr) -> bool {
         self.object.frames().next_start(Vaddr(target.0 - 1)) == Some(target) && self.variadic(target)
     }
 
     /// Whether the function has variable arguments: it then stores all registers that could hold
     /// arguments, not only those that do. Either `al` is asked whether vector registers do, or r8 and
     /// r9 go to neighbouring words of the frame.
-    fn variadic(&self, target: Vaddr) -> bool {
+    fn variadic(&mut self, target: Vaddr) -> bool {
+        if let Some(known) = self.variadic.get(&target) {
+            return *known;
+        }
+        let variadic = self.stores_all_arguments(target);
+        self.variadic.insert(target, variadic);
+        variadic
+    }
+
+    fn stores_all_arguments(&self, target: Vaddr) -> bool {
         let code = self.object.decode(&(target..target + 192));
         let stores = |i: &Instruction, register: Register| {
             let stores = i.code() == Code::Mov_rm64_r64 && i.op0_kind() == OpKind::Memory;
@@ -285,7 +298,7 @@ impl<'a> Flow<'a> {
         let mut writes = RegSet::EMPTY;
         let (mut pushed, mut popped) = (RegSet::EMPTY, RegSet::EMPTY);
         let mut returns = false;
-        let mut seen = HashSet::new();
+        let mut seen = FxHashSet::default();
         let mut work = vec![entry];
         while let Some(mut at) = work.pop() {
             while seen.insert(at) {

@@ -51,7 +51,9 @@ mod process;
 mod refs;
 mod relocate;
 mod stub;
+mod sweep;
 mod tables;
+mod warm;
 mod window;
 
 pub use analysis::ObjectAnalysis;
@@ -62,4 +64,5 @@ pub use function::{Function, code_ranges, split_parts};
 pub use options::{Class, Classes, Options};
 pub use plan::{LoadedObject, PlannedSite, RedirectPlan, Request, plan_sites};
 pub use process::{ExistingSite, ProcessView, check_bytes};
+pub use warm::warm_up;
 pub use window::Undo;
