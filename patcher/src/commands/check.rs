@@ -113,7 +113,7 @@ fn dry_run(path: &Path, selection: &Selection, classes: Classes, output: Output)
         let target = Target::open(pid)?;
         apply::check(&target, &patch, classes, &cache).map(|plan| plan.functions)
     };
-    let results = run::on_each(&pids, one, |_| {});
+    let results = run::on_each(&pids, one, suture_redirect::warm_up, |_| {});
     let outcomes = show::outcomes(results, |error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
         _ => None,
