@@ -64,6 +64,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run random functions against their relocated copies, in child processes
+    Fuzz {
+        /// How long
+        #[arg(long, value_name = "S", default_value_t = 1200)]
+        seconds: u64,
+    },
     /// Run the tests again and again for a while
     Soak {
         /// How long
@@ -96,6 +102,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Header { check } => header::run(&project, check),
         Verb::Bench { args } => programs::bench(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
+        Verb::Fuzz { seconds } => programs::fuzz(&project, seconds),
         Verb::Soak { seconds, packages } => suite::soak(&project, seconds, &packages),
         Verb::Ci => ci::run(&project),
     }
