@@ -6,10 +6,14 @@ use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadRef};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 type Header = elf::FileHeader64<Endianness>;
+
+/// Size of a page of memory.
+const PAGE: u64 = 0x1000;
 
 /// Executable or shared object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,6 +305,26 @@ impl ObjectFile {
         let start = usize::try_from(segment.offset + skip).ok()?;
         let end = usize::try_from(segment.offset + segment.filesz).ok()?;
         self.data().get(start..end)
+    }
+
+    /// The part of the last page of an executable segment that the segment does not use, when the file
+    /// has nothing but zeros there: the loader maps it with the segment, and nothing runs or reads it.
+    #[must_use]
+    pub fn page_tail(&self, segment: &Segment) -> Option<Range<Vaddr>> {
+        let end = segment.addr + segment.filesz;
+        let page_end = Vaddr(end.0.next_multiple_of(PAGE));
+        let alone = self.0.segments.iter().all(|other| {
+            let pages = other.addr.0 & !(PAGE - 1)..(other.addr.0 + other.memsz).next_multiple_of(PAGE);
+            other == segment || !pages.contains(&(page_end.0 - 1))
+        });
+        let from = usize::try_from(segment.offset + segment.filesz).ok()?;
+        let zeros = self.data().get(from..from + (page_end.0 - end.0) as usize)?;
+        let usable = alone
+            && segment.executable()
+            && !segment.writable()
+            && segment.memsz == segment.filesz
+            && zeros.iter().all(|byte| *byte == 0);
+        (usable && end < page_end).then_some(end..page_end)
     }
 
     /// Contents and address of a section by name (files without section headers have none).

@@ -122,7 +122,7 @@ mod tests {
     impl Memory for Counted {
         fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
             self.0.set(self.0.get() + 1);
-            if addr.0 + buf.len() as u64 > 2 * PAGE {
+            if addr.0.saturating_add(buf.len() as u64) > 2 * PAGE {
                 return Err(MemoryError { addr, len: buf.len() });
             }
             buf.iter_mut().zip(addr.0..).for_each(|(byte, at)| *byte = (at % 251) as u8);

@@ -78,6 +78,22 @@ impl ObjectAnalysis {
         self.0.file.bytes_at(addr, segment.addr.0 + segment.filesz - addr.0)
     }
 
+    /// Where the executable segment of the address starts.
+    pub(crate) fn segment_start(&self, addr: Vaddr) -> Option<Vaddr> {
+        self.0.file.segments().iter().find(|s| s.executable() && s.backs(addr)).map(|s| s.addr)
+    }
+
+    /// Code as it is in memory: the segment's, or the zeros behind it in its last page.
+    pub(crate) fn mapped_bytes(&self, addr: Vaddr, len: u64) -> Option<&[u8]> {
+        static ZEROS: [u8; 16] = [0; 16];
+        if let Some(bytes) = self.0.file.bytes_at(addr, len) {
+            return Some(bytes);
+        }
+        let within = |tail: Range<Vaddr>| tail.start <= addr && addr + len <= tail.end;
+        let mut tails = self.0.file.segments().iter().filter_map(|s| self.0.file.page_tail(s));
+        tails.any(within).then(|| ZEROS.get(..usize::try_from(len).ok()?)).flatten()
+    }
+
     /// From the first to the last address of any segment.
     pub(crate) fn image_hull(&self) -> Range<u64> {
         let segments = self.0.file.segments();

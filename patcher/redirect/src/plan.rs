@@ -255,7 +255,7 @@ impl<'a> Planner<'a> {
         let pun = (candidate.class == Class::J).then(|| pun_target(&site));
         let arena = self.arena(subject, pun)?;
         let before = self.arenas[arena].len();
-        let hop = Hop { from: base + candidate.pad.unwrap_or(place.at), pun };
+        let hop = Hop { from: base + candidate.pad.map_or(place.at, |pad| pad.at), pun };
         self.fill(arena, base, code, &place.undo, hop, &mut site).inspect_err(|_| {
             self.arenas[arena].truncate(before);
         })?;
@@ -285,10 +285,10 @@ impl<'a> Planner<'a> {
         let instruction = place.at + subject.function.code[place.index].len() as u64;
         let word = Vaddr((site.store_addr + u64::from(site.store_len)).wrapping_sub(base.0));
         let code = subject.function.entry..candidate.window.end.max(instruction).max(word);
-        let pad = candidate.pad.map(|pad| pad..pad + JUMP);
+        let pad = candidate.pad.map(|pad| pad.at..pad.at + JUMP);
         let store = Vaddr(site.store_addr.wrapping_sub(base.0))..word;
         for range in [Some(code), pad, Some(store)].into_iter().flatten() {
-            let file = subject.loaded.analysis.file().bytes_at(range.start, range.end.0 - range.start.0);
+            let file = subject.loaded.analysis.mapped_bytes(range.start, range.end.0 - range.start.0);
             check_bytes(memory, base, range.start, file.ok_or(Refusal::NotCode(range.start))?)?;
         }
         Ok(())

@@ -16,7 +16,8 @@ fn only(classes: &str) -> Options {
 fn refusal(result: Result<RedirectPlan, PlanError>) -> Refusal {
     match result {
         Err(PlanError::Refused(mut why)) => why.remove(0).1,
-        other => panic!("a refusal expected, found {other:?}"),
+        Err(error) => panic!("{error}"),
+        Ok(plan) => panic!("planned: {:?}", plan.sites),
     }
 }
 
