@@ -40,6 +40,7 @@ mod effects;
 mod error;
 mod flow;
 mod function;
+mod held;
 mod imports;
 mod nature;
 mod options;

@@ -1,0 +1,154 @@
+//! Rule 4: which values a caller may rely on, and what only looks like one.
+
+mod common;
+
+use common::{build, function};
+use suture_elf::{Base, ObjectFile};
+use suture_redirect::{LoadedObject, ObjectAnalysis, Options, ProcessView, Request, plan_sites};
+
+const LEAF: &str = "lea 1(%rdi),%rax\nnop\nnop\nret";
+
+/// What is said about `leaf` in a library that imports what it lacks; nothing of it is run.
+fn judged(source: &str) -> Result<(), String> {
+    let flags = ["-nostdlib", "-Wl,-Bsymbolic,--unresolved-symbols=ignore-all"];
+    let file = ObjectFile::open(&build(&format!("{source}.p2align 12\n"), "s", &flags)).unwrap();
+    let entry = file.symbols().named("leaf").next().unwrap().addr;
+    let object = LoadedObject { analysis: ObjectAnalysis::new(&file), base: Base(0x7f00_0000_0000) };
+    let request = Request { object: 0, entry, name: "leaf".into() };
+    let plan = plan_sites(&[object], &[request], &ProcessView::default(), &Options::default());
+    plan.map(|_| ()).map_err(|error| error.to_string())
+}
+
+fn verdict(leaf: &str, caller: &str) -> Result<(), String> {
+    judged(&(function("leaf", leaf) + &function("caller", caller)))
+}
+
+#[track_caller]
+fn keeps(register: &str, caller: &str) {
+    let said = verdict(LEAF, caller).expect_err("it keeps a register");
+    assert!(said.contains(&format!("its caller caller keeps {register} across the call")), "{said}");
+}
+
+#[track_caller]
+fn keeps_nothing(caller: &str) {
+    verdict(LEAF, caller).unwrap();
+}
+
+/// What an unknown function had the right to change holds nothing, whatever reads it.
+#[test]
+fn nothing_is_kept_in_what_an_unknown_function_may_have_changed() {
+    // A guess: edx is the third argument of `unknown`, so the second must be there too.
+    let call = "call leaf\nmov $5,%edi\nmov %rax,%rdx\ncall unknown@PLT\npop %rbx\nret";
+    keeps("rsi", &format!("push %rbx\nmov $1,%esi\n{call}"));
+    keeps("rsi", &format!("push %rbx\n{call}"));
+    keeps_nothing(&format!("push %rbx\ncall unknown@PLT\n{call}"));
+    keeps("rsi", &format!("push %rbx\ncall unknown@PLT\nmov $1,%esi\n{call}"));
+    keeps("rsi", &format!("push %rbx\ncall unknown@PLT\nmov $1,%sil\n{call}"));
+    // On one of two ways there is something in it.
+    keeps("rsi", &format!("push %rbx\ncall unknown@PLT\ntest %eax,%eax\nje 1f\nmov $1,%esi\n1:\n{call}"));
+    // Round a loop.
+    keeps(
+        "rsi",
+        "push %rbx\ncall unknown@PLT\n1:\ncall leaf\nadd %rsi,%rax\nmov %rax,%rsi\njns 1b\npop %rbx\nret",
+    );
+    keeps_nothing(
+        "push %rbx\n1:\ncall unknown@PLT\ncall leaf\nmov $5,%edi\nmov %rax,%rdx\ncall unknown@PLT\njmp 1b",
+    );
+}
+
+/// Functions that call nothing unknown may be hand-written, and hand over what they like.
+#[test]
+fn a_known_function_may_hand_over_anything() {
+    let known = function("known", "mov $7,%r9d\nret");
+    let unknown = function("known", "push %rbx\nmov $7,%r9d\ncall unknown@PLT\npop %rbx\nret");
+    for (callee, refused) in [(known, true), (unknown, false)] {
+        let caller = "push %rbx\ncall unknown@PLT\ncall known\ncall leaf\nadd %r9,%rax\npop %rbx\nret";
+        let source = function("leaf", LEAF) + &callee + &function("caller", caller);
+        assert_eq!(judged(&source).is_err(), refused);
+    }
+}
+
+/// Code that something may enter in the middle, or that a jump nobody understands leads through.
+#[test]
+fn where_the_way_to_a_call_is_unknown_everything_may_be_kept() {
+    let call = "call leaf\nadd %rsi,%rax\npop %rbx\nret";
+    keeps_nothing(&format!("push %rbx\ncall unknown@PLT\nnop\n{call}"));
+    keeps(
+        "rsi",
+        &format!("push %rbx\ncall unknown@PLT\n.globl middle\nmiddle:\n{call}\n.data\n.quad middle\n.text"),
+    );
+    keeps(
+        "rsi",
+        &format!(
+            "push %rbx\ntest %edi,%edi\nje 2f\ncall unknown@PLT\njmp 1f\n2:\nmov $9,%esi\nadd %rdx,%rax\nimul %rcx,%rax\njmp *%rax\n1:\n{call}"
+        ),
+    );
+    let part = function("part", "mov $9,%esi\njmp middle");
+    let source = function("leaf", LEAF)
+        + &function("caller", &format!("push %rbx\ncall unknown@PLT\nmiddle:\n{call}"))
+        + &part;
+    let said = judged(&source).unwrap_err();
+    assert!(said.contains("keeps rsi"), "{said}");
+}
+
+/// One byte of a register is written and read, the rest is nobody's.
+#[test]
+fn parts_of_registers_are_told_apart() {
+    keeps_nothing("call leaf\ntest %eax,%eax\nsete %r9b\ntest %r9b,%r9b\nje 1f\nxor %eax,%eax\n1:\nret");
+    keeps("r9", "call leaf\ntest %eax,%eax\nsete %r9b\nmovzwl %r9w,%eax\nret");
+    keeps("r9", "call leaf\nmov $1,%r9w\nmov %r9d,%eax\nret");
+    keeps("rcx", "call leaf\nmov $1,%cl\nmov %ch,%al\nret");
+    keeps("r9", "call leaf\ntest %r9b,%r9b\nsete %al\nret");
+}
+
+/// Instructions whose result does not depend on what they name.
+#[test]
+fn constants_are_not_read() {
+    keeps_nothing("call leaf\nor $-1,%ecx\nmov %ecx,%eax\nret");
+    keeps_nothing("call leaf\nor $-1,%rcx\nmov %rcx,%rax\nret");
+    keeps("rcx", "call leaf\nor $1,%ecx\nmov %ecx,%eax\nret");
+    keeps("rcx", "call leaf\n.byte 0x83,0xe1,0x01\nmov %ecx,%eax\nret");
+    keeps_nothing("call leaf\npcmpeqd %xmm3,%xmm3\nmovd %xmm3,%eax\nret");
+    keeps("xmm3", "call leaf\npcmpeqd %xmm4,%xmm3\nmovd %xmm3,%eax\nret");
+}
+
+/// The kernel takes its fourth argument in another register than functions do.
+#[test]
+fn system_calls_have_their_own_arguments() {
+    let call = |set: &str| {
+        format!(
+            "call leaf\nmov $1,%edi\nmov $2,%esi\nmov $3,%edx\n{set}\nmov $5,%r8d\nmov $9,%eax\nsyscall\nret"
+        )
+    };
+    keeps_nothing(&call("mov $4,%r10d"));
+    keeps("r10", &call("nop"));
+}
+
+/// Asking for a thread-local variable by descriptor changes rax and nothing else, though it looks like
+/// a call through a pointer.
+#[test]
+fn descriptors_of_thread_local_variables_keep_registers() {
+    let ask = "lea number@tlsdesc(%rip),%rax\ncall *number@tlscall(%rax)";
+    let data = ".section .tbss,\"awT\",@nobits\n.globl number\nnumber: .zero 8\n.text\n";
+    let caller =
+        |ask: &str, rest: &str| format!("push %rbx\ncall leaf\n{ask}\n{rest}\npop %rbx\nret\n{data}");
+    keeps("rsi", &caller(ask, "add %rsi,%rax"));
+    // Through any other pointer nothing survives.
+    keeps_nothing(&caller("call *(%rbx)", "add %rsi,%rax"));
+    // A function that only asks for such a variable is still one that leaves registers alone.
+    let leaf = format!("push %rbx\n{ask}\npop %rbx\nret\n{data}");
+    let said = verdict(&leaf, "call leaf\nadd %rsi,%rax\nret").unwrap_err();
+    assert!(said.contains("keeps rsi"), "{said}");
+}
+
+/// A push may only align the stack. Where the register is taken from the stack again it is used.
+#[test]
+fn pushes_that_align_the_stack_take_nothing() {
+    let nobody = "ret";
+    for register in ["r10", "r11"] {
+        verdict(&format!("push %{register}\nlea 1(%rdi),%rax\npop %rdx\nret"), nobody).unwrap();
+        let said = verdict(&format!("push %{register}\nlea 1(%rdi),%rax\npop %{register}\nret"), nobody);
+        let said = said.expect_err("it gives the register back");
+        assert!(said.contains(&format!("it takes {register} from its callers")), "{said}");
+    }
+}
