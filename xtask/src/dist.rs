@@ -30,6 +30,17 @@ pub fn build(project: &Project) -> Result<()> {
     publish(&project.target.join("runtime/libsuture.so"), &project.dist().join("libsuture.so"))
 }
 
+/// Writes manual pages and completions as a package would install them under `/usr`.
+pub fn manual(project: &Project) -> Result<()> {
+    step("writing manual pages and completions");
+    let share = project.dist().join("share");
+    let mut writer =
+        project.cargo(["run", "--quiet", "--package", "suture-patcher", "--example", "manual", "--"]);
+    run(writer.arg(&share))?;
+    println!("wrote {}; try: man -l {}", share.display(), share.join("man/man1/suture.1").display());
+    Ok(())
+}
+
 /// Compiles every sample, with all warnings as errors.
 pub fn samples(project: &Project) -> Result<()> {
     step("compiling the sample patches");

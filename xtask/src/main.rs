@@ -31,6 +31,8 @@ struct Cli {
 enum Verb {
     /// Build the command and the runtime for use: dist/suture and dist/libsuture.so
     Build,
+    /// Write manual pages and shell completions, from the command line's definition, into dist/share
+    Manual,
     /// Compile the sample patches, without any warning, into dist/samples
     Samples,
     /// Patch a running service under load and take it back, checking every step
@@ -96,6 +98,7 @@ fn run(verb: Verb) -> Result<()> {
     let project = Project::find()?;
     match verb {
         Verb::Build => dist::build(&project),
+        Verb::Manual => dist::manual(&project),
         Verb::Samples => dist::samples(&project),
         Verb::Demo { target } => demo::run(&project, target),
         Verb::Test { packages } => suite::run(&project, &packages),
