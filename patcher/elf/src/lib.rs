@@ -27,4 +27,4 @@ pub use maps::{MapsError, MapsSnapshot, Region};
 pub use memory::{Memory, MemoryError, Pages};
 pub use names::demangle;
 pub use relocs::Reloc;
-pub use symbols::{Symbol, SymbolKind, Symbols};
+pub use symbols::{Symbol, SymbolKind, Symbols, similar_names};

@@ -3,7 +3,7 @@
 //! Names stay where they are in the file: a table of a large program has 85 000, few of which anybody asks
 //! for. For a handful of questions the rows are searched, for more of them a table of hashes is made.
 
-use crate::Vaddr;
+use crate::{Vaddr, demangle};
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hasher};
 use std::ops::Range;
@@ -207,20 +207,61 @@ impl<'f> Symbols<'f> {
         found
     }
 
-    /// Names of functions that look like `name`, best first, for "did you mean".
+    /// Names that look like `name`, best first, for "did you mean". A readable name (`cart::total`) is
+    /// compared with readable ones, without their parameters unless it has some.
     #[must_use]
-    pub fn similar_functions(self, name: &str, most: usize) -> Vec<&'f str> {
-        let limit = (name.len() / 3).max(1);
-        let functions = self.all().filter(|s| s.kind == SymbolKind::Func);
-        let mut close: Vec<(usize, &str)> = functions
-            .filter(|s| s.name.len().abs_diff(name.len()) <= limit)
-            .map(|s| (edit_distance(name.as_bytes(), s.name.as_bytes()), s.name))
-            .filter(|&(distance, _)| distance <= limit)
-            .collect();
-        close.sort_unstable();
-        close.dedup();
-        close.into_iter().take(most).map(|(_, other)| other).collect()
+    pub fn similar(self, name: &str, fits: impl Fn(&Symbol<'_>) -> bool, most: usize) -> Vec<String> {
+        let readable = name.contains("::");
+        let shown = |symbol: Symbol<'_>| {
+            if !readable {
+                return symbol.name.to_owned();
+            }
+            let full = demangle(symbol.name);
+            if name.contains('(') { full } else { without_parameters(&full).to_owned() }
+        };
+        let mut close = Vec::new();
+        for symbol in self.all().filter(fits) {
+            if readable && !is_mangled(symbol.name) {
+                continue;
+            }
+            rank(name, shown(symbol), &mut close);
+        }
+        best(close, most)
     }
+}
+
+/// Those of some names that look like `name`, best first.
+#[must_use]
+pub fn similar_names(name: &str, all: impl Iterator<Item = String>, most: usize) -> Vec<String> {
+    let mut close = Vec::new();
+    all.for_each(|other| rank(name, other, &mut close));
+    best(close, most)
+}
+
+fn rank(name: &str, other: String, close: &mut Vec<(usize, String)>) {
+    let limit = (name.len() / 3).max(1);
+    if other.len().abs_diff(name.len()) > limit {
+        return;
+    }
+    let distance = edit_distance(name.as_bytes(), other.as_bytes());
+    if distance <= limit && distance > 0 {
+        close.push((distance, other));
+    }
+}
+
+fn best(mut close: Vec<(usize, String)>, most: usize) -> Vec<String> {
+    close.sort_unstable();
+    close.dedup();
+    close.into_iter().take(most).map(|(_, other)| other).collect()
+}
+
+fn is_mangled(name: &str) -> bool {
+    name.starts_with("_Z") || name.starts_with("_R")
+}
+
+/// `cart::total(int)` without what stands in the last parentheses.
+fn without_parameters(readable: &str) -> &str {
+    readable.split('(').next().unwrap_or(readable)
 }
 
 /// Levenshtein distance, one row at a time.
@@ -283,8 +324,30 @@ mod tests {
     fn similar_names_are_offered_best_first() {
         let (data, table) = table(&[("pingCommand", 1), ("pongCommand", 2), ("x", 3)], &[]);
         let symbols = Symbols { data: &data, table: &table };
-        assert_eq!(symbols.similar_functions("pingComand", 3), ["pingCommand", "pongCommand"]);
-        assert!(symbols.similar_functions("zzzzzz", 3).is_empty());
+        let similar = |name: &str| symbols.similar(name, |_| true, 3);
+        assert_eq!(similar("pingComand"), ["pingCommand", "pongCommand"]);
+        assert!(similar("zzzzzz").is_empty());
+        assert_eq!(symbols.similar("pingComand", |s| s.addr.0 == 2, 3), ["pongCommand"]);
+    }
+
+    #[test]
+    fn readable_names_are_compared_with_readable_ones() {
+        let (data, table) = table(
+            &[("_ZN4cart5totalEi", 1), ("_ZN4cart5tallyEv", 2), ("cart_total", 3), ("_RNvC4demo5price", 4)],
+            &[],
+        );
+        let symbols = Symbols { data: &data, table: &table };
+        let similar = |name: &str| symbols.similar(name, |_| true, 3);
+        assert_eq!(similar("cart::totl"), ["cart::total", "cart::tally"]);
+        assert_eq!(similar("cart::total(long)"), ["cart::total(int)"]);
+        assert_eq!(similar("demo::prise"), ["demo::price"]);
+        assert_eq!(similar("cart_totl"), ["cart_total"]);
+    }
+
+    #[test]
+    fn lists_are_searched_too() {
+        let names = ["libone.so.1", "libtwo.so.1", "libc.so.6"].map(str::to_owned);
+        assert_eq!(similar_names("libone.so.2", names.into_iter(), 1), ["libone.so.1"]);
     }
 
     #[test]

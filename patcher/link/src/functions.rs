@@ -116,11 +116,12 @@ pub enum FunctionError {
     },
 }
 
-fn suggest(similar: &[String]) -> String {
+/// Names that may have been meant.
+pub(crate) fn suggest(similar: &[String]) -> String {
     if similar.is_empty() {
         return String::new();
     }
-    let names: Vec<String> = similar.iter().map(|name| format!("`{}`", demangle(name))).collect();
+    let names: Vec<String> = similar.iter().map(|name| format!("`{name}`")).collect();
     format!("; did you mean {}?", names.join(" or "))
 }
 
@@ -281,9 +282,32 @@ fn unknown(object: &LoadedObject, name: &str) -> FunctionError {
     if symbols.named(&name).next().is_some() {
         return FunctionError::NotFunction { name, object: label };
     }
-    let similar: Vec<String> = symbols.similar_functions(&name, 3).into_iter().map(str::to_owned).collect();
+    let similar = symbols.similar(&name, is_function, 3);
     if similar.is_empty() && symbols.all().all(|s| s.dynamic) {
         return FunctionError::Stripped { name, object: label };
     }
     FunctionError::Unknown { name, object: label, similar }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[inline(never)]
+    fn marker_of_this_test(n: u64) -> u64 {
+        std::hint::black_box(n) + 1
+    }
+
+    #[test]
+    fn rust_functions_are_found_by_readable_and_by_mangled_name() {
+        assert_eq!(marker_of_this_test(1), 2);
+        let file = ObjectFile::open(Path::new("/proc/self/exe")).unwrap();
+        let symbols = file.symbols();
+        let found = candidates(symbols, "suture_link::functions::tests::marker_of_this_test");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(candidates(symbols, found[0].name), found);
+        let similar = symbols.similar("suture_link::functions::tests::marker_of_that_test", is_function, 3);
+        assert_eq!(similar, ["suture_link::functions::tests::marker_of_this_test"]);
+    }
 }
