@@ -84,10 +84,14 @@ impl Session<'_> {
     fn poke(&mut self, addr: Addr, new: &[u8]) -> io::Result<()> {
         let gone = || io::Error::from_raw_os_error(libc::ESRCH);
         let worker = self.worker().ok_or_else(gone)?;
-        let held = StoppedThread::stop(worker, Deadline::after(STOP)).map_err(|e| match e {
+        let refused = |e| match e {
             StopError::Os(e) => e,
-            StopError::Gone | StopError::Stopped(_) | StopError::Deadline => gone(),
-        })?;
+            StopError::Gone | StopError::Stopped => gone(),
+        };
+        let mut held = StoppedThread::ask(worker).map_err(refused)?;
+        if !held.await_stop(Deadline::after(STOP)).map_err(refused)? {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
         let end = addr + new.len() as u64;
         for word in (addr.0 & !7..end.0).step_by(8) {
             let live = self.target.memory.read_u64(Addr(word)).map_err(|_| gone())?;
