@@ -12,6 +12,7 @@
 
 use crate::error::Error;
 use crate::session::Session;
+use crate::sys::memory::is_forbidden;
 use crate::sys::ptrace::{StopError, StoppedThread};
 use crate::sys::time::Deadline;
 use crate::target::Target;
@@ -105,11 +106,6 @@ impl Session<'_> {
         }
         held.release()
     }
-}
-
-/// Whether another way may be open where this one was not.
-fn is_forbidden(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EIO | libc::EPERM | libc::EACCES))
 }
 
 /// What stands at a site.
