@@ -114,8 +114,14 @@ fn give_up_optional(hooks: &mut Vec<Hook>, refused: &[(String, Refusal)]) -> boo
 
 fn refusal(error: PlanError) -> Error {
     match error {
-        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
-        PlanError::NoRoom { .. } => Error::Patch { what: error.to_string(), errno: "ENOMEM", hint: None },
+        PlanError::Refused(refused) => {
+            Error::Redirect { what: refusals(&refused), hint: refused.first().map(|(_, why)| why.hint()) }
+        }
+        PlanError::NoRoom { .. } => Error::Patch {
+            what: error.to_string(),
+            errno: "ENOMEM",
+            hint: Some("restart the program, which then may lie elsewhere".into()),
+        },
     }
 }
 
@@ -128,7 +134,8 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
             LinkError::Descriptor(e) => descriptor_errno(e),
             _ => "EINVAL",
         };
-        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint: None }
+        let hint = e.hint().map(Into::into);
+        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint }
     })
 }
 

@@ -73,7 +73,7 @@ fn loaded(file: &Path, pid: i32, options: &Options) -> Result<Census, Error> {
     let object = seen.objects.iter().find(|o| is(&o.path)).ok_or_else(|| Error::Patch {
         what: format!("process {pid} does not map {}", file.display()),
         errno: "ENOENT",
-        hint: None,
+        hint: Some(format!("see what it maps in /proc/{pid}/maps, or leave out --pid")),
     })?;
     let process = suture_redirect::ProcessView {
         maps: Some(&maps),
