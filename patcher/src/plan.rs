@@ -20,8 +20,8 @@ use suture_link::{
     ResolvedFunc,
 };
 use suture_redirect::{
-    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
-    code_ranges, plan_sites,
+    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Replacement,
+    Request, code_ranges, plan_sites,
 };
 
 /// A finished plan.
@@ -97,7 +97,7 @@ pub fn plan(
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
     let redirect = loop {
-        match redirect(target, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
+        match redirect(target, patch, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
             Err(PlanError::Refused(refused)) if give_up_optional(&mut hooks, &refused) => {}
             other => break other.map_err(refusal)?,
         }
@@ -143,6 +143,7 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
 #[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 fn redirect(
     target: &Target,
+    patch: &Patch,
     view: &ProcessView<'_>,
     linked: &LinkPlan,
     hooks: &[Hook],
@@ -171,6 +172,7 @@ fn redirect(
         })
         .collect();
     let position = |index: usize| used.binary_search(&index).unwrap_or(0);
+    let new_code = cache.analysis(patch.file.file());
     let mut requests: Vec<Request> = linked
         .funcs
         .iter()
@@ -178,12 +180,17 @@ fn redirect(
             object: position(linked.objects[f.object as usize].index),
             entry: f.old_entry,
             name: f.name.clone(),
+            replacement: Some(Replacement {
+                analysis: new_code.clone(),
+                entry: Vaddr(f.new_addr.0.wrapping_sub(linked.base.0)),
+            }),
         })
         .collect();
     requests.extend(hooks.iter().map(|h| Request {
         object: position(h.object),
         entry: h.entry,
         name: h.name.to_owned(),
+        replacement: None,
     }));
     let existing: Vec<ExistingSite> =
         books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();

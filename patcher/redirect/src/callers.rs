@@ -57,13 +57,15 @@ fn static_chain(function: &Function) -> bool {
     })
 }
 
-/// Registers that direct callers, and callers of those as long as they leave the register alone
+/// Registers that direct callers rely on and the new function, which leaves `new` alone, destroys: those
+/// that direct callers, and callers of those as long as they leave the register alone
 /// too, keep across the call.
 pub(crate) fn check_callers(
     object: &ObjectAnalysis,
     flow: &mut Flow<'_>,
     function: &Function,
     references: &References,
+    new: RegSet,
 ) -> Result<(), Refusal> {
     let results =
         RegSet::all(&[Register::RAX, Register::RDX, Register::XMM0, Register::XMM1]) | RegSet::FLAGS;
@@ -72,7 +74,7 @@ pub(crate) fn check_callers(
         return Ok(());
     }
     // Flags are never kept across a call by a compiler: one that reads them takes a result.
-    let kept = (caller_saved() - results - own.clobbers) | RegSet::FLAGS;
+    let kept = (caller_saved() - results - own.clobbers - new) | RegSet::FLAGS;
     let mut open: BTreeMap<Vaddr, RegSet> = BTreeMap::from([(function.entry, kept)]);
     let mut visited: BTreeMap<Vaddr, RegSet> = BTreeMap::new();
     let mut depth = 0;

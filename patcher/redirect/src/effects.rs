@@ -189,6 +189,13 @@ impl Effects {
         effect
     }
 
+    pub fn writes_memory(&mut self, insn: &Instruction) -> bool {
+        let writes = |access| {
+            !matches!(access, OpAccess::None | OpAccess::NoMemAccess | OpAccess::Read | OpAccess::CondRead)
+        };
+        self.0.info(insn).used_memory().iter().any(|memory| writes(memory.access()))
+    }
+
     pub fn writes_register(&mut self, insn: &Instruction, register: Register) -> bool {
         self.of(insn).writes.intersects(RegSet::of(register))
     }

@@ -4,17 +4,27 @@ mod common;
 
 use common::{build, function};
 use suture_elf::{Base, ObjectFile};
-use suture_redirect::{LoadedObject, ObjectAnalysis, Options, ProcessView, Request, plan_sites};
+use suture_redirect::{LoadedObject, ObjectAnalysis, Options, ProcessView, Replacement, Request, plan_sites};
 
 const LEAF: &str = "lea 1(%rdi),%rax\nnop\nnop\nret";
 
 /// What is said about `leaf` in a library that imports what it lacks; nothing of it is run.
 fn judged(source: &str) -> Result<(), String> {
+    judged_with(source, None)
+}
+
+/// The same, when the function `new` of the library takes its place.
+fn judged_with(source: &str, new: Option<&str>) -> Result<(), String> {
     let flags = ["-nostdlib", "-Wl,-Bsymbolic,--unresolved-symbols=ignore-all"];
     let file = ObjectFile::open(&build(&format!("{source}.p2align 12\n"), "s", &flags)).unwrap();
     let entry = file.symbols().named("leaf").next().unwrap().addr;
-    let object = LoadedObject { analysis: ObjectAnalysis::new(&file), base: Base(0x7f00_0000_0000) };
-    let request = Request { object: 0, entry, name: "leaf".into() };
+    let analysis = ObjectAnalysis::new(&file);
+    let replacement = new.map(|new| Replacement {
+        analysis: analysis.clone(),
+        entry: file.symbols().named(new).next().unwrap().addr,
+    });
+    let object = LoadedObject { analysis, base: Base(0x7f00_0000_0000) };
+    let request = Request { object: 0, entry, name: "leaf".into(), replacement };
     let plan = plan_sites(&[object], &[request], &ProcessView::default(), &Options::default());
     plan.map(|_| ()).map_err(|error| error.to_string())
 }
@@ -150,5 +160,71 @@ fn pushes_that_align_the_stack_take_nothing() {
         let said = verdict(&format!("push %{register}\nlea 1(%rdi),%rax\npop %{register}\nret"), nobody);
         let said = said.expect_err("it gives the register back");
         assert!(said.contains(&format!("it takes {register} from its callers")), "{said}");
+    }
+}
+
+/// What is said when `new` takes the place of a function whose caller keeps `r9` across the call.
+fn replaced_by(new: &str) -> Result<(), String> {
+    let called = function("called", "push %r9\nmov $5,%r9d\npop %r9\nret");
+    let spoils = function("spoils", "mov $5,%r9d\nret");
+    let caller = "mov $7,%r9d\ncall leaf\nadd %r9,%rax\nret";
+    let source = [("leaf", LEAF), ("caller", caller), ("new", new)].map(|(name, code)| function(name, code));
+    judged_with(&(source.concat() + &called + &spoils), Some("new"))
+}
+
+/// A caller's value is safe with new code that leaves the register alone too, or gives it back.
+#[test]
+fn new_code_may_keep_what_the_old_code_keeps() {
+    for new in [
+        "lea 2(%rdi),%rax\nret",
+        "push %r9\nmov %rdi,%r9\nlea 2(%r9),%rax\npop %r9\nret",
+        "push %rbx\npush %r9\nsub $24,%rsp\nmov %rdi,%r9\nmov %r9,8(%rsp)\nadd $24,%rsp\npop %r9\npop %rbx\nret",
+        "push %rbp\nmov %rsp,%rbp\nmov %rsp,%rax\npush %r9\nxor %r9d,%r9d\nmov -8(%rbp),%r9\nleave\nret",
+        "sub $24,%rsp\nmov %r9,8(%rsp)\nmov $1,%r9d\nmov 8(%rsp),%r9\nadd $24,%rsp\nret",
+        "push %r9\ncall spoils\npop %r9\nret",
+        "sub $8,%rsp\ncall called\nadd $8,%rsp\nret",
+        "push %r9\ntest %edi,%edi\nje 1f\nmov $1,%r9d\n1:\npop %r9\nret",
+        "test %edi,%edi\nje 1f\nret\n1:\nmov $1,%r9d\nud2",
+        "jmp called",
+    ] {
+        replaced_by(new).unwrap_or_else(|said| panic!("{new}: {said}"));
+    }
+}
+
+/// Where it cannot be seen to come back it counts as destroyed.
+#[test]
+fn new_code_that_destroys_a_kept_register_is_refused() {
+    for new in [
+        "mov $1,%r9d\nret",
+        "mov $1,%r9b\nret",
+        "push %r9\nmov $1,%r9d\nadd $8,%rsp\nret",
+        // Into another register, from another one's place, after it was changed.
+        "push %r9\nmov $1,%r9d\npop %r8\nret",
+        "push %r8\npush %r9\nmov $1,%r9d\npop %r8\npop %r9\nret",
+        "mov $1,%r9d\npush %r9\npop %r9\nret",
+        // The saved value is overwritten, wholly or by one byte, and by way of an index.
+        "push %r9\nmov $1,%r9d\nmov %rdi,(%rsp)\npop %r9\nret",
+        "push %r9\nmov $1,%r9d\nmovb $1,7(%rsp)\npop %r9\nret",
+        "push %r9\nmov $1,%r9d\nmov %rdi,(%rsp,%rdi,8)\npop %r9\nret",
+        "sub $24,%rsp\nmov %r9,8(%rsp)\nmov $1,%r9d\nmovups %xmm0,(%rsp)\nmov 8(%rsp),%r9\nadd $24,%rsp\nret",
+        // Half of it comes back.
+        "push %r9\nmov $1,%r9d\nmov (%rsp),%r9d\nadd $8,%rsp\nret",
+        // On one of two ways.
+        "push %r9\nmov $1,%r9d\ntest %edi,%edi\nje 1f\npop %r9\nret\n1:\nadd $8,%rsp\nret",
+        "test %edi,%edi\nje 1f\nmov $1,%r9d\n1:\nret",
+        // Other code does it, known or not.
+        "sub $8,%rsp\ncall spoils\nadd $8,%rsp\nret",
+        "sub $8,%rsp\ncall unknown@PLT\nadd $8,%rsp\nret",
+        "sub $8,%rsp\ncall *%rdi\nadd $8,%rsp\nret",
+        "jmp spoils",
+        "jmp unknown@PLT",
+        "jmp *%rdi",
+        // Nobody knows where the stack is.
+        "push %rbp\nmov %rsp,%rbp\npush %r9\nand $-32,%rsp\nmov $1,%r9d\npop %r9\nleave\nret",
+        // It calls itself, and what it does there is not known yet.
+        "push %rbx\nmov $1,%r9d\ncall new\npop %rbx\nret",
+    ] {
+        let said = replaced_by(new).expect_err(new);
+        assert!(said.contains("its caller caller keeps r9 across the call"), "{new}: {said}");
     }
 }

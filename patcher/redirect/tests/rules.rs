@@ -94,7 +94,7 @@ fn what_is_no_ordinary_function_is_named() {
         base: suture_elf::Base(0x7f00_0000_0000),
     };
     let refused = |entry| {
-        let request = suture_redirect::Request { object: 0, entry, name: "it".into() };
+        let request = suture_redirect::Request { object: 0, entry, name: "it".into(), replacement: None };
         let objects = std::slice::from_ref(&object);
         refusal(plan_sites(objects, &[request], &ProcessView::default(), &Options::default()))
     };
