@@ -621,12 +621,16 @@ impl Error {
             Self::NotConcerned { .. } => {
                 "name the process that runs the program; suture info PATCH.so shows the objects".into()
             }
-            Self::Failed { .. } => "ask the author of the patch what its pre_patch callback wants".into(),
+            Self::CallbackFailed { .. } => "ask the author of the patch what that callback wants".into(),
+            Self::AttributeAccess { pid, .. } => {
+                format!("see what can be set with: suture get PATCH --pid {pid}")
+            }
             Self::Reversed { .. } => "see who did it with: suture log".into(),
             Self::NotInTransition { .. } => "see what is going on with: suture status".into(),
-            Self::NoThread { .. } | Self::Worker { .. } | Self::Unreadable { .. } => {
+            Self::Failed { .. } | Self::NoThread { .. } | Self::Worker { .. } | Self::Unreadable { .. } => {
                 "see what happened there with: suture log".into()
             }
+            Self::AttributeValue { .. } | Self::Unchanged { .. } => return None,
             Self::Interrupted { .. } | Self::Io { .. } => return None,
         })
     }
