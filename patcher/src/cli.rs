@@ -16,7 +16,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "\
+/// What the exit status means, as every help text and manual page says it.
+pub const EXIT_CODES: &str = "\
 Exit status:
   0  done (processes that do not concern the patch are skipped with --name and --all)
   1  refused or failed; the process is unchanged

@@ -20,8 +20,8 @@ use suture_link::{
     ResolvedFunc,
 };
 use suture_redirect::{
-    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
-    code_ranges, plan_sites,
+    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Replacement,
+    Request, code_ranges, plan_sites,
 };
 
 /// A finished plan.
@@ -99,7 +99,7 @@ pub fn plan(
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
     let redirect = loop {
-        match redirect(target, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
+        match redirect(target, patch, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
             Err(PlanError::Refused(refused)) if give_up_optional(&mut hooks, &refused) => {}
             other => break other.map_err(refusal)?,
         }
@@ -136,9 +136,14 @@ fn refusal(error: PlanError) -> Error {
     match error {
         PlanError::Refused(refused) => {
             let foreign = refused.iter().any(|(_, why)| matches!(why, Refusal::Bytes { .. }));
-            Error::Redirect { what: refusals(&refused), foreign }
+            let hint = refused.first().map(|(_, why)| why.hint());
+            Error::Redirect { what: refusals(&refused), foreign, hint }
         }
-        PlanError::NoRoom { .. } => Error::Patch { what: error.to_string(), errno: "ENOMEM", hint: None },
+        PlanError::NoRoom { .. } => Error::Patch {
+            what: error.to_string(),
+            errno: "ENOMEM",
+            hint: Some("restart the program, which then may lie elsewhere".into()),
+        },
     }
 }
 
@@ -151,7 +156,8 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
             LinkError::Descriptor(e) => descriptor_errno(e),
             _ => "EINVAL",
         };
-        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint: None }
+        let hint = e.hint().map(Into::into);
+        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint }
     })
 }
 
@@ -159,6 +165,7 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
 #[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 fn redirect(
     target: &Target,
+    patch: &Patch,
     view: &ProcessView<'_>,
     linked: &LinkPlan,
     hooks: &[Hook],
@@ -187,6 +194,7 @@ fn redirect(
         })
         .collect();
     let position = |index: usize| used.binary_search(&index).unwrap_or(0);
+    let new_code = cache.analysis(patch.file.file());
     let mut requests: Vec<Request> = linked
         .funcs
         .iter()
@@ -194,12 +202,17 @@ fn redirect(
             object: position(linked.objects[f.object as usize].index),
             entry: f.old_entry,
             name: f.name.clone(),
+            replacement: Some(Replacement {
+                analysis: new_code.clone(),
+                entry: Vaddr(f.new_addr.0.wrapping_sub(linked.base.0)),
+            }),
         })
         .collect();
     requests.extend(hooks.iter().map(|h| Request {
         object: position(h.object),
         entry: h.entry,
         name: h.name.to_owned(),
+        replacement: None,
     }));
     let existing: Vec<ExistingSite> =
         books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();

@@ -31,6 +31,8 @@ struct Cli {
 enum Verb {
     /// Build the command and the runtime for use: dist/suture and dist/libsuture.so
     Build,
+    /// Write manual pages and shell completions, from the command line's definition, into dist/share
+    Manual,
     /// Compile the sample patches, without any warning, into dist/samples
     Samples,
     /// Patch a running service under load and take it back, checking every step
@@ -79,6 +81,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run random functions against their relocated copies, in child processes
+    Fuzz {
+        /// How long
+        #[arg(long, value_name = "S", default_value_t = 1200)]
+        seconds: u64,
+    },
     /// Run the tests again and again for a while
     Soak {
         /// How long
@@ -110,6 +118,7 @@ fn run(verb: Verb) -> Result<()> {
     let project = Project::find()?;
     match verb {
         Verb::Build => dist::build(&project),
+        Verb::Manual => dist::manual(&project),
         Verb::Samples => dist::samples(&project),
         Verb::Demo { target } => demo::run(&project, target),
         Verb::Test { packages } => suite::run(&project, &packages),
@@ -117,6 +126,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Bench { args } => programs::bench(&project, &args),
         Verb::Conformance { args } => programs::conformance(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
+        Verb::Fuzz { seconds } => programs::fuzz(&project, seconds),
         Verb::Servers { args } => programs::servers(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
         Verb::Models => suite::models(&project),

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`, `conformance`, `stress` and `servers`: programs of the project with a life of their own.
+//! `cargo xtask bench`, `conformance`, `stress`, `servers` and `fuzz`: programs of the project with a life of their own.
 
 use anyhow::Result;
 
@@ -39,4 +39,11 @@ pub fn conformance(project: &Project, args: &[String]) -> Result<()> {
     run(&mut project.cargo(["build", "--quiet", "--package", "suture-conformance"]))?;
     let dist = format!("SUTURE_DIST={}", project.dist().display());
     run(privileged("env").arg(dist).arg(project.target.join("debug/suture-conformance")).args(args))
+}
+
+/// Runs random functions against their relocated copies for that long, each time others.
+pub fn fuzz(project: &Project, seconds: u64) -> Result<()> {
+    step(format!("running random functions against their copies for {seconds} s"));
+    let mut tests = project.cargo(["test", "--quiet", "--release", "--package", "suture-redirect"]);
+    run(tests.args(["--test", "fuzz", "--", "--nocapture"]).env("SUTURE_FUZZ_SECONDS", seconds.to_string()))
 }

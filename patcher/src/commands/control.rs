@@ -26,7 +26,7 @@ pub fn get(path: &str, selection: &Selection, output: Output) -> u8 {
         let target = Target::open(pid)?;
         control::get(&target, path, &cache).map_err(|error| target.ended_or(error))
     };
-    let outcomes = show::outcomes(run::on_each(&pids, one, |_| {}), |error| skip(selection, error));
+    let outcomes = show::outcomes(run::on_each(&pids, one, || {}, |_| {}), |error| skip(selection, error));
     let several = outcomes.len() > 1;
     show::results("get", &outcomes, output, |o, found: &Found| {
         // One process: the value alone, for scripts.
@@ -67,7 +67,7 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
         let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
         control::set(&target, path, value, &context).map_err(|error| target.ended_or(error))
     };
-    let results = run::on_each(&pids, one, show::bar(pids.len(), output));
+    let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));
     let outcomes = show::outcomes(results, |error| skip(selection, error));
     show::results("set", &outcomes, output, |o, written: &Written| {
         let more = if written.finished { "" } else { "; threads are still moving, see: suture status" };

@@ -322,11 +322,11 @@ impl<'t> Looker<'t> {
         let Some(module) = module else { return format!("{pc:#x}") };
         let vaddr = at.wrapping_sub(module.base.0);
         let short = module.name.rsplit('/').next().unwrap_or(&module.name);
-        let symbols = module.file().symbols().all().iter();
+        let symbols = module.file().symbols().all();
         let best =
             symbols.filter(|s| s.addr.0 <= vaddr && vaddr < s.addr.0 + s.size.max(1)).max_by_key(|s| s.addr);
         match best {
-            Some(symbol) => demangle(&symbol.name),
+            Some(symbol) => demangle(symbol.name),
             None => format!("{short}+{:#x}", pc.wrapping_sub(module.base.0)),
         }
     }
