@@ -180,3 +180,6 @@ pub fn matching_name(target: &Target, text: &str) -> Option<String> {
 pub fn micros(span: std::time::Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
