@@ -56,5 +56,5 @@ pub mod unwind;
 pub mod word;
 pub mod worker;
 
-#[cfg(all(test, loom))]
+#[cfg(test)]
 mod loom_tests;

@@ -15,7 +15,7 @@
 use crate::block::BLOCK;
 use crate::books::Books;
 use crate::list::{self, NoMemory};
-use crate::word::{Word, fence};
+use crate::word::Word;
 use alloc_crate::vec::Vec;
 use core::ptr::{addr_of_mut, null_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
@@ -89,11 +89,11 @@ impl Ready {
 
 /// Says that the rows change: whoever has seen an earlier number and sees any of what is stored from now on sees
 /// another number afterwards. Also for stores that come after the change, into memory that was freed with it.
-pub fn begin_change(seq: &impl Word<u32>) -> u32 {
+pub fn begin_change<W: Word<u32>>(seq: &W) -> u32 {
     let odd = seq.load(Ordering::Relaxed) | 1;
     seq.store(odd, Ordering::Relaxed);
     // pairs with: the reader's second look at `rows_seq`
-    fence(Ordering::Release);
+    W::fence(Ordering::Release);
     odd
 }
 

@@ -1,16 +1,11 @@
 //! A word that several threads change: the processor's, or loom's when a model runs.
 //!
-//! Protocols whose interleavings are checked by models take their words through [`Word`] and their fences from
-//! here, so that the models run the code itself.
+//! Protocols whose interleavings are checked by models take their words, and the fences that go with them, through
+//! [`Word`], so that the models run the code itself.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
-#[cfg(not(all(test, loom)))]
-pub use core::sync::atomic::fence;
-#[cfg(all(test, loom))]
-pub use loom::sync::atomic::fence;
-
-/// An atomic word that holds a `T`. As the methods of the same names.
+/// An atomic word that holds a `T`. As the methods and functions of the same names.
 pub trait Word<T> {
     /// Loads it.
     fn load(&self, order: Ordering) -> T;
@@ -23,10 +18,12 @@ pub trait Word<T> {
     fn compare_exchange(&self, now: T, next: T, done: Ordering, not: Ordering) -> Result<T, T>;
     /// Adds to it, wrapping; gives what it was.
     fn fetch_add(&self, value: T, order: Ordering) -> T;
+    /// Orders what comes before and after it on such words.
+    fn fence(order: Ordering);
 }
 
 macro_rules! word {
-    ($($atomic:ty => $value:ty),*) => {$(
+    ($($atomic:ty => $value:ty, $fence:path);*) => {$(
         impl Word<$value> for $atomic {
             #[inline]
             fn load(&self, order: Ordering) -> $value {
@@ -53,10 +50,18 @@ macro_rules! word {
             fn fetch_add(&self, value: $value, order: Ordering) -> $value {
                 <$atomic>::fetch_add(self, value, order)
             }
+
+            #[inline]
+            fn fence(order: Ordering) {
+                $fence(order);
+            }
         }
     )*};
 }
 
-word!(AtomicU32 => u32, AtomicU64 => u64);
-#[cfg(all(test, loom))]
-word!(loom::sync::atomic::AtomicU32 => u32, loom::sync::atomic::AtomicU64 => u64);
+word!(AtomicU32 => u32, fence; AtomicU64 => u64, fence);
+#[cfg(test)]
+word!(
+    loom::sync::atomic::AtomicU32 => u32, loom::sync::atomic::fence;
+    loom::sync::atomic::AtomicU64 => u64, loom::sync::atomic::fence
+);

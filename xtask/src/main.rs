@@ -98,7 +98,7 @@ enum Verb {
         /// Packages, suture-tests when none is given
         packages: Vec<String>,
     },
-    /// Explore the interleavings of the runtime's lock-free protocols with loom
+    /// Explore the interleavings of the table of shadow variables with loom (minutes)
     Models,
     /// Everything the continuous integration checks
     Ci,

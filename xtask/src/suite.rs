@@ -42,11 +42,12 @@ pub fn soak(project: &Project, seconds: u64, long: bool, only: &[String]) -> Res
     Ok(())
 }
 
-/// Explores the models. They are compiled with words of another kind, so they have a directory of their own.
+/// Explores the models of the table of shadow variables. All its words are of another kind then, so it is compiled
+/// in a directory of its own. (The models of the transition are among the runtime's tests.)
 pub fn models(project: &Project) -> Result<()> {
-    step("exploring the models of the runtime's protocols");
+    step("exploring the models of the table of shadow variables");
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
-    let mut command = project.cargo(["test", "--quiet", "--release", "--package", "suture-runtime", "--lib"]);
+    let mut command = project.cargo(["test", "--quiet", "--release", "--package", "suture-table", "--lib"]);
     command.arg("--target-dir").arg(project.target.join("loom"));
     run_command(command.arg("loom_tests").env("RUSTFLAGS", format!("{flags} --cfg loom")))
 }

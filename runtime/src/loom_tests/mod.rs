@@ -1,8 +1,6 @@
 //! Models of the protocols between the worker and the program's threads: every interleaving, up to a bound of
 //! preemptions, and every value the memory model allows a load to give.
 //!
-//! `cargo xtask models`, or `RUSTFLAGS="--cfg loom" cargo test --release -p suture-runtime --lib loom_tests`.
-//!
 //! The worker's steps are the code itself, on loom's words ([`crate::word`]). What is assembly or a system call
 //! has a stand-in here: the dispatcher's locked add ([`pass`]), a reading of a file under `/proc`. Each model
 //! has controls: the same with one part of the protocol left out, which must fail. They matter, because loom does

@@ -1,4 +1,5 @@
 use super::*;
+use core::sync::atomic::fence;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use suture_abi::block::PatchRow;
 
