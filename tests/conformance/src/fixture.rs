@@ -178,6 +178,11 @@ fn new_function(text: &mut String, patch: &Patch, index: usize, function: &Funct
     for (_, code) in patch.code.iter().filter(|(f, _)| *f == function.path()) {
         let _ = match code {
             Code::Allocates(id) => writeln!(lines, "    ALLOC(ONE, {id}), ALLOC(TWO, {id});"),
+            Code::Lends => writeln!(
+                lines,
+                "    lend((struct shadow_functions){{suture_shadow_get, suture_shadow_alloc, suture_shadow_get_or_alloc, \
+                 suture_shadow_free, suture_shadow_free_all}});"
+            ),
             Code::Finds(id) => writeln!(
                 lines,
                 "    return GET(ONE, {id}) ? GET(TWO, {id}) ? \"both\" : \"one\" : GET(TWO, {id}) ? \"two\" : \"none\";"

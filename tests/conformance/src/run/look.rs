@@ -94,10 +94,9 @@ pub fn look(scene: &mut Scene<'_>, query: &Query, pid: i32) -> Result<Seen, Stri
             Seen::Containing(lines.collect::<Vec<_>>().join(" | "))
         }
         Query::Status(patch) => Seen::Containing(of_patch(scene, patch, pid)?.to_string()),
-        Query::Forced(patch) => {
-            let name = scene.patch_name(patch);
-            let is_forced = product::log(pid)?.iter().any(|e| e.word == "forced" && e.patch == name);
-            Seen::Text(if is_forced { "yes" } else { "no" }.into())
+        Query::Logged(word) => {
+            let is_there = product::log(pid)?.iter().any(|e| e.word == *word);
+            Seen::Text(if is_there { "yes" } else { "no" }.into())
         }
         Query::Events if pid == scene.demo.pid() => Seen::Text(scene.events()?.join(" · ")),
         Query::Events => Seen::Text(scene.child_events(pid)?.join(" · ")),

@@ -165,6 +165,7 @@ impl<'r> Scene<'r> {
             Action::Hammer(count, function) => {
                 demo.ask(&format!("hammer {count} {function}"), &format!("hammer {count}")).map(drop)
             }
+            Action::Lent(what, want) => same(want, &demo.ask(&format!("lent {what}"), "lent = ")?),
             Action::Go => demo.ask("go", "go").map(drop),
             Action::Hook(function) => demo.ask(&format!("hook {function}"), "hook ").map(drop),
             Action::Probe(function, true) => {

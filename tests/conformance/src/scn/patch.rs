@@ -77,6 +77,8 @@ pub enum Code {
     Allocates(u64),
     /// Says whether they are there.
     Finds(u64),
+    /// Gives the program the functions for shadow variables.
+    Lends,
 }
 
 /// A patch of a row.
@@ -153,7 +155,10 @@ impl Code {
         match words {
             ["allocates", id] => Ok(Self::Allocates(state(id)?)),
             ["finds", id] => Ok(Self::Finds(state(id)?)),
-            _ => Err(format!("{:?} is nothing code does: allocates N, finds N", words.join(" "))),
+            ["lends", "shadow"] => Ok(Self::Lends),
+            _ => {
+                Err(format!("{:?} is nothing code does: allocates N, finds N, lends shadow", words.join(" ")))
+            }
         }
     }
 }

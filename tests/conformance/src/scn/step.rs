@@ -77,8 +77,8 @@ pub enum Query {
     Mapped(String),
     /// What `suture get` lists under a path.
     Tree(String),
-    /// Whether the log warns that the patch was forced.
-    Forced(String),
+    /// Whether the log has a notice: an event that the rows do not list.
+    Logged(String),
     /// Events since the row's steps began, or since a child was forked.
     Events,
 }
@@ -122,6 +122,8 @@ pub enum Action {
     Probe(String, bool),
     /// The first byte of a function's entry is the file's again, as a probe that goes leaves it.
     Restore(String),
+    /// The program uses shadow variables: what it does, what comes of it.
+    Lent(String, String),
     /// Keeps where the shadow variable of a state is.
     Note(u64),
     /// It is still there.
@@ -218,6 +220,9 @@ pub fn parse(text: &str, known: &mut Known) -> Result<Action, String> {
         ["probe", function] => Action::Probe(function.to_owned(), true),
         ["unprobe", function] => Action::Probe(function.to_owned(), false),
         ["restore", function] => Action::Restore(function.to_owned()),
+        ["lent", "get" | "alloc" | "ensure" | "bytes" | "free" | "free-all" | "ran", ref rest @ ..] => {
+            Action::Lent([&words[1..2], rest].concat().join(" "), value()?)
+        }
         ["note", "shadow", id] => Action::Note(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["same", "shadow", id] => Action::Same(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["check", ref what @ ..] => Action::Check(query(what, known)?, value()?),
@@ -306,7 +311,7 @@ fn query(words: &[&str], known: &Known) -> Result<Query, String> {
         ["mapped", patch] => Query::Mapped(known.patch(patch)?),
         ["tree", path] => Query::Tree(path.to_owned()),
         ["status", patch] => Query::Status(known.patch(patch)?),
-        ["forced", patch] => Query::Forced(known.patch(patch)?),
+        ["logged", word] => Query::Logged(word.to_owned()),
         ["events"] => Query::Events,
         _ => return Err(format!("{:?} is nothing to look at; README.md lists what is", words.join(" "))),
     })
