@@ -36,7 +36,7 @@ struct Options {
 /// What the budgets name and this version of Suture does not have. Said instead of guessed.
 const MISSING: [(&str, &str); 3] = [
     ("call.upgraded", "entries are not upgraded to direct jumps"),
-    ("call.dispatcher", "functions are switched for all threads at once, without a dispatcher"),
+    ("call.dispatcher", "no target here holds a transition up while it counts its calls"),
     ("shadow", "there are no shadow variables"),
 ];
 

@@ -30,6 +30,16 @@ pub fn kill(pid: i32, signal: i32) {
     check(result.into()).unwrap_or_else(|e| panic!("cannot send signal {signal} to {pid}: {e}"));
 }
 
+/// Sends a signal to one thread.
+///
+/// # Panics
+/// When it is gone.
+pub fn signal_thread(pid: i32, tid: i32, signal: i32) {
+    // SAFETY: tgkill takes no memory.
+    let result = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, signal) };
+    check(result).unwrap_or_else(|e| panic!("cannot signal {tid}: {e}"));
+}
+
 /// Ends a process if it is still there.
 pub fn kill_if_there(pid: i32) {
     // SAFETY: no memory. It fails only when the process is gone.

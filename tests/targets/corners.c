@@ -59,10 +59,12 @@ PATCHABLE long g(void)
     return 1;
 }
 
+/* Some room before the first call: an entry that is a call cannot be moved. */
 PATCHABLE long pair(void)
 {
+    volatile long weight = 10;
     long first = f();
-    return 10 * first + g();
+    return weight * first + g();
 }
 
 PATCHABLE long in_block(void)

@@ -8,8 +8,8 @@
  *                     L and C: the fewest and most changes of version that one of the threads that loop saw;
  *                     T: threads created
  *
- * Usage: uniform [THREADS [CHURN]]    THREADS loop for ever; CHURN = 1: another thread creates short-lived
- *                                     ones all the time, which run outer() a few times and exit */
+ * Usage: uniform [THREADS [CHURN]]    THREADS loop for ever; CHURN > 0: another thread creates short-lived
+ *                                     ones all the time, which run outer() CHURN times and exit */
 #include "line.h"
 #include <pthread.h>
 #include <sched.h>
@@ -19,7 +19,7 @@
 
 enum { MOST = 256 };
 
-static long runs, olds, news, mixed, births, threads;
+static long runs, olds, news, mixed, births, threads, lifetime;
 static long changes[MOST];
 
 static inline unsigned next(unsigned *seed)
@@ -97,7 +97,7 @@ static void *loop(void *start)
 static void *short_life(void *start)
 {
     unsigned seed = (unsigned)(size_t)start * 2654435761u | 1;
-    for (int i = 0; i < 3; i++)
+    for (long i = 0; i < lifetime; i++)
         run(&seed);
     return 0;
 }
@@ -140,7 +140,8 @@ int main(int argc, char **argv)
     for (long i = 0; i < threads; i++)
         if (pthread_create(&thread, 0, loop, (void *)(i + 1)))
             return 1;
-    if (argc > 2 && atol(argv[2]) && pthread_create(&thread, 0, churn, 0))
+    lifetime = argc > 2 ? atol(argv[2]) : 0;
+    if (lifetime > 0 && pthread_create(&thread, 0, churn, 0))
         return 1;
     answer("ready");
     while (read_line(line, sizeof line)) {

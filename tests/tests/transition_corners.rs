@@ -5,7 +5,7 @@ use std::path::Path;
 use suture_tests::command::{Outcome, suture};
 use suture_tests::poll::until_true;
 use suture_tests::stall::{self, Stall};
-use suture_tests::{Lab, report};
+use suture_tests::{Lab, repeat, report, sys};
 
 fn on(command: &str, what: &str, pid: i32, more: &[&str]) -> Outcome {
     suture(&[&[command, what, "--pid", &pid.to_string()], more].concat())
@@ -119,4 +119,65 @@ fn threads_outside_old_code_are_moved_whatever_their_stack_looks_like() {
     stall.target.tell("main resolve");
     assert_eq!(stall.answers(2), ["fault out 12", "main resolve 0"], "it called f before and after");
     assert_eq!(stall.order("main", "early"), 0, "a wait was cut short");
+}
+
+/// Finding 4: a signal meets a thread anywhere, between a dispatcher's count and the first instruction of the
+/// old function, too, and its handler blocks, on the same stack or on another.
+#[test]
+fn a_handler_that_blocks_on_top_of_anything_hides_nothing() {
+    let lab = Lab::new();
+    let mut stall = Stall::start_corners(&lab);
+    let pid = stall.pid();
+    let patch = stall::patch(&lab, "A", &["f", "g", "pair"]);
+    let looping = ["normal", "aside"];
+    stall.create_all(&looping);
+    stall.order("aside", "aside");
+    looping.iter().for_each(|name| _ = stall.order(name, "loop"));
+    for round in 0..repeat(15, 200) {
+        let begun = match round % 2 {
+            0 => apply(&patch, pid, &["--no-wait"]),
+            _ => on("disable", "A", pid, &["--no-wait"]),
+        };
+        assert!([0, 3].contains(&begun.code()), "round {round}: {}{}", begun.stdout, begun.stderr);
+        for name in looping {
+            sys::signal_thread(pid, stall.tid(name), libc::SIGUSR1);
+            stall.answer(name, "caught");
+        }
+        // Whoever is blocked inside of old code stays where he is, however hard a command looks.
+        let held = on("wait", "A", pid, &["--timeout", "0.2"]);
+        assert!([0, 1, 3].contains(&held.code()), "round {round}: {}{}", held.stdout, held.stderr);
+        for name in looping {
+            assert_eq!(stall.order_answered(name, "leave", "back"), 0);
+        }
+        let done = on("wait", "A", pid, &[]);
+        assert!([0, 1].contains(&done.code()), "round {round}: {}{}", done.stdout, done.stderr);
+        assert!(report::transition(pid).is_null(), "round {round}");
+        assert_eq!(stall.order("main", "mixed"), 0, "round {round}");
+    }
+    assert!(stall.order("main", "runs") > 0);
+}
+
+/// Findings 10 and 15: a process that is nobody's any more, with threads born after that, and threads whose
+/// filter kills the process for reading memory.
+#[test]
+fn privileges_and_filters_that_come_later_do_not_matter() {
+    let lab = Lab::new();
+    let mut stall = Stall::start_corners(&lab);
+    let pid = stall.pid();
+    let patch = stall::patch(&lab, "A", &["f", "in_block"]);
+    stall.create_all(&["early", "caged"]);
+    stall.order("caged", "cage");
+    stall.order("main", "drop");
+    stall.create_all(&["late"]);
+    go_in(&mut stall, "late", "block");
+    apply(&patch, pid, &["--timeout", "1"]).expect(3);
+    assert_eq!(["early", "caged", "late"].map(|name| stall.state(name)), [1, 1, 0]);
+    let answers = ["main", "early", "caged"].map(|name| stall.order(name, "f"));
+    assert_eq!((answers, stall.order("late", "f")), ([2; 3], 1));
+    assert_eq!(stall.order_answered("late", "leave", "out"), 11);
+    on("wait", "A", pid, &[]).expect(0);
+    // Filtered threads look at themselves, too, if they may: in the caged one that would kill the process.
+    on("disable", "A", pid, &[]).expect(0);
+    let answers = ["main", "early", "caged", "late"].map(|name| stall.order(name, "f"));
+    assert_eq!(answers, [1; 4]);
 }

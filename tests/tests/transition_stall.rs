@@ -488,3 +488,29 @@ fn each_direction_is_held_up_by_whoever_is_in_the_other_code() {
     assert_eq!(stall.order("T1", "leave"), 1);
     undisturbed(&mut stall);
 }
+
+/// A count of passes that wraps does not reach the side beside it.
+#[test]
+fn a_switched_thread_stays_switched_when_its_passes_wrap() {
+    let lab = Lab::new();
+    let mut stall = Stall::start(&lab);
+    let pid = stall.pid();
+    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
+    stall.create_all(&["T1", "T2"]);
+    stall.order("T1", "enter");
+    begin(&patch, pid);
+    await_state(&stall, &["T2"], 1);
+    let (block, tid) = (Block::of(pid), stall.tid("T2").cast_unsigned());
+    let side = |word: Option<u64>| word.expect("a record") as u32;
+    let switched = side(block.record_word(tid));
+    block.set_passes(tid, u32::MAX - 3);
+    for _ in 0..10 {
+        assert_eq!(stall.order("T2", "f"), 2);
+    }
+    let word = block.record_word(tid).expect("a record");
+    assert_eq!(word as u32, switched);
+    assert!(word >> 32 < 16, "{word:#x}: it did not wrap");
+    assert_eq!((stall.state("T1"), stall.state("T2")), (0, 1));
+    assert_eq!(stall.order("T1", "leave"), 1);
+    await_end(pid);
+}

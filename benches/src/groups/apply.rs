@@ -1,5 +1,5 @@
-//! What an apply does to the program: the longest gap of a running thread, threads stopped and for
-//! how long, and how long the command takes.
+//! What an apply, its whole transition included, does to the program: the longest gap of a running thread,
+//! threads stopped (to borrow one, and for a look) and for how long, and how long the command takes.
 
 use crate::error::Error;
 use crate::lab::Lab;
@@ -21,6 +21,7 @@ struct Sampled {
     gap: Samples,
     quiet_gap: Samples,
     stops: Samples,
+    looks: Samples,
     threads: Samples,
     held: Samples,
     stopped: Samples,
@@ -49,6 +50,9 @@ pub fn apply(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
                 .budget(Budget::AtMost(100.0))
                 .against(COMMAND),
             Row::new(format!("apply.stops.{threads}"), "count", &all.stops, &all.threads)
+                .budget(Budget::AtMost(1.0))
+                .against(STOPPED),
+            Row::new(format!("apply.looks.{threads}"), "count", &all.looks, &all.threads)
                 .budget(Budget::AtMost(1.0))
                 .against(STOPPED),
             Row::new(format!("apply.held.{threads}"), "us", &all.held, &all.stopped)
@@ -94,6 +98,7 @@ fn sample(
     all.gap.push(gap);
     all.wall.push(run.wall.as_secs_f64() * 1e3);
     all.stops.push(run.detail("stops")?);
+    all.looks.push(run.detail("looks_with_stop")?);
     all.held.push(run.detail("held_us")?);
     all.threads.push(threads as f64);
     all.stopped.push(world::stop_all(pid)?.as_secs_f64() * 1e6);
