@@ -15,6 +15,12 @@ impl Samples {
         self.0.extend(other.0);
     }
 
+    /// Nothing was measured.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The value below which `share` of the samples lie, interpolated; 0 without samples.
     #[must_use]
     pub fn quantile(&self, share: f64) -> f64 {

@@ -210,13 +210,22 @@ fn a_disable_killed_at_each_of_its_acts() {
     });
 }
 
-#[test]
-fn a_first_apply_killed_at_random() {
+/// Kills `command` at instants that nobody chose, each time in a fresh process made ready by `ready`.
+fn kill_at_random(what: &str, command: &[&str], options: &Options, ready: impl Fn(&Lab, i32)) {
     let lab = prepared_lab();
     let file = lab.path("fix.so").to_string_lossy().into_owned();
-    let begin = |target: &Target| start(&["apply", &file, "--pid", &target.pid_text()], None);
+    let fresh = || {
+        let victim = Victim::new(&lab, options.clone());
+        ready(&lab, victim.target.pid());
+        victim
+    };
+    let begin = |target: &Target| {
+        let pid = target.pid_text();
+        let args: Vec<&str> = command.iter().map(|a| if *a == "FILE" { &file } else { *a }).collect();
+        start(&[args.as_slice(), &["--pid", &pid]].concat(), None)
+    };
     let took = |_| {
-        let victim = Victim::new(&lab, unprepared());
+        let victim = fresh();
         let begun = Instant::now();
         begin(&victim.target).finish().expect(0);
         begun.elapsed()
@@ -226,7 +235,7 @@ fn a_first_apply_killed_at_random() {
     println!("seed {random}");
     let (mut kills, mut early, rounds) = (0, 0, repeat(25, 400));
     for round in 0..rounds {
-        let mut victim = Victim::new(&lab, unprepared());
+        let mut victim = fresh();
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let moment = length.mul_f64((random >> 33) as f64 / f64::from(1u32 << 31));
         let (running, begun) = (begin(&victim.target), Instant::now());
@@ -240,9 +249,21 @@ fn a_first_apply_killed_at_random() {
         victim.is_patched_next(&lab);
         assert!(victim.target.finish().success(), "round {round}");
     }
-    println!("first apply: {kills} random kills of {rounds}, {early} calls ended with EINTR");
+    println!("{what}: {kills} random kills of {rounds}, {early} calls ended with EINTR");
     // Twice some microseconds of some milliseconds.
     assert!(kills * 2 > rounds && early * 10 <= i64::try_from(kills).expect("few"), "{kills} kills, {early}");
+}
+
+#[test]
+fn a_first_apply_killed_at_random() {
+    kill_at_random("first apply", &["apply", "FILE"], &unprepared(), |_, _| ());
+}
+
+#[test]
+fn a_disable_killed_at_random() {
+    kill_at_random("disable", &["disable", "fix"], &Options::default(), |lab, pid| {
+        apply(&lab.path("fix.so"), pid).expect(0);
+    });
 }
 
 /// Copies of the boot code in the process: stretches of changed code that begin with its jump over the
