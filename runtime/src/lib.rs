@@ -49,6 +49,7 @@ pub mod list;
 pub mod publish;
 pub mod record;
 pub mod reply;
+pub mod shadow;
 pub mod sys;
 pub mod transition;
 pub mod unwind;
