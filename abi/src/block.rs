@@ -100,8 +100,10 @@ pub struct RuntimeBlock {
     pub host_abandon: u64,
     /// The host and its work.
     pub host: Host,
+    /// Address of the lists of shadow variables ([`crate::shadow`]).
+    pub shadow: u64,
     /// Must be 0; room for later.
-    pub spare: [u64; 8],
+    pub spare: [u64; 7],
 }
 
 /// [`RuntimeBlock::waits_for`]: threads that cannot be switched yet.

@@ -98,7 +98,8 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     host_entry: 0,
     host_abandon: 0,
     host: NO_HOST,
-    spare: [0; 8],
+    shadow: 0,
+    spare: [0; 7],
 }));
 
 impl BlockCell {

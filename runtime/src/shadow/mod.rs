@@ -1,17 +1,17 @@
-//! Shadow variables.
-#![allow(missing_docs)]
-pub mod atomic;
-pub mod bucket;
-pub mod hash;
-pub mod insert;
-pub mod levels;
-pub mod memory;
-pub mod remove;
-pub mod word;
+//! Shadow variables: data that patches keep beside objects they cannot change.
+//!
+//! The protocol is [`suture_table`]; here are its memory ([`blocks`], [`map`]), what states need
+//! ([`sweep`]) and the functions patches call ([`api`]).
+//!
+//! Runs on any thread of the program, in handlers, in forked children; never uses the arena, which is the
+//! worker's.
 
-#[cfg(all(test, loom))]
-mod loom_tests;
+pub mod api;
+pub mod blocks;
+pub mod map;
+pub mod sweep;
+
+pub use map::MAP;
+
 #[cfg(test)]
-mod model;
-#[cfg(all(test, not(loom)))]
 mod tests;

@@ -1,17 +1,17 @@
 //! Models: every interleaving (up to a bound of preemptions) and every value the memory model allows a
 //! load to give.
 //!
-//! `RUSTFLAGS="--cfg loom" cargo test --release -p suture-runtime --lib shadow`, or
-//! `cargo xtask models`.
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p suture-table`
 //!
 //! A bucket's line has two slots here and its spill two more. The keys of a model share bucket and tag,
 //! so that nothing but the protocol keeps them apart.
 
-use super::hash::Key;
-use super::insert::{Inserted, insert};
-use super::levels::find;
-use super::model::{Model, Thread, committed};
-use super::remove::remove;
+use crate::hash::Key;
+use crate::insert::{Inserted, insert};
+use crate::levels::find;
+use crate::memory::Memory;
+use crate::model::{Model, Thread, committed};
+use crate::remove::{Afterwards::Reclaim, remove};
 use loom::sync::Arc;
 use loom::sync::atomic::AtomicU64;
 use loom::sync::atomic::Ordering::Relaxed;
@@ -32,7 +32,7 @@ fn check(f: impl Fn() + Sync + Send + 'static) {
 
 fn spawn<R: 'static>(
     model: &Arc<Model>,
-    number: u64,
+    number: u32,
     f: impl FnOnce(Thread<'_>) -> R + 'static,
 ) -> thread::JoinHandle<R> {
     let model = model.clone();
@@ -107,7 +107,7 @@ fn a_reused_block_is_nobodys_else() {
         let model = Arc::new(Model::new(0, 1));
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         let other = spawn(&model, 1, |mem| {
-            assert_eq!(remove(&mem, A, None), Ok(true));
+            assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
             assert!(find(&mem, A).is_none());
             assert!(is_new(insert(&mem, B, 8, None)));
             assert!(find(&mem, B).is_some());
@@ -135,9 +135,9 @@ fn two_removals_run_one_destructor() {
             let mut dtor = move |_| {
                 runs.fetch_add(1, Relaxed);
             };
-            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor)).unwrap())
+            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor), Reclaim).unwrap())
         };
-        let mine = remove(&model.thread(2, 1), A, None).unwrap();
+        let mine = remove(&model.thread(2, 1), A, None, Reclaim).unwrap();
         let theirs = other.join().unwrap();
         assert!(mine != theirs);
         assert_eq!(runs.load(Relaxed), u64::from(theirs));
@@ -159,7 +159,7 @@ fn a_constructor_waits_for_the_destructor() {
                 thread::yield_now();
                 inside.fetch_sub(1, Relaxed);
             };
-            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor)).unwrap())
+            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor), Reclaim).unwrap())
         };
         let mut ctor = |_| {
             assert_eq!(inside.fetch_add(1, Relaxed), 0);
@@ -204,13 +204,13 @@ fn growth_revives_nothing() {
         let other = {
             let gone = gone.clone();
             spawn(&model, 1, move |mem| {
-                assert_eq!(remove(&mem, A, None), Ok(true));
+                assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
                 gone.store(1, loom::sync::atomic::Ordering::Release);
             })
         };
         let helper = spawn(&model, 3, |mem| {
             // Moves the bucket, or helps.
-            let _ = super::levels::writable(&mem, A.obj);
+            let _ = crate::levels::writable(&mem, A.obj);
         });
         let mem = model.thread(2, 1);
         let was_gone = gone.load(loom::sync::atomic::Ordering::Acquire) == 1;
@@ -239,6 +239,33 @@ fn growth_keeps_keys_unique() {
         all.sort_by_key(|(key, _)| key.id);
         assert_eq!(all.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [A, B]);
         assert_eq!(model.free(), 1);
+    });
+}
+
+/// guard/free/insert: what was found under a guard is not used again before its end.
+#[test]
+fn a_guard_keeps_the_block() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 1));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let other = spawn(&model, 1, |mem| {
+            assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
+            insert(&mem, B, 8, None)
+        });
+        let mem = model.thread(2, 1);
+        let guard = model.guards.enter(0);
+        if let Some(found) = find(&mem, A) {
+            let extent = &mem.header(found.block()).extent;
+            let before = extent.load(Relaxed);
+            thread::yield_now();
+            assert_eq!(extent.load(Relaxed), before, "used again under a guard");
+        }
+        model.leave(guard);
+        let inserted = other.join().unwrap();
+        assert!(matches!(inserted, Inserted::New(_) | Inserted::NoMemory), "{inserted:?}");
+        // Whoever removes while the guard ends may leave the block to the next one who has to do with guards.
+        model.leave(model.guards.enter(0));
+        assert_eq!(model.free(), usize::from(!is_new(inserted)), "a block was lost");
     });
 }
 

@@ -2,13 +2,14 @@
 //!
 //! The key's object *is* its hash, so that a test chooses buckets and tags.
 
-use super::atomic::AtomicU64;
-use super::atomic::Ordering::{AcqRel, Acquire, Relaxed};
-use super::bucket::begin_life;
-use super::hash::{Key, Seeds};
-use super::levels;
-use super::memory::{Header, Level, Line, Memory, NoMemory, Place, Spill};
-use super::word::{Block, Extent, HOME, Me, SPILL, Slot};
+use crate::atomic::AtomicU64;
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::bucket::begin_life;
+use crate::guard::Guards;
+use crate::hash::{Key, Seeds};
+use crate::levels;
+use crate::memory::{Header, Level, Line, Memory, NoMemory, Place, Spill};
+use crate::word::{Block, Extent, HOME, Me, SPILL, Slot};
 
 #[cfg(not(loom))]
 use std::sync::Mutex;
@@ -33,21 +34,20 @@ impl Size {
     }
 }
 
-/// A table of `1 << FIRST_BITS` buckets that can grow to `1 << last_bits`.
+/// A table of one bucket that can grow to `1 << last_bits`.
 pub struct Model {
     current: AtomicU64,
     sizes: Vec<Size>,
     blocks: Vec<Header>,
     free: Mutex<Vec<u64>>,
+    /// Who holds on to removed variables.
+    pub guards: Guards,
 }
-
-/// Bits of the first level.
-const FIRST_BITS: u32 = 0;
 
 impl Model {
     /// A table with `blocks` blocks.
     pub fn new(last_bits: u32, blocks: u64) -> Self {
-        let sizes: Vec<Size> = (FIRST_BITS..=last_bits).map(Size::new).collect();
+        let sizes: Vec<Size> = (0..=last_bits).map(Size::new).collect();
         sizes[0].lines.iter().for_each(levels::open);
         let header = |_| Header {
             state: AtomicU64::new(0),
@@ -56,16 +56,25 @@ impl Model {
             extent: AtomicU64::new(0),
         };
         Model {
-            current: AtomicU64::new(level(FIRST_BITS).0),
+            current: AtomicU64::new(level(0).0),
             sizes,
             blocks: (0..blocks).map(header).collect(),
             free: Mutex::new((0..blocks).rev().collect()),
+            guards: Guards::new(),
         }
     }
 
     /// The table as a thread sees it.
-    pub fn thread(&self, number: u64, generation: u64) -> Thread<'_> {
-        Thread { model: self, me: Me::new(number * 16, generation) }
+    pub fn thread(&self, number: u32, generation: u64) -> Thread<'_> {
+        Thread { model: self, me: Me::new(number, generation) }
+    }
+
+    /// Ends a guard.
+    #[cfg(loom)]
+    pub fn leave(&self, guard: crate::guard::Place) {
+        let mem = self.thread(0, 0);
+        self.guards.leave(guard);
+        self.guards.collect(|b| mem.header(b), |b| mem.give_back(b));
     }
 
     /// Blocks that are free.
@@ -76,7 +85,7 @@ impl Model {
     /// Makes the next level current, if there is one and the last growth is over.
     pub fn grow_now(&self) -> bool {
         let now = Level(self.current.load(Acquire));
-        let is_last = now.bits() as usize + 1 >= self.sizes.len() + FIRST_BITS as usize;
+        let is_last = now.bits() as usize + 1 >= self.sizes.len();
         if is_last {
             return false;
         }
@@ -84,7 +93,7 @@ impl Model {
         for index in 0..1 << now.bits() {
             let place = Place { level: now, index };
             if let Some(below) = mem.below(now)
-                && !super::word::Meta(mem.line(place).meta.load(Acquire)).is_ready()
+                && !crate::word::Meta(mem.line(place).meta.load(Acquire)).is_ready()
             {
                 levels::move_bucket(&mem, Place { level: below, index: index / 2 }, now).unwrap();
             }
@@ -126,24 +135,22 @@ impl Memory for Thread<'_> {
     }
 
     fn line(&self, place: Place) -> &Line {
-        &self.model.sizes[(place.level.bits() - FIRST_BITS) as usize].lines[place.index as usize]
+        &self.model.sizes[place.level.bits() as usize].lines[place.index as usize]
     }
 
     fn spill(&self, place: Place) -> Option<&Spill> {
-        let (made, spill) =
-            &self.model.sizes[(place.level.bits() - FIRST_BITS) as usize].spills[place.index as usize];
+        let (made, spill) = &self.model.sizes[place.level.bits() as usize].spills[place.index as usize];
         (made.load(Acquire) != 0).then_some(spill)
     }
 
     fn make_spill(&self, place: Place) -> Result<&Spill, NoMemory> {
-        let (made, spill) =
-            &self.model.sizes[(place.level.bits() - FIRST_BITS) as usize].spills[place.index as usize];
-        made.store(1, super::atomic::Ordering::Release);
+        let (made, spill) = &self.model.sizes[place.level.bits() as usize].spills[place.index as usize];
+        made.store(1, crate::atomic::Ordering::Release);
         Ok(spill)
     }
 
     fn below(&self, level: Level) -> Option<Level> {
-        let bits = level.bits().checked_sub(1).filter(|&b| b >= FIRST_BITS)?;
+        let bits = level.bits().checked_sub(1)?;
         Some(self::level(bits))
     }
 
@@ -177,7 +184,7 @@ impl Memory for Thread<'_> {
     }
 
     fn retire(&self, block: Block) {
-        self.give_back(block);
+        self.model.guards.retire(block, |b| self.header(b), |b| self.give_back(b));
     }
 
     fn me(&self) -> Result<Me, NoMemory> {
@@ -192,6 +199,12 @@ impl Memory for Thread<'_> {
     }
 
     fn wake(&self, _word: &AtomicU64) {}
+
+    fn is_gone(&self, _: Me) -> bool {
+        false
+    }
+
+    fn help(&self) {}
 }
 
 /// Every slot of the table that counts, at rest: block numbers by key.

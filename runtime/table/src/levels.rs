@@ -17,17 +17,17 @@
 //! bucket under the same condition. Both then look again, one level further, so that a lookup ends
 //! after as many rounds as the table has ever had levels.
 //!
-//! When every bucket has moved, the memory of the old level goes back to the system page by page, but
-//! its addresses stay: they read as zeros, which is an unset word, and unset means "look again" as
-//! well. No compare-and-swap that expects anything of the old level succeeds on zeros but the claim of
-//! a slot in a spill, and that is never committed.
+//! When every bucket has moved the old level is done with, and its memory stays as it is: all old levels
+//! together are as large as the current one, and a word that says "moved" for ever is what stops a helper
+//! that was asleep for a whole growth. (Given back to the system it would read as unset, and he could fill
+//! and open a bucket that nobody looks at any more.)
 
-use super::atomic::AtomicU64;
-use super::atomic::Ordering::{AcqRel, Acquire, Release};
-use super::bucket::{Bucket, Found};
-use super::hash::Key;
-use super::memory::{Level, Line, Memory, NoMemory, Place};
-use super::word::{HOME, Meta, SPILL, Slot};
+use crate::atomic::AtomicU64;
+use crate::atomic::Ordering::{AcqRel, Acquire, Release};
+use crate::bucket::{Bucket, Found};
+use crate::hash::Key;
+use crate::memory::{Level, Line, Memory, NoMemory, Place};
+use crate::word::{HOME, Meta, SPILL, Slot};
 
 /// More rounds than a lookup can need: two per level.
 const MOST_ROUNDS: usize = 256;

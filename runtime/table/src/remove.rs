@@ -9,23 +9,37 @@
 //! The order at the end is what lookups rely on: state, bit, slot, and only then a new life of the
 //! block.
 
-use super::atomic::Ordering::{AcqRel, Relaxed, Release};
-use super::bucket::{Bucket, Found};
-use super::hash::Key;
-use super::insert::finish;
-use super::levels::{find, writable};
-use super::memory::{Memory, NoMemory};
-use super::word::{Extent, Slot, State};
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::bucket::{Bucket, Found};
+use crate::hash::Key;
+use crate::insert::finish;
+use crate::levels::{find, writable};
+use crate::memory::{Memory, NoMemory};
+use crate::word::{Block, Extent, Me, Phase, Slot, State};
 
 /// A destructor: gets the address of the bytes.
 pub type Dtor<'d> = &'d mut dyn FnMut(u64);
 
+/// What becomes of the block of a variable that was removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is used again once no reader under a guard has it.
+    Reclaim,
+    /// It stays as it is for ever: somebody may have it without a guard.
+    Leak,
+}
+
 /// Removes the key's variable. `Ok(false)`: there is none that is visible.
 ///
 /// Fails only with a destructor, whose caller needs a name, and then nothing was done.
-pub fn remove<M: Memory>(mem: &M, key: Key, mut dtor: Option<Dtor<'_>>) -> Result<bool, NoMemory> {
+pub fn remove<M: Memory>(
+    mem: &M,
+    key: Key,
+    mut dtor: Option<Dtor<'_>>,
+    afterwards: Afterwards,
+) -> Result<bool, NoMemory> {
     while let Some(found) = find(mem, key) {
-        if remove_found(mem, &found, mem.hash(key), &mut dtor)? {
+        if remove_found(mem, &found, mem.hash(key), &mut dtor, afterwards)? {
             return Ok(true);
         }
     }
@@ -33,11 +47,12 @@ pub fn remove<M: Memory>(mem: &M, key: Key, mut dtor: Option<Dtor<'_>>) -> Resul
 }
 
 /// Removes a variable that was found visible. `Ok(false)`: somebody else did.
-pub fn remove_found<M: Memory>(
+fn remove_found<M: Memory>(
     mem: &M,
     found: &Found,
     hash: u64,
     dtor: &mut Option<Dtor<'_>>,
+    afterwards: Afterwards,
 ) -> Result<bool, NoMemory> {
     let header = mem.header(found.block());
     let claim = |to: State| header.state.compare_exchange(found.state.0, to.0, AcqRel, Relaxed).is_ok();
@@ -59,7 +74,7 @@ pub fn remove_found<M: Memory>(
             true
         }
     };
-    if leaves && withdraw(mem, found, hash) {
+    if leaves && withdraw(mem, found, hash) && afterwards == Afterwards::Reclaim {
         header.state.store(State::FREE.0, Release);
         mem.retire(found.block());
     }
@@ -67,13 +82,34 @@ pub fn remove_found<M: Memory>(
 }
 
 /// Removes a variable whose constructor or destructor was running in a thread that did not survive a
-/// fork. Neither is called, and the block is never used again ([`super::insert`] says why).
+/// fork, or has ended. Neither is called, and the block is never used again ([`crate::insert`] says why).
 pub fn bury<M: Memory>(mem: &M, found: &Found, hash: u64) {
     let header = mem.header(found.block());
     let leaving = State::leaving(Extent(header.extent.load(Relaxed)).life());
     if header.state.compare_exchange(found.state.0, leaving.0, AcqRel, Relaxed).is_ok() {
+        if found.state.is_waited_for() {
+            mem.wake(&header.state);
+        }
         // Either way nobody uses the block again.
         let _ = withdraw(mem, found, hash);
+    }
+}
+
+/// [`bury`] for the variable in this block, if it is in the destructor of one of those threads.
+pub fn bury_block<M: Memory>(mem: &M, block: Block, is_over: impl Fn(Me) -> bool) {
+    let header = mem.header(block);
+    let state = State(header.state.load(Acquire));
+    if state.phase() != Phase::Dying || !is_over(state.who()) {
+        return;
+    }
+    let key = Key { obj: header.obj.load(Relaxed), id: header.id.load(Relaxed) };
+    let hash = mem.hash(key);
+    let slot = Slot::of(block, hash);
+    if let Ok(bucket) = writable(mem, hash)
+        && let Some(k) = bucket.position(mem, slot)
+    {
+        let data = mem.data(block);
+        bury(mem, &Found { place: bucket.place, k, slot, state, data }, hash);
     }
 }
 

@@ -84,14 +84,18 @@ impl Meta {
         self.mask() & (1 << k) != 0
     }
 
+    const fn bit(k: usize) -> u64 {
+        1u64.wrapping_shl(Self::MASK_SHIFT.wrapping_add(k as u32))
+    }
+
     /// Slot `k` committed: one commit more.
     pub const fn with(self, k: usize) -> Self {
-        Meta((self.0 | 1 << (Self::MASK_SHIFT as usize + k)).wrapping_add(Self::COMMIT))
+        Meta((self.0 | Self::bit(k)).wrapping_add(Self::COMMIT))
     }
 
     /// Slot `k` withdrawn.
     pub const fn without(self, k: usize) -> Self {
-        Meta(self.0 & !(1 << (Self::MASK_SHIFT as usize + k)))
+        Meta(self.0 & !Self::bit(k))
     }
 }
 
@@ -225,23 +229,28 @@ impl State {
     }
 }
 
-/// A thread of a process in a line of forks: `thread pointer / 16 | generation`.
+/// A thread of a process in a line of forks: `thread id | generation`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Me(u64);
 
 impl Me {
-    const THREAD_SHIFT: u32 = 16;
+    const THREAD_SHIFT: u32 = 28;
     const GENERATION: u64 = (1 << Self::THREAD_SHIFT) - 1;
     const ALL: u64 = (1 << 60) - 1;
 
-    /// The thread with this thread pointer, in this generation.
-    pub const fn new(thread_pointer: u64, generation: u64) -> Self {
-        Me((thread_pointer >> 4 << Self::THREAD_SHIFT | generation & Self::GENERATION) & Self::ALL)
+    /// The thread of this id, in this generation.
+    pub const fn new(tid: u32, generation: u64) -> Self {
+        Me(((tid as u64) << Self::THREAD_SHIFT | generation & Self::GENERATION) & Self::ALL)
     }
 
-    /// The same thread. A forked child's only thread is its parent's as long as it lives.
+    /// Its thread id.
+    pub const fn tid(self) -> u32 {
+        (self.0 >> Self::THREAD_SHIFT) as u32
+    }
+
+    /// The same thread, of threads of one process.
     pub const fn is_thread(self, other: Me) -> bool {
-        self.0 >> Self::THREAD_SHIFT == other.0 >> Self::THREAD_SHIFT
+        self.tid() == other.tid()
     }
 
     /// The same process.
@@ -308,7 +317,7 @@ mod tests {
         assert_eq!(meta.mask(), 0);
         assert!(meta.frozen().is_frozen() && !meta.frozen().is_moved() && meta.frozen().moved().is_moved());
         // The count of commits wraps at its top and touches nothing else.
-        let full = Meta(u64::MAX & !(Meta::MASK));
+        let full = Meta(!Meta::MASK);
         assert_eq!(full.with(0).0, Meta::filled(1).ready().frozen().moved().0);
     }
 
@@ -325,7 +334,7 @@ mod tests {
 
     #[test]
     fn a_state_says_who_and_what() {
-        let me = Me::new(0x7fff_f7d8_0740, 0x1_0007);
+        let me = Me::new(0x7fff_fff1, 0x1000_0007);
         for (state, phase) in [(State::building(me), Phase::Building), (State::dying(me), Phase::Dying)] {
             assert_eq!(state.phase(), phase);
             assert_eq!(state.waited_for().phase(), phase);
@@ -337,9 +346,10 @@ mod tests {
         assert_ne!(State::live(9), State::live(10));
         assert_eq!(State::leaving(9).phase(), Phase::Leaving);
         assert_eq!(State::FREE.phase(), Phase::Free);
-        let child = Me::new(0x7fff_f7d8_0740, 8);
+        assert_eq!(me.tid(), 0x7fff_fff1);
+        let child = Me::new(0x7fff_fff1, 8);
         assert!(me.is_thread(child) && !me.is_process(child));
-        let other = Me::new(0x7fff_f7d8_0f40, 7);
+        let other = Me::new(0x7fff_fff2, 7);
         assert!(!me.is_thread(other) && me.is_process(other));
     }
 

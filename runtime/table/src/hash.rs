@@ -57,7 +57,8 @@ mod tests {
     fn keys_as_programs_have_them_spread_evenly() {
         for seed in 1..=20u64 {
             let seeds = Seeds(random(seed), random(seed + 1000));
-            let sets: [(&str, Box<dyn Fn(u64) -> Key>); 5] = [
+            type Keys = Box<dyn Fn(u64) -> Key>;
+            let sets: [(&str, Keys); 5] = [
                 ("objects 64 apart", Box::new(|i| Key { obj: 0x55aa_1234_0000 + i * 64, id: 0x1234 })),
                 ("objects 4096 apart", Box::new(|i| Key { obj: 0x7fff_0000_0000 + i * 4096, id: 7 })),
                 ("no object", Box::new(|i| Key { obj: 0, id: i })),

@@ -1,22 +1,22 @@
 //! What the table's protocol asks of memory.
 //!
-//! [`super::map::Map`] implements it over mapped pages; models and plain tests over vectors. All of it
+//! The runtime implements it over mapped pages, models and plain tests over vectors. All of it
 //! is *type-stable*: a line, spill or header that was handed out once can be read for ever, and always
 //! is one. What it holds may be from another life, which is why every reader checks what it read.
 
-use super::atomic::AtomicU64;
-use super::hash::{Key, Seeds};
-use super::word::{Block, HOME, Me, SPILL};
+use crate::atomic::AtomicU64;
+use crate::hash::{Key, Seeds};
+use crate::word::{Block, HOME, Me, SPILL};
 
 /// The line of a bucket.
 #[derive(Debug)]
 #[repr(C)]
 #[cfg_attr(not(loom), repr(align(64)))]
 pub struct Line {
-    /// A [`super::word::Meta`]. Written by compare-and-swap only, by whoever has business with the
+    /// A [`crate::word::Meta`]. Written by compare-and-swap only, by whoever has business with the
     /// bucket.
     pub meta: AtomicU64,
-    /// [`super::word::Slot`]s. A free one is claimed by compare-and-swap; one that holds a block is
+    /// [`crate::word::Slot`]s. A free one is claimed by compare-and-swap; one that holds a block is
     /// written only by the thread that placed it (before the commit) or that removed its variable.
     pub slots: [AtomicU64; HOME],
 }
@@ -32,7 +32,7 @@ pub struct Spill(pub [AtomicU64; SPILL]);
 #[repr(C)]
 #[cfg_attr(not(loom), repr(align(32)))]
 pub struct Header {
-    /// A [`super::word::State`]. By compare-and-swap between threads; stored by whoever owns a free
+    /// A [`crate::word::State`]. By compare-and-swap between threads; stored by whoever owns a free
     /// block.
     pub state: AtomicU64,
     /// The key's object. Written by the owner of the free block; while it lies in its slab's list of
@@ -40,7 +40,7 @@ pub struct Header {
     pub obj: AtomicU64,
     /// The key's id. Written by the owner of the free block.
     pub id: AtomicU64,
-    /// A [`super::word::Extent`]. Written by the owner of the free block, before anything else of a
+    /// A [`crate::word::Extent`]. Written by the owner of the free block, before anything else of a
     /// new life.
     pub extent: AtomicU64,
 }
@@ -108,10 +108,10 @@ pub trait Memory {
     /// The other slots of a bucket, if it has any.
     fn spill(&self, place: Place) -> Option<&Spill>;
 
-    /// The same, made if need be, all [`super::word::Slot::UNSET`].
+    /// The same, made if need be, all [`crate::word::Slot::UNSET`].
     fn make_spill(&self, place: Place) -> Result<&Spill, NoMemory>;
 
-    /// The level the content of this one comes from. May be one whose memory was given back.
+    /// The level the content of this one comes from.
     fn below(&self, level: Level) -> Option<Level>;
 
     /// Makes the first level.
@@ -123,7 +123,7 @@ pub trait Memory {
     /// The header of a block.
     fn header(&self, block: Block) -> &Header;
 
-    /// Where the bytes of a block are. Of a large block this is part of what a reader has to check.
+    /// Where the bytes of a block are. A reader checks it with the rest of what it read.
     fn data(&self, block: Block) -> u64;
 
     /// A free block with `size` zeroed bytes, the caller's own: in a new life, without a key.
@@ -144,6 +144,12 @@ pub trait Memory {
 
     /// Wakes everybody who sleeps for the word.
     fn wake(&self, word: &AtomicU64);
+
+    /// Whether a thread of this process is known to have ended.
+    fn is_gone(&self, who: Me) -> bool;
+
+    /// Does a small part of the growth that is going on, if one is.
+    fn help(&self);
 
     /// The hash of a key.
     fn hash(&self, key: Key) -> u64 {

@@ -3,7 +3,7 @@
 //! 1. Look. What is there already decides most calls.
 //! 2. Prepare a block: memory, zeros, key, first state. Nobody can find it.
 //! 3. Place it in a free slot of the bucket. It does not count yet, and nobody waits for it.
-//! 4. Look again, and commit ([`super::bucket`]). From here on the key is taken.
+//! 4. Look again, and commit ([`crate::bucket`]). From here on the key is taken.
 //! 5. With a constructor the state still says *building*: readers see nothing, other callers for the
 //!    key sleep on the state. The constructor runs, with nothing locked; then the state becomes *live*,
 //!    or the variable is removed and the sleepers try for themselves.
@@ -11,15 +11,16 @@
 //! A thread that vanishes in 1–4 (a forked child has only the thread that forked) leaves a slot that
 //! does not count and a block that nobody uses; in 5 a state whose generation is not the child's, and
 //! whoever needs the key there removes the variable. Its block is then left alone for ever, because the
-//! constructor may be running after all: it may be the constructor that forked.
+//! constructor may be running after all: it may be the constructor that forked. The same is done for a
+//! thread that ended in a constructor or destructor.
 
-use super::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
-use super::bucket::{self, Bucket, Found, Scan};
-use super::hash::Key;
-use super::levels::writable;
-use super::memory::{Memory, NoMemory, Place};
-use super::remove;
-use super::word::{Block, Extent, Me, Phase, Slot, State};
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::bucket::{self, Bucket, Found, Scan};
+use crate::hash::Key;
+use crate::levels::{find, writable};
+use crate::memory::{Memory, NoMemory, Place};
+use crate::remove;
+use crate::word::{Block, Extent, Me, Phase, Slot, State};
 
 /// A constructor: gets the address of the zeroed bytes; a number other than 0 is its error.
 pub type Ctor<'c> = &'c mut dyn FnMut(u64) -> i32;
@@ -53,6 +54,10 @@ fn try_insert<M: Memory>(
     size: usize,
     ctor: Option<Ctor<'_>>,
 ) -> Result<Inserted, NoMemory> {
+    // Most calls for a key that has a variable end here.
+    if let Some(found) = find(mem, key) {
+        return Ok(Inserted::Exists(found.data));
+    }
     if mem.current().load(Acquire) == 0 {
         // The seeds of the hash are there once a level is.
         mem.begin()?;
@@ -84,6 +89,7 @@ fn try_insert<M: Memory>(
             break;
         }
     }
+    mem.help();
     // The loop ends with a draft that was committed.
     let Some(found) = draft.and_then(Draft::committed) else { return Err(NoMemory) };
     Ok(match (ctor, me) {
@@ -107,7 +113,7 @@ fn resolve<M: Memory>(
         }
         Phase::Building | Phase::Dying => {
             let (who, me) = (found.state.who(), mem.me()?);
-            if !who.is_process(me) {
+            if !who.is_process(me) || mem.is_gone(who) {
                 remove::bury(mem, found, hash);
             } else if who.is_thread(me) {
                 return Ok(Some(Inserted::InProgress));

@@ -14,11 +14,11 @@
 //!
 //! Runs anywhere, in handlers too: no loop waits for anybody.
 
-use super::atomic::Ordering::{Acquire, Relaxed, Release};
-use super::atomic::{AtomicU64, fence};
-use super::hash::Key;
-use super::memory::{Header, Line, Memory, Place, Spill};
-use super::word::{Block, Extent, HOME, Meta, Phase, SPILL, Slot, State};
+use crate::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::atomic::{AtomicU64, fence};
+use crate::hash::Key;
+use crate::memory::{Header, Line, Memory, Place, Spill};
+use crate::word::{Block, Extent, HOME, Meta, Phase, SPILL, Slot, State};
 
 /// A variable that was seen.
 #[derive(Clone, Copy, Debug)]
@@ -254,7 +254,7 @@ fn claim(slots: &[AtomicU64], taken: u32, slot: Slot) -> Option<usize> {
         // Acquire: what the last owner of the slot did with it is over.
         taken & (1 << k) == 0
             && Slot(now).is_free()
-            && place.compare_exchange(now, slot.0, super::atomic::Ordering::AcqRel, Relaxed).is_ok()
+            && place.compare_exchange(now, slot.0, crate::atomic::Ordering::AcqRel, Relaxed).is_ok()
     };
     slots.iter().enumerate().find(free).map(|(k, _)| k)
 }

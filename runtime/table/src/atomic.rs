@@ -1,7 +1,7 @@
 //! The atomics of the table: the processor's, or loom's when a model runs.
 //!
 //! Everything whose protocol is checked by a model takes its atomics from here and its memory through
-//! [`super::memory::Memory`].
+//! [`crate::memory::Memory`].
 
 #[cfg(not(loom))]
 pub use core::sync::atomic::{AtomicU64, Ordering, fence};
