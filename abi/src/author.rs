@@ -11,6 +11,10 @@
 //! in the target nobody writes it) and the call through a slot the command has filled.
 #![allow(unsafe_code)]
 
+mod shadow;
+
+pub use shadow::{Shadow, ShadowRef};
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr;

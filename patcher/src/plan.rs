@@ -92,7 +92,8 @@ pub fn plan(
     }
     replace::check(pid, &patch.descriptor, books)?;
     let maps = view::maps(target)?;
-    let view = view::process(target, maps.clone(), cache)?;
+    let mut view = view::process(target, maps.clone(), cache)?;
+    view.exports = runtime::exports(target, &maps)?;
     let linked = link(&view, patch)?;
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);

@@ -27,7 +27,9 @@ pub use descriptor::{
 pub use functions::FunctionError;
 pub use image::PatchFile;
 pub use plan::{LinkError, LinkOptions, LinkPlan, ResolvedFunc, link};
-pub use process::{DebugFile, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView};
+pub use process::{
+    DebugFile, Exports, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView,
+};
 
 use serde::Serializer;
 use suture_elf::{BuildId, Vaddr};
