@@ -11,28 +11,30 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
+// Objects are numbers to the runtime.
+
 type Ctor = unsafe extern "C" fn(*mut c_void, *mut c_void, *mut c_void) -> c_int;
 type Dtor = unsafe extern "C" fn(*mut c_void, *mut c_void);
 
 unsafe extern "C" {
     safe fn suture_shadow_enter() -> u32;
     safe fn suture_shadow_leave(guard: u32);
-    safe fn suture_shadow_get(obj: *const c_void, id: u64) -> *mut c_void;
+    safe fn suture_shadow_get(obj: usize, id: u64) -> *mut c_void;
     fn suture_shadow_alloc(
-        obj: *const c_void,
+        obj: usize,
         id: u64,
         size: usize,
         ctor: Option<Ctor>,
         arg: *mut c_void,
     ) -> *mut c_void;
     fn suture_shadow_get_or_alloc(
-        obj: *const c_void,
+        obj: usize,
         id: u64,
         size: usize,
         ctor: Option<Ctor>,
         arg: *mut c_void,
     ) -> *mut c_void;
-    fn suture_shadow_free(obj: *const c_void, id: u64, dtor: Option<Dtor>);
+    fn suture_shadow_free(obj: usize, id: u64, dtor: Option<Dtor>);
     fn suture_shadow_free_all(id: u64, dtor: Option<Dtor>);
 }
 
@@ -89,7 +91,7 @@ impl<T: Sync + 'static> Shadow<T> {
     /// The object's variable.
     #[must_use]
     pub fn get(&self, obj: *const c_void) -> Option<ShadowRef<'_, T>> {
-        self.look(|| suture_shadow_get(obj, self.id))
+        self.look(|| suture_shadow_get(obj.addr(), self.id))
     }
 
     /// The object's variable, made by `make` if there is none. `None`: there is no memory, or this call was
@@ -101,7 +103,7 @@ impl<T: Sync + 'static> Shadow<T> {
     ) -> Option<ShadowRef<'_, T>> {
         // SAFETY: `call` fits `ctor` and `arg` below.
         self.make(make, |ctor, arg| unsafe {
-            suture_shadow_get_or_alloc(obj, self.id, size_of::<T>(), Some(ctor), arg)
+            suture_shadow_get_or_alloc(obj.addr(), self.id, size_of::<T>(), Some(ctor), arg)
         })
     }
 
@@ -109,14 +111,14 @@ impl<T: Sync + 'static> Shadow<T> {
     pub fn insert_with(&self, obj: *const c_void, make: impl FnOnce() -> T) -> Option<ShadowRef<'_, T>> {
         // SAFETY: as above.
         self.make(make, |ctor, arg| unsafe {
-            suture_shadow_alloc(obj, self.id, size_of::<T>(), Some(ctor), arg)
+            suture_shadow_alloc(obj.addr(), self.id, size_of::<T>(), Some(ctor), arg)
         })
     }
 
     /// Removes the object's variable, if it has one.
     pub fn remove(&self, obj: *const c_void) {
         // SAFETY: without a destructor nothing is called; references are held under guards.
-        unsafe { suture_shadow_free(obj, self.id, None) };
+        unsafe { suture_shadow_free(obj.addr(), self.id, None) };
     }
 
     /// Removes the variables of all objects.
