@@ -164,6 +164,26 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// List the shadow variables of a process: data that patches keep beside its objects
+    Shadow {
+        /// Process id
+        #[arg(long, value_name = "N")]
+        pid: i32,
+        /// Only those of this id (decimal, or hexadecimal with 0x)
+        #[arg(long, value_name = "ID", value_parser = id)]
+        id: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// An id of shadow variables.
+fn id(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "an id is a number of at most 64 bits, like 4660 or 0x1234".to_owned())
 }
 
 /// The processes a command works on; one kind must be given.

@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::target::Options;
-use suture_tests::{Lab, Target};
+use suture_tests::{Lab, Snapshot, Target};
 
 /// A patch of `shadow.c` that counts, with a state of these flags and destructor.
 fn counting(name: &str, flags: &str, dtor: &str) -> String {
@@ -300,4 +300,44 @@ fn memory_is_not_used_again_after_a_forced_transition() {
             assert_eq!(target.ask("leave"), "left");
         }
     }
+}
+
+#[test]
+fn variables_are_listed_from_outside() {
+    let lab = Lab::new();
+    let patch = lab.patch("count", &counting("count", "", ""));
+    let mut target = start(&lab, Options { preload: false, ..Options::default() });
+    let pid = target.pid_text();
+    let list =
+        |more: &[&str]| suture(&[&["shadow", "--json", "--pid", &pid], more].concat()).expect(0).json();
+    suture(&["shadow", "--pid", &pid]).expect(1);
+    apply(&patch, target.pid()).expect(0);
+    assert_eq!(list(&[])["variables"], Value::Array(Vec::new()));
+    for n in [7, 8, 9] {
+        assert_eq!(number(&mut target, &format!("touch {n}")), 1);
+    }
+    let before = Snapshot::of(target.pid());
+    let all = list(&[]);
+    Snapshot::of(target.pid()).assert_untouched(&before);
+    let variables = all["variables"].as_array().expect("a list");
+    let object = |n: usize| variables[n]["object"].as_u64().expect("a number");
+    assert_eq!((object(1) - object(0), object(2) - object(1)), (32, 32), "{all:#}");
+    assert!(variables.iter().all(|v| v["id"] == ID && v["size"] == 24), "{all:#}");
+    let data = variables[0]["data"].as_u64().expect("a number");
+    assert_eq!(suture_tests::code::read(target.pid(), data + 8, 8), object(0).to_le_bytes());
+    assert_eq!(all["counts"], serde_json::json!([{ "id": ID, "variables": 3, "bytes": 72 }]));
+    assert_eq!(list(&["--id", "0x5355"])["variables"], all["variables"]);
+    assert_eq!(list(&["--id", "21333"])["variables"], all["variables"]);
+    assert_eq!(list(&["--id", "1"])["variables"], Value::Array(Vec::new()));
+    suture(&["shadow", "--pid", &pid, "--id", "x"]).expect(2);
+    assert_eq!(suture_tests::report::status(target.pid())["shadow"], all["counts"]);
+
+    // Many, while they come and go.
+    target.tell("storm 4 15000");
+    while target.line_now().is_none() {
+        let found = list(&[]);
+        let variables = found["variables"].as_array().expect("a list");
+        assert!(variables.len() >= 3 && variables.len() <= 20_000);
+    }
+    assert!(list(&[])["variables"].as_array().expect("a list").len() >= 15_000);
 }
