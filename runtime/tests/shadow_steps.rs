@@ -65,7 +65,7 @@ extern "C" fn on_trap(_: i32) {
     let there = suture_shadow_get(n % CONSTANTS, CONSTANT);
     check(!there.is_null() && value(there) == (n % CONSTANTS) ^ 0x55);
     // Changes are rarer: an operation that finds its bucket changed begins again, and would do so for ever.
-    if n % CHANGES != 0 {
+    if !n.is_multiple_of(CHANGES) {
         return;
     }
     let turn = n / CHANGES;

@@ -5,6 +5,7 @@ pub mod calls;
 pub mod fork;
 pub mod install;
 pub mod preload;
+pub mod shadow;
 
 use crate::error::Error;
 use crate::lab::Lab;
@@ -20,7 +21,7 @@ pub struct Group {
 }
 
 /// All groups, in the order they are measured and shown.
-pub const GROUPS: [Group; 9] = [
+pub const GROUPS: [Group; 10] = [
     Group { name: "startup", measure: preload::startup },
     Group { name: "memory", measure: preload::memory },
     Group { name: "malloc", measure: preload::malloc },
@@ -30,4 +31,5 @@ pub const GROUPS: [Group; 9] = [
     Group { name: "install", measure: install::install },
     Group { name: "apply", measure: apply::apply },
     Group { name: "many", measure: apply::many },
+    Group { name: "shadow", measure: shadow::shadow },
 ];
