@@ -118,7 +118,7 @@ fn every_instruction_can_be_interrupted() {
         step(|| made = suture_shadow_alloc(obj * 64, ID, 24, Some(fill), null_mut()));
         assert_eq!(WRONG.load(Ordering::Relaxed), 0, "making variable {obj}");
         assert!(!made.is_null() && suture_shadow_get(obj * 64, ID) == made);
-        if obj % 4 == 0 {
+        if obj.is_multiple_of(4) {
             step(|| suture_shadow_free(obj * 64, ID, None));
             assert_eq!(WRONG.load(Ordering::Relaxed), 0, "freeing variable {obj}");
             assert!(suture_shadow_get(obj * 64, ID).is_null());
@@ -129,7 +129,7 @@ fn every_instruction_can_be_interrupted() {
     assert!(steps > obj * 200, "{steps}");
     // Nothing was lost: each variable is there until it is freed.
     for obj in 1..=obj {
-        assert_eq!(!suture_shadow_get(obj * 64, ID).is_null(), obj % 4 != 0);
+        assert_eq!(!suture_shadow_get(obj * 64, ID).is_null(), !obj.is_multiple_of(4));
     }
     suture_shadow_free_all(ID, None);
     assert!((1..=obj).all(|obj| suture_shadow_get(obj * 64, ID).is_null()));

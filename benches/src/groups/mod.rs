@@ -6,6 +6,7 @@ pub mod enter;
 pub mod fork;
 pub mod install;
 pub mod preload;
+pub mod shadow;
 
 use crate::error::Error;
 use crate::lab::Lab;
@@ -21,7 +22,7 @@ pub struct Group {
 }
 
 /// All groups, in the order they are measured and shown.
-pub const GROUPS: [Group; 10] = [
+pub const GROUPS: [Group; 11] = [
     Group { name: "startup", measure: preload::startup },
     Group { name: "memory", measure: preload::memory },
     Group { name: "malloc", measure: preload::malloc },
@@ -32,4 +33,5 @@ pub const GROUPS: [Group; 10] = [
     Group { name: "enter", measure: enter::enter },
     Group { name: "apply", measure: apply::apply },
     Group { name: "many", measure: apply::many },
+    Group { name: "shadow", measure: shadow::shadow },
 ];
