@@ -5,7 +5,10 @@
 //! that looking at one function of a large executable costs next to nothing.
 
 use crate::{ObjectFile, Vaddr};
-use gimli::{BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
+    RegisterRule, UnwindContext, UnwindSection, X86_64,
+};
 use object::elf::PT_GNU_EH_FRAME;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -79,12 +82,7 @@ impl Frames {
     /// The `index`-th frame, in order of address.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Frame> {
-        let &(_, offset) = self.entries.get(index)?;
-        let bytes = self.file.bytes_from(Vaddr(self.section))?;
-        let eh_frame = EhFrame::new(bytes, LittleEndian);
-        let bases = BaseAddresses::default().set_eh_frame(self.section);
-        let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
-        let fde = eh_frame.fde_from_offset(&bases, offset, EhFrame::cie_from_offset).ok()?;
+        let fde = self.entry(index)?.1;
         let lsda = match fde.lsda() {
             Some(gimli::Pointer::Direct(at)) => Some(Vaddr(at)),
             _ => None,
@@ -95,6 +93,34 @@ impl Frames {
             signal: fde.is_signal_trampoline(),
             lsda,
         })
+    }
+
+    fn entry(&self, index: usize) -> Option<(EhFrame<Slice<'_>>, FrameDescriptionEntry<Slice<'_>>)> {
+        let &(_, offset) = self.entries.get(index)?;
+        let bytes = self.file.bytes_from(Vaddr(self.section))?;
+        let eh_frame = EhFrame::new(bytes, LittleEndian);
+        let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
+        let fde = eh_frame.fde_from_offset(&self.bases(), offset, EhFrame::cie_from_offset).ok()?;
+        Some((eh_frame, fde))
+    }
+
+    fn bases(&self) -> BaseAddresses {
+        BaseAddresses::default().set_eh_frame(self.section)
+    }
+
+    /// Whether the code of a frame starts as a called function does: nothing on the stack but the
+    /// return address, no register saved. Part of a function that is entered behind its prologue
+    /// starts with a frame already made. `None` when the unwind information cannot be read.
+    #[must_use]
+    pub fn starts_like_a_function(&self, frame: &Frame) -> Option<bool> {
+        let (section, fde) = self.entry(self.index_before(frame.start)?)?;
+        let mut context = UnwindContext::new();
+        let bases = self.bases();
+        let row = fde.unwind_info_for_address(&section, &bases, &mut context, frame.start.0).ok()?;
+        let cfa = CfaRule::RegisterAndOffset { register: X86_64::RSP, offset: 8 };
+        let mut saved = row.registers().filter(|(register, _)| *register != X86_64::RA);
+        let return_address = row.register(X86_64::RA);
+        Some(*row.cfa() == cfa && saved.next().is_none() && return_address == Some(RegisterRule::Offset(-8)))
     }
 
     /// Index of the last frame that starts at or before `addr`.
@@ -266,6 +292,7 @@ mod tests {
         assert!(!frame.signal);
         assert_eq!(frames.at(frame.end + u64::MAX), Some(frame));
         assert!(frames.at(Vaddr(0)).is_none());
+        assert_eq!(frames.starts_like_a_function(&frame), Some(true));
     }
 
     #[test]
