@@ -1,6 +1,8 @@
 //! Programs to walk, and the truth about them: all registers of a thread stopped by ptrace.
 #![allow(dead_code)]
 
+pub mod servers;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -63,8 +65,7 @@ pub struct Target {
 
 impl Drop for Target {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.kill();
     }
 }
 
@@ -78,9 +79,19 @@ pub struct Blocked {
 
 impl Target {
     pub fn start(program: &Path, args: &[&str]) -> Self {
+        Self::start_in(program, args, Path::new("."))
+    }
+
+    pub fn start_in(program: &Path, args: &[&str], dir: &Path) -> Self {
         let mut command = Command::new(program);
-        command.args(args).stdin(Stdio::piped()).stdout(Stdio::null());
+        command.args(args).current_dir(dir);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         Self { child: command.spawn().unwrap() }
+    }
+
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 
     pub fn pid(&self) -> i32 {
