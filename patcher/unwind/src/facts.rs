@@ -4,7 +4,7 @@
 use crate::module::Module;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 use std::ops::Range;
-use suture_elf::Vaddr;
+use suture_elf::{DynamicTables, Frames, ObjectFile, Vaddr};
 
 /// What is known of one object.
 #[derive(Debug, Default)]
@@ -20,7 +20,8 @@ pub(crate) struct Facts {
 impl Facts {
     pub fn of(module: &Module) -> Self {
         let Some(file) = module.file() else { return Self::default() };
-        let makecontext = file.symbols().functions_named("makecontext").first().map(|s| s.addr);
+        // By the hash table of the loader: reading all symbols takes a hundred times longer.
+        let makecontext = exported(file, "makecontext");
         let entry = Some(file.entry()).filter(|e| module.code_from(*e).is_some());
         Self {
             start_context: makecontext.and_then(|at| start_context(module, at)),
@@ -28,6 +29,22 @@ impl Facts {
             entry,
         }
     }
+}
+
+fn exported(file: &ObjectFile, name: &str) -> Option<Vaddr> {
+    let tables = DynamicTables::new(file).ok()?;
+    tables.named(name).first().filter(|s| s.section != 0).map(|s| Vaddr(s.value))
+}
+
+/// Where signal handlers return to. Only the C library has such a place; to look for it means to read
+/// all its descriptions.
+pub(crate) fn trampolines(file: &ObjectFile) -> Vec<Range<Vaddr>> {
+    if exported(file, "sigaction").is_none() {
+        return Vec::new();
+    }
+    let frames = Frames::new(file);
+    let all = (0..frames.len()).filter_map(|i| frames.get(i));
+    all.filter(|frame| frame.signal).map(|frame| frame.start..frame.end).collect()
 }
 
 /// Instructions from an address on, as far as they can be decoded.
@@ -73,7 +90,7 @@ fn main(module: &Module, entry: Vaddr) -> Option<Vaddr> {
 fn pointer(module: &Module, place: u64) -> Option<u64> {
     const R_X86_64_RELATIVE: u32 = 8;
     const R_X86_64_GLOB_DAT: u32 = 6;
-    let tables = suture_elf::DynamicTables::new(module.file()?).ok()?;
+    let tables = DynamicTables::new(module.file()?).ok()?;
     let relocations = tables.relocations().ok()?;
     let found = relocations.iter().find(|r| r.place.0 == place);
     match found {

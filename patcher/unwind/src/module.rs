@@ -1,6 +1,6 @@
 //! Loaded objects: their code, their call frame information, and a few facts about them.
 
-use crate::facts::Facts;
+use crate::facts::{self, Facts};
 use crate::table::SearchTable;
 use gimli::{BaseAddresses, EhFrame, EndianSlice, LittleEndian, UnwindSection};
 use std::ops::Range;
@@ -109,6 +109,17 @@ impl Module {
             }
         };
         self.base.0.wrapping_add(range.start)..self.base.0.wrapping_add(range.end)
+    }
+
+    /// Code whose address on a stack says that there is more to the stack than meets the eye: what
+    /// signal handlers return to (the frames they interrupted may be elsewhere), and what functions of
+    /// `makecontext` return to (the thread's own stack is elsewhere). A raw scan cannot pass over them:
+    /// they belong into its table (addresses in the process).
+    #[must_use]
+    pub fn stack_markers(&self) -> Vec<Range<u64>> {
+        let trampolines = self.file().map(facts::trampolines).unwrap_or_default();
+        let ranges = trampolines.iter().chain(&self.facts().start_context);
+        ranges.map(|r| (self.base + r.start).0..(self.base + r.end).0).collect()
     }
 
     /// Name of the function an address of the process lies in, if a symbol says so.

@@ -102,6 +102,12 @@ impl<'a> Steps<'a> {
         Ok(step(row, false, None))
     }
 
+    /// Whether a call stands in front of an address.
+    pub fn follows_call(&self, addr: u64) -> bool {
+        let module = self.module_at(addr.wrapping_sub(1)).and_then(|index| self.modules.get(index));
+        module.is_some_and(|module| facts::follows_call(module, Addr(addr) - module.base))
+    }
+
     fn module_at(&self, addr: u64) -> Option<usize> {
         let after = self.ranges.partition_point(|(range, _)| range.start <= addr);
         self.ranges[..after].last().filter(|(range, _)| range.contains(&addr)).map(|(_, index)| *index)

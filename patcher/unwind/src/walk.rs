@@ -110,6 +110,12 @@ impl<'a> Unwinder<'a> {
         self.steps.modules()
     }
 
+    /// Whether a call stands in front of an address: whether it can be a return address at all.
+    #[must_use]
+    pub fn follows_call(&self, addr: u64) -> bool {
+        self.steps.follows_call(addr)
+    }
+
     /// Walks to the proven end of the stack.
     ///
     /// # Errors
