@@ -38,6 +38,7 @@ pub const TESTS: &[Need] = &[
     need("node", "nodejs"),
     need("memcached", "memcached"),
     need("gdb", "gdb"),
+    need("python3", "python3"),
     need("pgrep", "procps"),
     need("readelf", "binutils"),
     need("g++", "g++"),

@@ -28,6 +28,8 @@ struct Count {
     refused: BTreeMap<&'static str, usize>,
     /// Refused with all registers: hand-written code.
     neither: usize,
+    /// Walked with all registers from inside the kernel's virtual object.
+    vdso: usize,
 }
 
 fn reason(why: &Unreliable) -> &'static str {
@@ -59,6 +61,8 @@ fn step_through(source: &str, extension: &str, flags: &[&str]) -> Count {
         }
         let at = Blocked { number: 0, sp: stopped.raw.rsp, pc: stopped.raw.rip };
         let truth = full.walk(stopped.registers, &memory);
+        let vdso = |w: &suture_unwind::Walk| modules[w.frames[0].module].name == "[vdso]";
+        count.vdso += usize::from(truth.as_ref().is_ok_and(vdso));
         match (truth, walk_bare(&mut bare, at, &memory)) {
             (Ok(truth), Ok(found)) => {
                 let key = |w: &suture_unwind::Walk| {
@@ -174,4 +178,15 @@ fn programs_with_exceptions() {
         println!("{flags:?}: {count:?}");
         assert!(count.same > count.refused.values().sum::<usize>(), "{count:?}");
     }
+}
+
+/// Whose description lies in memory only.
+#[test]
+fn calls_into_the_vdso() {
+    let source = "#include <time.h>\n#include <unistd.h>\n#include <sys/time.h>\n\
+        int main() { char c; struct timespec t; struct timeval v; int s = read(0, &c, 1);\n\
+        for (int i = 0; i < 60; i++) { clock_gettime(i & 1, &t); gettimeofday(&v, 0); s += t.tv_nsec + v.tv_usec; } return s & 1; }\n";
+    let count = step_through(source, "c", &["-O2"]);
+    println!("{count:?}");
+    assert!(count.vdso > 300, "{count:?}");
 }

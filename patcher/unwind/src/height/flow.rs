@@ -294,10 +294,9 @@ impl Flow<'_, '_> {
         let frame = self.rows.frame_at(jump).map(|f| f.stretches.frame.clone());
         let range = frame.or_else(|| self.bounds.clone()).unwrap_or(jump..jump);
         let code = table::Code::new(self.module, &range);
-        let most = code.entries(jump).min(table::MAX_ENTRIES);
         let accept =
             |t: Vaddr| if range.contains(&t) { code.starts_at(t) } else { self.is_table_target(jump, t) };
-        table::targets(self.module, through, most, &self.tables, accept)
+        table::targets(self.module, through, &self.tables, accept)
     }
 
     /// Whether a table of the jump at `from` may lead there: into its own range, or a part of it.

@@ -153,7 +153,7 @@ pub fn python(load: bool) -> Option<Server> {
     let dir = dir();
     let ready = dir.path().join("ready");
     let mode = if load { "load" } else { "idle" };
-    let server = start("python", "/usr/bin/python3.11", dir, &["-c", PYTHON, mode, ready.to_str().unwrap()])?;
+    let server = start("python", "/usr/bin/python3", dir, &["-c", PYTHON, mode, ready.to_str().unwrap()])?;
     until("python", || ready.exists().then_some(()));
     Some(server)
 }
