@@ -12,7 +12,7 @@
 //! * Memory that is shared (mappings of files and of `memfd`).
 //! * The dead part below the stack pointer of a known stack, which is full of old return addresses: the
 //!   caller passes whole stacks as known. A coroutine whose stack is an array on a thread's own stack
-//!   is noticed otherwise, when it runs, by its bottom; when it is suspended, it is not.
+//!   is noticed otherwise, if `makecontext` made it: see [`crate::decide`].
 //! * The other direction: stacks of threads that have ended are kept by the C library for later and
 //!   still hold return addresses. They are found, and have to be judged by a person.
 

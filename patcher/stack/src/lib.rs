@@ -9,7 +9,7 @@
 //! | 1 | which code is searched | [`SearchedBuilder`], [`Searched`] |
 //! | 2 | quick look at every word of the stack | [`Searched::scan`], [`ends`] |
 //! | 3 | exact walk where step 2 found something or proved nothing | [`suture_unwind::Unwinder`] |
-//! | 4 | verdict on the walk | [`examine`] |
+//! | 4 | the verdict | [`decide`], [`examine`] |
 //! | 5 | once per transition: stacks that no thread stands on | [`hidden`], [`hints`] |
 //!
 //! # Example
@@ -18,7 +18,7 @@
 //! use suture_elf::{Addr, Base, Memory};
 //! use suture_redirect::{FunctionCode, ObjectAnalysis};
 //! use suture_scan::{End, proc::Syscall};
-//! use suture_stack::{Kind, SearchedBuilder, Verdict, examine};
+//! use suture_stack::{Kind, SearchedBuilder, Verdict, decide};
 //! use suture_unwind::{Module, Registers, StackCopy, Unwinder};
 //!
 //! # fn example(object: &ObjectAnalysis, base: Base, entry: suture_elf::Vaddr, copy: std::ops::Range<u64>,
@@ -29,18 +29,17 @@
 //! builder.original(0, base, &FunctionCode::of(object, entry)?);
 //! builder.add(0, Kind::Copy, copy);
 //! arenas.iter().for_each(|arena| builder.runtime(arena.clone()));
-//! modules.iter().flat_map(Module::stack_markers).for_each(|marker| builder.marker(marker));
+//! builder.markers(modules);
 //! let searched = builder.build();
 //!
 //! // One thread, between two equal run counts.
 //! let Some(Syscall::Blocked { sp, pc, .. }) = Syscall::parse(line) else { return Ok(()) };
 //! let stack = process.read_vec(Addr(sp), (stack_end - sp) as usize)?;
-//! if searched.scan(pc, sp, &stack, End::Address(stack_end)).is_clean() {
-//!     return Ok(()); // may be switched
-//! }
+//! let scan = searched.scan(pc, sp, &stack, End::Address(stack_end));
+//! // The walk is made only if the scan is not clean.
 //! let mut unwinder = Unwinder::new(modules, arenas);
-//! let walk = unwinder.walk(Registers::from_pc_sp(pc, sp), &StackCopy::new(sp, &stack).or(process));
-//! match examine(walk.as_ref(), &searched) {
+//! let memory = StackCopy::new(sp, &stack).or(process);
+//! match decide(&scan, &searched, || unwinder.walk(Registers::from_pc_sp(pc, sp), &memory)) {
 //!     Verdict::Clear(_) => println!("may be switched"),
 //!     other => println!("{other}"),
 //! }
@@ -55,4 +54,4 @@ mod searched;
 mod verdict;
 
 pub use searched::{Kind, Match, RawScan, Searched, SearchedBuilder};
-pub use verdict::{Verdict, examine};
+pub use verdict::{Verdict, decide, examine};

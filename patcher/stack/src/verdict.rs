@@ -1,14 +1,14 @@
 //! The verdict on a walked stack.
 
-use crate::searched::{Kind, Searched};
+use crate::searched::{Kind, RawScan, Searched};
 use std::fmt;
 use suture_unwind::{Bottom, FrameKind, Unreliable, Walk};
 
 /// Whether a thread may be switched.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// No searched code is live on its whole stack.
-    Clear(Bottom),
+    /// No searched code is live on its whole stack. What the stack stands on, if it was walked.
+    Clear(Option<Bottom>),
     /// Searched code is.
     OnStack {
         /// The caller's number for the function.
@@ -23,6 +23,12 @@ pub enum Verdict {
     /// The stack is walked and clear, but it is not the thread's own: it runs a coroutine, or it ends
     /// where nothing is known. What is live on its own stack is not known.
     NotItsOwnStack(Bottom),
+    /// The stack is walked and clear, but the stack of a suspended coroutine seems to lie in one of its
+    /// frames, and a word on it returns into searched code.
+    HiddenStack {
+        /// Address of the word.
+        at: u64,
+    },
     /// The stack cannot be walked to its end.
     Unreliable(Unreliable),
 }
@@ -38,12 +44,40 @@ impl fmt::Display for Verdict {
                 f.write_str("it runs a coroutine, and its own stack is not seen")
             }
             Self::NotItsOwnStack(_) => f.write_str("its stack ends at an unknown place"),
+            Self::HiddenStack { at } => {
+                write!(
+                    f,
+                    "a suspended coroutine on its stack seems to be inside a function (word at {at:#x})"
+                )
+            }
             Self::Unreliable(why) => write!(f, "unreliable: {why}"),
         }
     }
 }
 
-/// Decides on a walk.
+/// Decides on a thread: by the scan if that is clean, else by the walk that `walk` makes now.
+///
+/// A clear walk makes every hit of the scan a stale word, with one exception. The stack of a coroutine may
+/// be an array in a frame of this thread: no walk from the thread's registers passes its frames, but the
+/// scan does. What functions of `makecontext` return to lies on such a stack; if the scan met that, and
+/// words that return into searched code too, those may be live.
+#[must_use]
+pub fn decide(
+    scan: &RawScan,
+    searched: &Searched,
+    walk: impl FnOnce() -> Result<Walk, Unreliable>,
+) -> Verdict {
+    if scan.is_clean() {
+        return Verdict::Clear(None);
+    }
+    let verdict = examine(walk().as_ref(), searched);
+    match (&verdict, scan.context, scan.searched) {
+        (Verdict::Clear(_), Some(_), Some(at)) => Verdict::HiddenStack { at },
+        _ => verdict,
+    }
+}
+
+/// Decides on a walk alone.
 ///
 /// Frames that were left by a call are compared by their return address, the innermost one and those
 /// that a signal interrupted by their exact program counter (the rules are those of [`Searched`]). Found
@@ -65,7 +99,7 @@ pub fn examine(walk: Result<&Walk, &Unreliable>, searched: &Searched) -> Verdict
         }
     }
     match walk.bottom {
-        own @ (Bottom::ProcessStart | Bottom::ThreadStart) => Verdict::Clear(own),
+        own @ (Bottom::ProcessStart | Bottom::ThreadStart) => Verdict::Clear(Some(own)),
         other => Verdict::NotItsOwnStack(other),
     }
 }
@@ -84,7 +118,7 @@ mod tests {
         let mut builder = SearchedBuilder::new();
         builder.add(4, Kind::Original, 0x100..0x200);
         builder.add(4, Kind::New, 0x900..0x980);
-        builder.marker(0x700..0x710);
+        builder.add(0, Kind::SignalReturn, 0x700..0x710);
         let frames = frames.iter().map(|(pc, kind)| frame(*pc, *kind)).collect();
         examine(Ok(&Walk { frames, bottom }), &builder.build())
     }
@@ -92,7 +126,7 @@ mod tests {
     #[test]
     fn frames_are_compared_by_what_they_are() {
         use FrameKind::{Caller, Innermost, Interrupted};
-        let clear = Verdict::Clear(Bottom::ThreadStart);
+        let clear = Verdict::Clear(Some(Bottom::ThreadStart));
         for (pc, kind, inside) in [
             (0x100, Innermost, false),
             (0x100, Interrupted, false),
@@ -119,7 +153,7 @@ mod tests {
     #[test]
     fn only_a_threads_own_stack_is_clear() {
         let plain = [(0x10, FrameKind::Innermost)];
-        assert_eq!(verdict(&plain, Bottom::ProcessStart), Verdict::Clear(Bottom::ProcessStart));
+        assert_eq!(verdict(&plain, Bottom::ProcessStart), Verdict::Clear(Some(Bottom::ProcessStart)));
         for bottom in [Bottom::Context, Bottom::Unknown { pc: 5 }] {
             assert_eq!(verdict(&plain, bottom), Verdict::NotItsOwnStack(bottom));
             let live = [(0x10, FrameKind::Innermost), (0x150, FrameKind::Caller)];

@@ -9,7 +9,7 @@ use suture_elf::{Addr, Base, Memory, ObjectFile, Vaddr};
 use suture_redirect::{FunctionCode, ObjectAnalysis};
 use suture_scan::{End, StackEnd};
 use suture_stack::ends::{Ends, read_stack};
-use suture_stack::{Kind, RawScan, Searched, SearchedBuilder, Verdict, examine};
+use suture_stack::{Kind, RawScan, Searched, SearchedBuilder, Verdict, decide, examine};
 use suture_unwind::{Bottom, Module, Unwinder};
 
 const PRELUDE: &str = "#define _GNU_SOURCE\n#include <unistd.h>\n#include <stdlib.h>\n#include <string.h>\n#include <signal.h>\n\
@@ -43,7 +43,7 @@ impl Case {
         let mut builder = SearchedBuilder::new();
         let entry = file.symbols().functions_named("f")[0].addr;
         builder.original(1, base, &FunctionCode::of(&object, entry).unwrap());
-        modules.iter().flat_map(Module::stack_markers).for_each(|m| builder.marker(m));
+        builder.markers(&modules);
         let libraries = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
         let files = libraries.map(|path| {
             let path = std::fs::canonicalize(path).unwrap();
@@ -109,7 +109,7 @@ fn live_in_the_body_in_a_part_and_not_at_all() {
     assert!(!scan.is_clean() && is_live(&verdict, Kind::Part), "{verdict}");
     let (scan, verdict) = Case::start(PLAIN, &["o"]).main();
     assert!(scan.is_clean(), "{scan:?}");
-    assert_eq!(verdict, Verdict::Clear(Bottom::ProcessStart));
+    assert_eq!(verdict, Verdict::Clear(Some(Bottom::ProcessStart)));
 }
 
 #[test]
@@ -120,7 +120,7 @@ fn threads_are_scanned_to_their_control_block() {
         let (scan, verdict) = case.both(tid);
         assert!(matches!(scan.outcome.end, StackEnd::Proven(_)), "{scan:?}");
         assert_eq!(scan.is_clean(), !live, "{scan:?}");
-        assert_eq!(verdict == Verdict::Clear(Bottom::ThreadStart), !live, "{verdict}");
+        assert_eq!(verdict == Verdict::Clear(Some(Bottom::ThreadStart)), !live, "{verdict}");
         // Another thread's number does not fit: the end is not proven.
         let at = case.target.blocked(tid, 0);
         let wrong = End::ThreadBlock { tid: 1, tid_offset: case.ends.tid_offset.unwrap() };
@@ -167,7 +167,7 @@ fn a_handler_on_a_stack_inside_the_stack() {
         assert_eq!(is_live(&verdict, Kind::Original), live, "{verdict}");
         // The return address of the handler alone would do too.
         let marked = scan.hits.iter().flat_map(|h| case.searched.owners(h.range));
-        assert!(marked.into_iter().any(|m| m.kind == Kind::Marker));
+        assert!(marked.into_iter().any(|m| m.kind == Kind::SignalReturn));
     }
 }
 
@@ -230,6 +230,34 @@ fn a_coroutine_is_not_the_threads_own_stack() {
     assert!(matches!(scan.outcome.end, StackEnd::Proven(_)));
     assert!(!scan.is_clean(), "{scan:?}");
     assert_eq!(verdict, Verdict::NotItsOwnStack(Bottom::Context));
+}
+
+/// Suspended inside `f`, on a stack that lies in a frame of the thread that goes on: a walk calls the words
+/// of `f` stale.
+#[test]
+fn a_suspended_coroutine_inside_the_stack() {
+    let source = "static ucontext_t back, up; __attribute__((noipa)) int f(int n) { swapcontext(&up, &back); return n + 1; }\n\
+        static void body(int n) { f(n); swapcontext(&up, &back); }\n\
+        __attribute__((noipa)) int goes_on(int n) { return wait_here(n) + 1; }\n\
+        int main(int n, char **v) { char room[1 << 15]; getcontext(&up); up.uc_stack.ss_sp = room; up.uc_stack.ss_size = sizeof room;\n\
+          makecontext(&up, (void (*)(void))body, 1, n); swapcontext(&back, &up); return goes_on(n) + room[n]; }\n";
+    let case = Case::start(source, &[]);
+    let (scan, walked) = case.main();
+    assert_eq!(walked, Verdict::Clear(Some(Bottom::ProcessStart)), "the trap");
+    let at = case.target.blocked(case.target.pid(), 0);
+    let walk = || walk_bare(&mut Unwinder::new(&case.modules, Vec::new()), at, &case.target.memory());
+    let verdict = decide(&scan, &case.searched, walk);
+    let Verdict::HiddenStack { at: word } = verdict else { panic!("{verdict}") };
+    assert!(word > at.sp);
+    // Searching for something that the coroutine is not in: its stack is no obstacle.
+    let mut builder = SearchedBuilder::new();
+    builder.add(1, Kind::Original, case.address("rare")..case.address("rare") + 8);
+    builder.markers(&case.modules);
+    let searched = builder.build();
+    let end = End::Address(case.ends.main.unwrap());
+    let scan = searched.scan(at.pc, at.sp, &read_stack(&case.target.memory(), at.sp, end, 1 << 20), end);
+    assert!(scan.context.is_some() && scan.searched.is_none());
+    assert_eq!(decide(&scan, &searched, walk), Verdict::Clear(Some(Bottom::ProcessStart)));
 }
 
 /// A thread whose innermost frame is in the runtime's code, or that returns there.

@@ -111,15 +111,24 @@ impl Module {
         self.base.0.wrapping_add(range.start)..self.base.0.wrapping_add(range.end)
     }
 
-    /// Code whose address on a stack says that there is more to the stack than meets the eye: what
-    /// signal handlers return to (the frames they interrupted may be elsewhere), and what functions of
-    /// `makecontext` return to (the thread's own stack is elsewhere). A raw scan cannot pass over them:
-    /// they belong into its table (addresses in the process).
+    /// Where signal handlers return to. Its address on a stack says that the frames below may be those of
+    /// a handler, and the interrupted ones elsewhere. Reads all descriptions of the C library (0.3 ms),
+    /// and nothing of other objects.
     #[must_use]
-    pub fn stack_markers(&self) -> Vec<Range<u64>> {
+    pub fn signal_returns(&self) -> Vec<Range<u64>> {
         let trampolines = self.file().map(facts::trampolines).unwrap_or_default();
-        let ranges = trampolines.iter().chain(&self.facts().start_context);
-        ranges.map(|r| (self.base + r.start).0..(self.base + r.end).0).collect()
+        trampolines.into_iter().map(|r| self.addresses(&r)).collect()
+    }
+
+    /// Where functions of `makecontext` return to. Its address on a stack says that there is a coroutine's
+    /// stack around it.
+    #[must_use]
+    pub fn context_return(&self) -> Option<Range<u64>> {
+        self.facts().start_context.as_ref().map(|r| self.addresses(r))
+    }
+
+    fn addresses(&self, range: &Range<Vaddr>) -> Range<u64> {
+        (self.base + range.start).0..(self.base + range.end).0
     }
 
     /// Name of the function an address of the process lies in, if a symbol says so.

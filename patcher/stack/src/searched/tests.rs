@@ -53,7 +53,7 @@ fn a_shared_part_belongs_to_all_and_a_marker_is_not_searched() {
     let searched = build(&[
         (1, Kind::Part, 0x100..0x120),
         (2, Kind::Part, 0x100..0x120),
-        (0, Kind::Marker, 0x500..0x510),
+        (0, Kind::SignalReturn, 0x500..0x510),
         (0, Kind::Runtime, 0x110..0x118),
         (9, Kind::New, 0x40..0x40),
     ]);
@@ -68,8 +68,10 @@ fn a_shared_part_belongs_to_all_and_a_marker_is_not_searched() {
 
 #[test]
 fn a_scan_needs_both_registers() {
-    let searched =
-        build(&[(3, Kind::Original, 0x40_1000..0x40_1100), (0, Kind::Marker, 0x7f00_0000..0x7f00_0010)]);
+    let searched = build(&[
+        (3, Kind::Original, 0x40_1000..0x40_1100),
+        (0, Kind::SignalReturn, 0x7f00_0000..0x7f00_0010),
+    ]);
     let sp = 0x7ffd_0000_1000u64;
     let stack = |words: &[u64]| words.iter().flat_map(|w| w.to_le_bytes()).collect::<Vec<_>>();
     let scan =
@@ -90,18 +92,26 @@ proptest! {
     /// However ranges overlap, the answers are those of asking each range by itself.
     #[test]
     fn overlapping_ranges(
-        members in proptest::collection::vec((0u32..5, 0u8..6, 0u64..120, 0u64..40), 0..24),
+        members in proptest::collection::vec((0u32..5, 0u8..7, 0u64..120, 0u64..40), 0..24),
     ) {
-        const KINDS: [Kind; 6] = [Kind::Original, Kind::Part, Kind::New, Kind::Copy, Kind::Runtime, Kind::Marker];
+        const KINDS: [Kind; 7] = [
+            Kind::Original,
+            Kind::Part,
+            Kind::New,
+            Kind::Copy,
+            Kind::Runtime,
+            Kind::SignalReturn,
+            Kind::ContextReturn,
+        ];
         let members: Vec<(u32, Kind, Range<u64>)> =
             members.into_iter().map(|(f, k, at, len)| (f, KINDS[usize::from(k)], at..at + len)).collect();
         let searched = build(&members);
         let ranges = Ranges::new(searched.table()).unwrap();
         for addr in 0..200u64 {
             let real = members.iter().filter(|m| !m.2.is_empty());
-            let ra = real.clone().filter(|m| m.1 != Kind::Marker && m.2.start < addr && addr <= m.2.end);
+            let ra = real.clone().filter(|m| m.1.is_searched() && m.2.start < addr && addr <= m.2.end);
             let pc = real.clone().filter(|m| {
-                m.1 != Kind::Marker && m.2.contains(&addr) && !(m.1 == Kind::Original && addr == m.2.start)
+                m.1.is_searched() && m.2.contains(&addr) && !(m.1 == Kind::Original && addr == m.2.start)
             });
             prop_assert_eq!(searched.return_address(addr).is_some(), ra.count() > 0);
             prop_assert_eq!(searched.pc(addr).is_some(), pc.count() > 0);
