@@ -66,7 +66,7 @@ struct Count {
     words: usize,
 }
 
-fn look(process: &Process, tid: i32, unwinder: &mut Unwinder<'_>, count: &mut Count) {
+fn look(process: &Process, tid: i32, unwinder: &mut Unwinder<&[Module]>, count: &mut Count) {
     let pid = process.pid;
     let read = |name: &str| std::fs::read(format!("/proc/{pid}/task/{tid}/{name}")).ok();
     let Some(stat) = read("stat").and_then(|s| Stat::parse(&s)) else { return };
@@ -131,7 +131,7 @@ fn run(start: fn(bool) -> Option<Server>, looks: usize) {
         while count.threads < looks && Instant::now() < end {
             for pid in server.pids() {
                 let process = Process::new(pid);
-                let mut unwinder = Unwinder::new(&process.modules, Vec::new());
+                let mut unwinder = Unwinder::new(process.modules.as_slice(), Vec::new());
                 for _ in 0..4 {
                     threads(pid).into_iter().for_each(|tid| look(&process, tid, &mut unwinder, &mut count));
                 }

@@ -29,8 +29,8 @@ pub(crate) struct Step {
 
 /// Steps of one process.
 #[derive(Debug)]
-pub(crate) struct Steps<'a> {
-    modules: &'a [Module],
+pub(crate) struct Steps<M> {
+    modules: M,
     /// Address ranges of the modules, ascending.
     ranges: Vec<(Range<u64>, usize)>,
     arenas: Arenas,
@@ -39,15 +39,15 @@ pub(crate) struct Steps<'a> {
     heights: HashMap<usize, Heights>,
 }
 
-impl<'a> Steps<'a> {
-    pub fn new(modules: &'a [Module], arenas: Vec<Range<u64>>) -> Self {
-        let mut ranges: Vec<_> = modules.iter().enumerate().map(|(i, m)| (m.range(), i)).collect();
+impl<M: AsRef<[Module]>> Steps<M> {
+    pub fn new(modules: M, arenas: Vec<Range<u64>>) -> Self {
+        let mut ranges: Vec<_> = modules.as_ref().iter().enumerate().map(|(i, m)| (m.range(), i)).collect();
         ranges.sort_unstable_by_key(|(range, _)| range.start);
         Self { modules, ranges, arenas: Arenas::new(arenas), known: HashMap::new(), heights: HashMap::new() }
     }
 
-    pub fn modules(&self) -> &'a [Module] {
-        self.modules
+    pub fn modules(&self) -> &[Module] {
+        self.modules.as_ref()
     }
 
     /// The step for a program counter.
@@ -68,7 +68,7 @@ impl<'a> Steps<'a> {
             return Err(Unreliable::InRuntimeArena { pc });
         }
         let index = self.module_at(lookup).ok_or(Unreliable::NoModule { pc })?;
-        let module = &self.modules[index];
+        let module = &self.modules.as_ref()[index];
         let (at, here) = (Addr(lookup) - module.base, Addr(pc) - module.base);
         let place = if exact { Place::Before(here) } else { Place::Call(here) };
         let step = |row, context, bare_main| Step {
@@ -104,7 +104,7 @@ impl<'a> Steps<'a> {
 
     /// Whether a call stands in front of an address.
     pub fn follows_call(&self, addr: u64) -> bool {
-        let module = self.module_at(addr.wrapping_sub(1)).and_then(|index| self.modules.get(index));
+        let module = self.module_at(addr.wrapping_sub(1)).and_then(|index| self.modules().get(index));
         module.is_some_and(|module| facts::follows_call(module, Addr(addr) - module.base))
     }
 
@@ -130,7 +130,7 @@ impl<'a> Steps<'a> {
     pub fn height(&mut self, step: &Step) -> Result<i64, NoHeight> {
         *step.height.get_or_init(|| {
             let (module, heights) =
-                (&self.modules[step.module], self.heights.entry(step.module).or_default());
+                (&self.modules.as_ref()[step.module], self.heights.entry(step.module).or_default());
             match &step.bare_main {
                 Some(bounds) => heights.without_cfi(module, bounds, step.place),
                 None => heights.at(module, &step.row.frame, step.place),
@@ -140,7 +140,7 @@ impl<'a> Steps<'a> {
 
     /// What an undefined return address means here.
     pub fn bottom(&self, step: &Step) -> Bottom {
-        let module = &self.modules[step.module];
+        let module = &self.modules.as_ref()[step.module];
         if module.facts().entry.is_some_and(|entry| step.row.frame.contains(&entry)) {
             return Bottom::ProcessStart;
         }
@@ -169,7 +169,7 @@ impl<'a> Steps<'a> {
             }
             [] => false,
         };
-        if proven { Ok(()) } else { Err(self.no_cfi(&self.modules[main.module], main.pc, main.pc)) }
+        if proven { Ok(()) } else { Err(self.no_cfi(&self.modules.as_ref()[main.module], main.pc, main.pc)) }
     }
 }
 

@@ -83,16 +83,16 @@ pub struct Walk {
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct Unwinder<'a> {
-    steps: Steps<'a>,
+pub struct Unwinder<M> {
+    steps: Steps<M>,
     limit: usize,
 }
 
-impl<'a> Unwinder<'a> {
-    /// An unwinder over these objects. `arenas` are the addresses of the runtime's own code without
+impl<M: AsRef<[Module]>> Unwinder<M> {
+    /// An unwinder over these objects, its own (`Vec`, `Arc<[_]>`) or somebody else's. `arenas` are the addresses of the runtime's own code without
     /// call frame information: a walk that gets there ends as [`Unreliable::InRuntimeArena`].
     #[must_use]
-    pub fn new(modules: &'a [Module], arenas: Vec<Range<u64>>) -> Self {
+    pub fn new(modules: M, arenas: Vec<Range<u64>>) -> Self {
         Self { steps: Steps::new(modules, arenas), limit: 100_000 }
     }
 
@@ -106,7 +106,7 @@ impl<'a> Unwinder<'a> {
 
     /// The objects.
     #[must_use]
-    pub fn modules(&self) -> &'a [Module] {
+    pub fn modules(&self) -> &[Module] {
         self.steps.modules()
     }
 

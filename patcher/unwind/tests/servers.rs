@@ -55,7 +55,7 @@ fn key(walk: &Walk) -> Vec<(u64, u64, suture_unwind::FrameKind)> {
     walk.frames.iter().map(|f| (f.pc, f.cfa, f.kind)).collect()
 }
 
-fn look(pid: i32, tid: i32, unwinder: &mut Unwinder<'_>, count: &mut Count) {
+fn look(pid: i32, tid: i32, unwinder: &mut Unwinder<&[Module]>, count: &mut Count) {
     let read = |name: &str| std::fs::read(format!("/proc/{pid}/task/{tid}/{name}")).ok();
     let Some(stat) = read("stat").and_then(|s| Stat::parse(&s)) else { return };
     // What a tracer must not touch: threads of the kernel, and those that would not stop.
@@ -105,7 +105,7 @@ fn sample(server: &Server, looks: usize, patience: Duration) -> Count {
     while count.blocked + count.running < looks && Instant::now() < end {
         for pid in server.pids() {
             let modules = modules(pid);
-            let mut unwinder = Unwinder::new(&modules, Vec::new());
+            let mut unwinder = Unwinder::new(modules.as_slice(), Vec::new());
             for _ in 0..4 {
                 threads(pid).into_iter().for_each(|tid| look(pid, tid, &mut unwinder, &mut count));
             }

@@ -241,7 +241,11 @@ fn all(r: &libc::user_regs_struct) -> Registers {
 }
 
 /// A walk with nothing but the stack pointer and the program counter.
-pub fn walk_bare(unwinder: &mut Unwinder<'_>, at: Blocked, memory: &dyn Memory) -> Result<Walk, Unreliable> {
+pub fn walk_bare<M: AsRef<[Module]>>(
+    unwinder: &mut Unwinder<M>,
+    at: Blocked,
+    memory: &dyn Memory,
+) -> Result<Walk, Unreliable> {
     unwinder.walk(Registers::from_pc_sp(at.pc, at.sp), memory)
 }
 
