@@ -10,7 +10,7 @@ use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
 use crate::view::{self, Cache};
 use serde::Serialize;
-use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
 use suture_abi::block::PATCH_PREPARED;
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
@@ -19,6 +19,7 @@ use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
     code_ranges, plan_sites,
 };
+use suture_unwind::Module;
 
 /// A finished plan.
 #[derive(Debug)]
@@ -274,7 +275,8 @@ fn assemble(
     Plan { batch, functions, absent: linked.absent, pinned: linked.pinned }
 }
 
-/// Code of the patch's functions, old and new, with the parts that compilers move away.
+/// Code of the patch's functions, old and new, with the parts that compilers move away; and where
+/// coroutines return to.
 fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cache) -> Vec<Range> {
     let new_code = cache.analysis(patch.file.file());
     let mut ranges = Vec::new();
@@ -292,6 +294,10 @@ fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cach
             };
             ranges.extend(found.into_iter().map(row));
         }
+    }
+    let library = crate::threads::library(view).map(|o| Module::new(o.path.clone(), o.base, o.file.clone()));
+    if let Some(context) = library.and_then(|m| m.context_return()).filter(|_| !ranges.is_empty()) {
+        ranges.push(Range { func: 0, kind: RANGE_CONTEXT, start: context.start, end: context.end });
     }
     ranges
 }

@@ -17,7 +17,7 @@ use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS, FIXUP_RESOLVER,
     FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_FORK, HOOK_NONE, Header, Image, MAPPING_ANON, MAPPING_FILE,
-    Mapping, Object, RANGE_NEW, ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
+    Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
 };
 
 /// Longest name of a patch.
@@ -326,7 +326,7 @@ impl<'a> View<'a> {
             if range.func as usize >= self.funcs.len() {
                 return bad(offset_of!(Range, func));
             }
-            if range.kind > RANGE_NEW {
+            if range.kind > RANGE_CONTEXT {
                 return bad(offset_of!(Range, kind));
             }
             if range.start >= range.end {

@@ -19,16 +19,18 @@ use crate::target::books::Books;
 use crate::threads::{self, ThreadLayout};
 use crate::view::Cache;
 use serde::Serialize;
+use std::cell::RefCell;
 use std::fs;
 use std::time::{Duration, Instant};
+use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
-use suture_elf::{Addr, Memory, MemoryError, demangle};
+use suture_elf::{Addr, Base, Memory, MemoryError};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::searched;
 use suture_scan::proc::{Stat, Syscall, run_count};
-use suture_scan::{End, Hit, Interval, Ranges, Scanner, StackEnd, Step};
-use suture_unwind::{Frame, Module, Register, Registers, Unwinder};
+use suture_scan::{End, Hit, Interval, Outcome, Ranges, Scanner, StackEnd, Step};
+use suture_unwind::{Bottom, Frame, Module, Register, Registers, Unwinder};
 
 /// What a look says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +115,10 @@ pub struct Looker<'t> {
     searched: Vec<Interval>,
     layout: ThreadLayout,
     named: Vec<(std::ops::Range<u64>, String)>,
-    modules: Vec<Module>,
+    /// Remembers what it learns about the code from one thread to the next.
+    unwinder: RefCell<Unwinder<Vec<Module>>>,
+    /// Where coroutines made by `makecontext` return to.
+    contexts: Vec<Interval>,
     /// Threads stopped so far, and for how long in all.
     pub stops: u32,
     /// See `stops`.
@@ -125,6 +130,8 @@ impl std::fmt::Debug for Looker<'_> {
         f.debug_struct("Looker").field("transition", &self.transition).finish_non_exhaustive()
     }
 }
+
+const PROT_EXEC: u32 = 4;
 
 /// Bytes of a stack that are read at once.
 const COPY: usize = 16 << 10;
@@ -139,6 +146,11 @@ impl<'t> Looker<'t> {
         let path = (books.path.start, books.path.end);
         let searched = searched(&books.as_runtime(), &t, path).unwrap_or_default();
         let view = crate::view::process(target, crate::view::maps(target)?, cache)?;
+        let modules = modules(&view, books);
+        let contexts = books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT);
+        let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
+        contexts.sort_unstable();
+        contexts.dedup();
         Ok(Some(Self {
             target,
             records: Records::of(books),
@@ -147,7 +159,8 @@ impl<'t> Looker<'t> {
             searched,
             layout: crate::threads::layout(target, &view)?,
             named: named(books),
-            modules: modules(&view),
+            contexts,
+            unwinder: RefCell::new(Unwinder::new(modules, arenas(books))),
             stops: 0,
             held: Duration::ZERO,
         }))
@@ -275,17 +288,40 @@ impl<'t> Looker<'t> {
         }
         let in_register =
             Register::ALL.iter().filter_map(|r| registers.get(*r)).any(|v| ranges.find(v).is_some());
-        if !in_register && self.scan_is_clean(thread, &registers, &ranges, memory) {
+        let contexts = Ranges::new(&self.contexts).unwrap_or_default();
+        let in_context = self.has_word(thread, &registers, &contexts, memory);
+        if !in_register && !in_context && self.scan_is_clean(thread, &registers, &ranges, memory) {
             return Ok(());
         }
-        let frames = Unwinder::new(&self.modules).walk(registers, memory);
-        let frames = frames.map_err(|why| unreliable(why.to_string()))?;
-        match frames.iter().find(|f| ranges.find(f.pc).is_some()) {
-            None => Ok(()),
-            Some(frame) => {
-                Err(Why::OnStack { function: self.name(frame.pc), backtrace: self.backtrace(&frames) })
-            }
+        let walk = self.unwinder.borrow_mut().walk(registers, memory);
+        let walk = walk.map_err(|why| unreliable(why.to_string()))?;
+        if let Some(frame) = walk.frames.iter().find(|f| ranges.find(f.pc).is_some()) {
+            let backtrace = self.backtrace(&walk.frames);
+            return Err(Why::OnStack { function: self.name(frame.pc), backtrace });
         }
+        match walk.bottom {
+            Bottom::ProcessStart | Bottom::ThreadStart => {}
+            Bottom::Context => return Err(unreliable("it runs a coroutine".into())),
+            Bottom::Unknown { pc } => return Err(unreliable(format!("its stack ends at {pc:#x}"))),
+        }
+        // No walk passes the frames of a suspended coroutine whose stack is an array of this one. What the
+        // scan found of the searched code may be live there.
+        if in_context && self.has_word(thread, &registers, &ranges, memory) {
+            return Err(unreliable("a suspended coroutine seems to lie on its stack".into()));
+        }
+        Ok(())
+    }
+
+    /// Whether a word of the stack leads into one of the ranges.
+    fn has_word(
+        &self,
+        thread: Thread,
+        registers: &Registers,
+        ranges: &Ranges<'_>,
+        memory: &dyn Memory,
+    ) -> bool {
+        let scanned = || self.scan(thread, registers, ranges, memory);
+        !ranges.list().is_empty() && scanned().is_none_or(|outcome| outcome.seen > 0)
     }
 
     /// No word between the stack pointer and the proven end of the stack leads into a searched range. Needs
@@ -297,18 +333,35 @@ impl<'t> Looker<'t> {
         ranges: &Ranges<'_>,
         memory: &dyn Memory,
     ) -> bool {
-        let Some(sp) = registers.sp() else { return false };
-        let (tid, tid_offset) = (thread.own, self.layout.thread_id);
+        self.scan(thread, registers, ranges, memory).is_some_and(|outcome| outcome.is_clean())
+    }
+
+    fn scan(
+        &self,
+        thread: Thread,
+        registers: &Registers,
+        ranges: &Ranges<'_>,
+        memory: &dyn Memory,
+    ) -> Option<Outcome> {
+        let sp = registers.sp()?;
         let main = End::Address(self.layout.main_stack_end);
-        let is_main = thread.tid == self.target.pid() && self.layout.main_stack_end > sp;
-        if is_main && scan(sp, main, ranges, memory).is_some() {
-            return true;
+        if thread.tid == self.target.pid() && self.layout.main_stack_end > sp {
+            let outcome = scan(sp, main, ranges, memory);
+            if outcome.end != StackEnd::Unproven {
+                return Some(outcome);
+            }
         }
-        match self.layout.linked {
-            false => scan(sp, End::ThreadBlock { tid, tid_offset }, ranges, memory).is_some(),
-            true => scan(sp, End::LinkedBlock { tid, tid_offset }, ranges, memory)
-                .is_some_and(|at| threads::is_linked(memory, Addr(at))),
+        let (tid, tid_offset) = (thread.own, self.layout.thread_id);
+        if !self.layout.linked {
+            return Some(scan(sp, End::ThreadBlock { tid, tid_offset }, ranges, memory));
         }
+        let mut outcome = scan(sp, End::LinkedBlock { tid, tid_offset }, ranges, memory);
+        if let StackEnd::Proven(at) = outcome.end
+            && !threads::is_linked(memory, Addr(at))
+        {
+            outcome.end = StackEnd::Unproven;
+        }
+        Some(outcome)
     }
 
     fn backtrace(&self, frames: &[Frame]) -> Vec<String> {
@@ -322,25 +375,19 @@ impl<'t> Looker<'t> {
         if let Some((_, name)) = self.named.iter().find(|(range, _)| range.contains(&at)) {
             return name.clone();
         }
-        let module = self.modules.iter().find(|m| m.range().contains(&at));
+        let unwinder = self.unwinder.borrow();
+        let module = unwinder.modules().iter().find(|m| m.range().contains(&at));
         let Some(module) = module else { return format!("{pc:#x}") };
-        let vaddr = at.wrapping_sub(module.base.0);
         let short = module.name.rsplit('/').next().unwrap_or(&module.name);
-        let symbols = module.file().symbols().all().iter();
-        let best =
-            symbols.filter(|s| s.addr.0 <= vaddr && vaddr < s.addr.0 + s.size.max(1)).max_by_key(|s| s.addr);
-        match best {
-            Some(symbol) => demangle(&symbol.name),
-            None => format!("{short}+{:#x}", pc.wrapping_sub(module.base.0)),
-        }
+        let offset = pc.wrapping_sub(module.base.0);
+        module.symbol_at(at).unwrap_or_else(|| format!("{short}+{offset:#x}"))
     }
 }
 
 /// Most bytes of one stack that are scanned.
 const MOST_SCANNED: u64 = 64 << 20;
 
-/// Where a stack ends that is clean.
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Option<u64> {
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Outcome {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut bytes = [0; 4096];
@@ -356,17 +403,13 @@ fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Option<u
             break;
         }
     }
-    let outcome = scanner.finish();
-    match outcome.end {
-        StackEnd::Proven(at) if outcome.is_clean() => Some(at),
-        _ => None,
-    }
+    scanner.finish()
 }
 
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.
 fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
     let mut named = Vec::new();
-    for range in &books.ranges {
+    for range in books.ranges.iter().filter(|r| r.kind != RANGE_CONTEXT) {
         let entry = books.site(range.site).map_or(0, |s| s.plan.entry);
         let mut name = crate::status::function_name(books, entry);
         if range.kind == suture_abi::batch::RANGE_NEW {
@@ -387,9 +430,24 @@ fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
     named
 }
 
-fn modules(view: &ProcessView<'_>) -> Vec<Module> {
+/// What is loaded, and the images of patches, which exist in memory only.
+fn modules(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
     let of = |o: &suture_link::LoadedObject| Module::new(o.path.clone(), o.base, o.file.clone());
-    view.objects.iter().map(of).collect()
+    let image = |row: &suture_abi::block::ImageRow| {
+        let (plan, name) = (row.plan, format!("patch {}", books.name_of(row.patch)));
+        let range = plan.start..plan.end;
+        let hdr = Addr(plan.eh_frame_hdr);
+        // One that cannot be read has gone meanwhile: a walk that needs it will say so.
+        Module::image_in_memory(name, Base(plan.base), &range, hdr, &view.maps, view.memory.0).ok()
+    };
+    view.objects.iter().map(of).chain(books.images.iter().filter_map(image)).collect()
+}
+
+/// The runtime's own code without call frame information.
+fn arenas(books: &Books) -> Vec<std::ops::Range<u64>> {
+    let is_code = |m: &&suture_abi::block::MappingRow| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0;
+    let mapped = books.mappings.iter().filter(is_code).map(|m| m.addr..m.addr.saturating_add(m.len));
+    mapped.chain([books.path.clone()]).collect()
 }
 
 fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {

@@ -61,7 +61,7 @@ impl Maker {
                 text_end: 0x10800,
                 ..Image::default()
             }],
-            ranges: vec![Range { func: 0, kind: RANGE_NEW, start: 0x10000, end: 0x10010 }],
+            ranges: vec![Range { func: 0, kind: suture_abi::batch::RANGE_NEW, start: 0x10000, end: 0x10010 }],
             states: vec![State { id: 7, ..State::default() }],
             name: "sample",
         }

@@ -26,7 +26,7 @@
 #![allow(unsafe_code)]
 
 use super::ends::{self, StackEnds};
-use super::searched::searched;
+use super::searched::with_contexts;
 use crate::arch;
 use crate::birth;
 use crate::books::{Books, BooksError};
@@ -50,7 +50,7 @@ static MAIN: AtomicU32 = AtomicU32::new(0);
 
 /// The words of a table.
 pub fn table(books: &Books, t: &TransitionRow) -> Result<Vec<u64>, BooksError> {
-    let intervals = searched(books, t, arch::path())?;
+    let intervals = with_contexts(books, t, arch::path())?;
     let mut words = Vec::new();
     list::push(&mut words, word(t.id, u32::from(t.to_switched())))?;
     list::push(&mut words, intervals.len() as u64)?;
