@@ -100,8 +100,22 @@ pub struct RuntimeBlock {
     pub host_abandon: u64,
     /// The host and its work.
     pub host: Host,
+    /// Threads moved since the last transition began.
+    pub moved: Moved,
     /// Must be 0; room for later.
-    pub spare: [u64; 8],
+    pub spare: [u64; 5],
+}
+
+/// How threads came to the other side: who found them clear. Figures for people; nothing depends on them.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Moved {
+    /// The worker, by a clean scan. Written by the worker.
+    pub by_worker: AtomicU64,
+    /// The command, by any of its means. Written by the worker.
+    pub by_command: AtomicU64,
+    /// Themselves, on the way into a function. Written by the threads.
+    pub by_themselves: AtomicU64,
 }
 
 /// [`RuntimeBlock::waits_for`]: threads that cannot be switched yet.

@@ -6,7 +6,8 @@ use crate::sys::time::{Backoff, Deadline};
 use std::mem::{MaybeUninit, offset_of};
 use std::time::Duration;
 use suture_abi::block::{
-    FuncRow, ImageRow, MappingRow, PatchRow, RangeRow, Rows, RuntimeBlock, SiteRow, StateRow, TransitionRow,
+    FuncRow, ImageRow, MappingRow, Moved, PatchRow, RangeRow, Rows, RuntimeBlock, SiteRow, StateRow,
+    TransitionRow,
 };
 use suture_abi::event::{EVENT_RING_LEN, Event};
 use suture_elf::{Addr, Memory};
@@ -249,6 +250,20 @@ pub fn events(target: &Target, block: Addr, after: u64) -> Result<Vec<Event>, Er
         }
     }
     Ok(events)
+}
+
+/// Threads that were moved since the last transition began: by the worker, by the command, by themselves.
+///
+/// # Errors
+/// When the process is gone.
+pub fn moved(target: &Target, block: Addr) -> Result<[u64; 3], Error> {
+    let at = block + offset_of!(RuntimeBlock, moved) as u64;
+    let word = |offset: usize| quad(target, at, offset);
+    Ok([
+        word(offset_of!(Moved, by_worker))?,
+        word(offset_of!(Moved, by_command))?,
+        word(offset_of!(Moved, by_themselves))?,
+    ])
 }
 
 /// Reads one word of the block.

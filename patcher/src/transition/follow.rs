@@ -5,6 +5,7 @@
 
 use super::late::Late;
 use super::look::{Blocker, Looker, Seen, Why};
+use super::looks::Looks;
 use super::threads::{self, Thread};
 use crate::context::Context;
 use crate::error::Error;
@@ -46,6 +47,8 @@ pub struct Followed {
     pub stops: u32,
     /// For how long in all.
     pub held: Duration,
+    /// What the looks came to.
+    pub looks: Looks,
 }
 
 /// State of a transition as the worker answers it.
@@ -128,6 +131,7 @@ pub fn help(
         look_at(&mut looker, session, transition, &seen, stop.as_deref_mut(), found)?;
         found.stops += std::mem::take(&mut looker.stops);
         found.held += std::mem::take(&mut looker.held);
+        found.looks.add(looker.looks.take());
         if !found.blockers.is_empty() {
             return Ok(None);
         }

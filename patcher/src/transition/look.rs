@@ -6,6 +6,7 @@
 //! and have the worker move it.
 
 use super::late::Late;
+use super::looks::{By, Looks};
 use super::records::Records;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
@@ -19,7 +20,7 @@ use crate::target::books::Books;
 use crate::threads::{self, ThreadLayout};
 use crate::view::Cache;
 use serde::Serialize;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
@@ -119,6 +120,8 @@ pub struct Looker<'t> {
     unwinder: RefCell<Unwinder<Vec<Module>>>,
     /// Where coroutines made by `makecontext` return to.
     contexts: Vec<Interval>,
+    /// What the looks so far came to.
+    pub looks: Cell<Looks>,
     /// Threads stopped so far, and for how long in all.
     pub stops: u32,
     /// See `stops`.
@@ -161,6 +164,7 @@ impl<'t> Looker<'t> {
             named: named(books),
             contexts,
             unwinder: RefCell::new(Unwinder::new(modules, arenas(books))),
+            looks: Cell::default(),
             stops: 0,
             held: Duration::ZERO,
         }))
@@ -185,6 +189,27 @@ impl<'t> Looker<'t> {
     /// Looks at a thread without touching it.
     #[must_use]
     pub fn look(&self, thread: Thread) -> Seen {
+        let mut by = None;
+        let seen = self.look_now(thread, &mut by);
+        self.count(|looks| match (&seen, by) {
+            (Seen::Clear(_), Some(By::Scan)) => looks.scan += 1,
+            (Seen::Clear(_), Some(By::Cfi)) => looks.cfi += 1,
+            (Seen::Clear(_), Some(By::Height)) => looks.height += 1,
+            (Seen::Clear(_), None) => looks.no_stack += 1,
+            (Seen::Held(why), _) => looks.count_held(why),
+            (Seen::There | Seen::Gone, _) => {}
+        });
+        seen
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Looks)) {
+        let mut looks = self.looks.get();
+        add(&mut looks);
+        self.looks.set(looks);
+    }
+
+    /// `by` stays `None` when a clear thread has no stack.
+    fn look_now(&self, thread: Thread, by: &mut Option<By>) -> Seen {
         let file = |name: &str| fs::read(format!("/proc/{}/task/{}/{name}", self.target.pid(), thread.tid));
         let Some(before) = file("schedstat").ok().and_then(|text| run_count(&text)) else {
             return Seen::Gone;
@@ -216,7 +241,13 @@ impl<'t> Looker<'t> {
         if after != Some(before) {
             return Seen::Held(Why::Running);
         }
-        verdict.map_or_else(Seen::Held, |()| clear)
+        match verdict {
+            Ok(how) => {
+                *by = Some(how);
+                clear
+            }
+            Err(why) => Seen::Held(why),
+        }
     }
 
     /// Stops a thread for an instant, looks at it with all its registers, and moves it with `move_it` if it
@@ -263,7 +294,7 @@ impl<'t> Looker<'t> {
             Some(word) => {
                 match self.verdict(thread, registers(&regs), &StackCache::new(self.target, regs.rsp)) {
                     Err(why) => Seen::Held(why),
-                    Ok(()) => {
+                    Ok(_) => {
                         let clear = Move { tid: thread.own, reserved: 0, seen: word };
                         if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
                     }
@@ -273,12 +304,18 @@ impl<'t> Looker<'t> {
         held.release().map_err(os)?;
         self.stops += 1;
         self.held += started.elapsed();
+        self.count(|looks| match &seen {
+            // It was moved now, or itself in the instant before.
+            Seen::There => looks.ptrace += 1,
+            Seen::Held(why) => looks.count_held(why),
+            Seen::Clear(_) | Seen::Gone => {}
+        });
         Ok(seen)
     }
 
     /// Scans a stack; where that finds anything, or cannot prove where the stack ends, walks it and compares
     /// every frame.
-    fn verdict(&self, thread: Thread, registers: Registers, memory: &dyn Memory) -> Result<(), Why> {
+    fn verdict(&self, thread: Thread, registers: Registers, memory: &dyn Memory) -> Result<By, Why> {
         let unreliable = |what: String| Why::Unreliable(what);
         let ranges = Ranges::new(&self.searched).map_err(|_| unreliable("no ranges to search".into()))?;
         // Arenas have no call frame information: seen before the walk stumbles over them.
@@ -291,7 +328,7 @@ impl<'t> Looker<'t> {
         let contexts = Ranges::new(&self.contexts).unwrap_or_default();
         let in_context = self.has_word(thread, &registers, &contexts, memory);
         if !in_register && !in_context && self.scan_is_clean(thread, &registers, &ranges, memory) {
-            return Ok(());
+            return Ok(By::Scan);
         }
         let walk = self.unwinder.borrow_mut().walk(registers, memory);
         let walk = walk.map_err(|why| unreliable(why.to_string()))?;
@@ -309,7 +346,7 @@ impl<'t> Looker<'t> {
         if in_context && self.has_word(thread, &registers, &ranges, memory) {
             return Err(unreliable("a suspended coroutine seems to lie on its stack".into()));
         }
-        Ok(())
+        Ok(if walk.frames.iter().any(|f| f.by_height) { By::Height } else { By::Cfi })
     }
 
     /// Whether a word of the stack leads into one of the ranges.

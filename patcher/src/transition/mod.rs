@@ -8,6 +8,7 @@
 pub mod follow;
 pub mod late;
 pub mod look;
+pub mod looks;
 pub mod progress;
 pub mod records;
 pub mod threads;

@@ -135,6 +135,7 @@ impl Engine {
             let found = unsafe { bytes.as_ptr().cast::<Move>().read_unaligned() };
             moved = moved.saturating_add(u64::from(settling.move_one(found)));
         }
+        BLOCK.moved().by_command.fetch_add(moved, Ordering::Relaxed);
         Ok(Reply::done(moved, 0))
     }
 

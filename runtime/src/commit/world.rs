@@ -71,6 +71,7 @@ impl World for Engine {
                 let tick = thread::monotonic().saturating_add(length);
                 self.moving.pace = Pace::from(tick);
                 BLOCK.attempts().store(0, Ordering::Relaxed);
+                BLOCK.forget_moved();
             }
         }
         if ready.commit(self.moving.may_look) {

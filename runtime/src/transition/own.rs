@@ -29,6 +29,7 @@ use super::ends::{self, StackEnds};
 use super::searched::with_contexts;
 use crate::arch;
 use crate::birth;
+use crate::block::BLOCK;
 use crate::books::{Books, BooksError};
 use crate::list;
 use crate::record::move_to;
@@ -108,7 +109,8 @@ pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     later(record, seen, (passes(seen).wrapping_mul(0x9e37_79b9) >> 29).wrapping_add(3));
     let goal = if to_switched { transition } else { 0 };
     if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) {
-        move_to(&record.word, seen, goal);
+        let moved = move_to(&record.word, seen, goal);
+        BLOCK.moved().by_themselves.fetch_add(u64::from(moved), Ordering::Relaxed);
     }
 }
 

@@ -23,6 +23,7 @@
 
 use super::look::{Lookout, Verdict};
 use crate::birth;
+use crate::block::BLOCK;
 use crate::host;
 use crate::list::{self, NoMemory};
 use crate::record::{DIRECTORY, fence, move_to, set_side};
@@ -272,7 +273,11 @@ impl Settling {
     /// Looks at one thread; true if it is at the goal or does not matter.
     fn try_move(&mut self, lookout: &Lookout, ranges: &Ranges<'_>, tid: u32) -> Result<bool, Errno> {
         match lookout.look(tid, ranges)? {
-            Verdict::Clear(seen) => Ok(self.move_one(Move { tid, reserved: 0, seen })),
+            Verdict::Clear(seen) => {
+                let moved = self.move_one(Move { tid, reserved: 0, seen });
+                BLOCK.moved().by_worker.fetch_add(u64::from(moved), Ordering::Relaxed);
+                Ok(moved)
+            }
             // The next reading does not show it.
             Verdict::Gone => Ok(true),
             Verdict::Running | Verdict::Unclear => Ok(false),
