@@ -63,6 +63,9 @@ pub const BATCH_PATCH: u32 = 1;
 pub const BATCH_REPLACE: u32 = 2;
 /// Threads' headers are in a ring (musl), instead of naming themselves twice (glibc).
 pub const BATCH_LINKED_THREADS: u32 = 4;
+/// The program shows signs of making stacks of its own: only the command, which searches memory for them, may
+/// find threads clear.
+pub const BATCH_OWN_STACKS: u32 = 8;
 
 /// A loaded object, as the plan saw it.
 #[repr(C)]

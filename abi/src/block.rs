@@ -102,8 +102,35 @@ pub struct RuntimeBlock {
     pub host: Host,
     /// Threads moved since the last transition began.
     pub moved: Moved,
+    /// Address of the table of registered stacks ([`crate::stacks::Stacks`]).
+    pub stacks: u64,
+    /// Address of the list of the runtime's own memory ([`OwnMemory`]).
+    pub own: u64,
     /// Must be 0; room for later.
-    pub spare: [u64; 5],
+    pub spare: [u64; 3],
+}
+
+/// Pieces that [`OwnMemory`] has room for.
+pub const OWN_PIECES: usize = 64;
+
+/// Memory in which the runtime keeps addresses of code: the library itself, chunks of its arena.
+#[repr(C)]
+#[derive(Debug)]
+pub struct OwnMemory {
+    /// Pieces that are noted.
+    pub count: AtomicU64,
+    /// The pieces.
+    pub pieces: [Piece; OWN_PIECES],
+}
+
+/// A piece of memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Piece {
+    /// First address.
+    pub start: AtomicU64,
+    /// Length.
+    pub len: AtomicU64,
 }
 
 /// How threads came to the other side: who found them clear. Figures for people; nothing depends on them.
@@ -152,6 +179,8 @@ pub const PATCH_REPLACE: u32 = 1;
 /// [`PatchRow::flags`]: threads were forced over while they may have been in its code: its image is
 /// never unmapped.
 pub const PATCH_FORCED: u32 = 2;
+/// [`PatchRow::flags`]: applied to a program that shows signs of making stacks of its own.
+pub const PATCH_OWN_STACKS: u32 = 4;
 
 /// A listed patch.
 #[repr(C)]

@@ -12,6 +12,7 @@ use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
+use crate::transition::own_stacks::OwnStacks;
 use crate::view::Cache;
 use serde::Serialize;
 use std::time::Instant;
@@ -34,6 +35,8 @@ pub struct Applied {
     pub stops: u32,
     /// Microseconds the borrowed threads were held, in all.
     pub held_us: u64,
+    /// Stacks that the program makes itself.
+    pub own_stacks: OwnStacks,
     /// How far the threads are.
     #[serde(flatten)]
     pub moved: Moved,
@@ -102,6 +105,7 @@ pub fn apply(
                     moved,
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,
+                    own_stacks: plan.own_stacks,
                 });
             }
             Err(CommitError::Stale) => {}

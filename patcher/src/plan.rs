@@ -8,6 +8,7 @@ use crate::patch::Patch;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
+use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
 use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
@@ -32,6 +33,8 @@ pub struct Plan {
     pub absent: Vec<String>,
     /// Imports because of which the image is never unmapped.
     pub pinned: Vec<String>,
+    /// Stacks that the program makes itself.
+    pub own_stacks: OwnStacks,
 }
 
 /// One function of a plan.
@@ -95,7 +98,8 @@ pub fn plan(
             other => break other.map_err(refusal)?,
         }
     };
-    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, cache))
+    let own_stacks = own_stacks::find(target, &view, books)?;
+    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, own_stacks, cache))
 }
 
 /// Takes hooks off the list that were refused and can be done without; false when there is none.
@@ -219,6 +223,7 @@ fn assemble(
     redirect: RedirectPlan,
     books: &Books,
     layout: ThreadLayout,
+    own_stacks: OwnStacks,
     cache: &Cache,
 ) -> Plan {
     let mut batch = Batch {
@@ -233,6 +238,7 @@ fn assemble(
         thread_id: layout.thread_id,
         main_stack_end: layout.main_stack_end,
         linked_threads: layout.linked,
+        own_stacks: own_stacks.guarded,
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
@@ -272,7 +278,7 @@ fn assemble(
     }
     batch.fixups = linked.fixups;
     batch.fixups.extend(linked.old_refs.iter().map(|r| r.fixup(Addr(own[r.func].site.copy))));
-    Plan { batch, functions, absent: linked.absent, pinned: linked.pinned }
+    Plan { batch, functions, absent: linked.absent, pinned: linked.pinned, own_stacks }
 }
 
 /// Code of the patch's functions, old and new, with the parts that compilers move away; and where

@@ -103,7 +103,9 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
         by_command: AtomicU64::new(0),
         by_themselves: AtomicU64::new(0),
     },
-    spare: [0; 5],
+    stacks: 0,
+    own: 0,
+    spare: [0; 3],
 }));
 
 impl BlockCell {

@@ -5,6 +5,7 @@
 //! runs whenever one looks is stopped once, for as long as it takes to read its registers, walk its stack
 //! and have the worker move it.
 
+use super::guard::Guard;
 use super::late::Late;
 use super::looks::{By, Looks};
 use super::records::Records;
@@ -17,21 +18,22 @@ use crate::sys::time::Deadline;
 use crate::sys::urgent::Urgent;
 use crate::target::Target;
 use crate::target::books::Books;
-use crate::threads::{self, ThreadLayout};
+use crate::threads::ThreadLayout;
 use crate::view::Cache;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::fs;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
+use suture_abi::block::PATCH_OWN_STACKS;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
 use suture_elf::{Addr, Base, Memory, MemoryError};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::searched;
+use suture_scan::Interval;
 use suture_scan::proc::{Stat, Syscall, run_count};
-use suture_scan::{End, Hit, Interval, Outcome, Ranges, Scanner, StackEnd, Step};
-use suture_unwind::{Bottom, Frame, Module, Register, Registers, Unwinder};
+use suture_unwind::{Module, Register, Registers, Unwinder};
 
 /// What a look says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,17 +111,21 @@ impl Blocker {
 
 /// Looks at the threads of one transition.
 pub struct Looker<'t> {
-    target: &'t Target,
-    records: Records,
+    pub(super) target: &'t Target,
+    pub(super) records: Records,
     transition: u32,
     to_switched: bool,
-    searched: Vec<Interval>,
-    layout: ThreadLayout,
-    named: Vec<(std::ops::Range<u64>, String)>,
+    pub(super) searched: Vec<Interval>,
+    pub(super) layout: ThreadLayout,
+    pub(super) named: Vec<(std::ops::Range<u64>, String)>,
     /// Remembers what it learns about the code from one thread to the next.
-    unwinder: RefCell<Unwinder<Vec<Module>>>,
+    pub(super) unwinder: RefCell<Unwinder<Vec<Module>>>,
     /// Where coroutines made by `makecontext` return to.
-    contexts: Vec<Interval>,
+    pub(super) contexts: Vec<Interval>,
+    /// Address of the table of registered stacks.
+    pub(super) stacks: u64,
+    /// In a program that may have stacks nobody knows.
+    pub(super) guard: Option<Guard>,
     /// What the looks so far came to.
     pub looks: Cell<Looks>,
     /// Threads stopped so far, and for how long in all.
@@ -147,14 +153,16 @@ impl<'t> Looker<'t> {
     pub fn new(target: &'t Target, books: &Books, cache: &Cache) -> Result<Option<Self>, Error> {
         let Some(t) = books.transition else { return Ok(None) };
         let path = (books.path.start, books.path.end);
-        let searched = searched(&books.as_runtime(), &t, path).unwrap_or_default();
-        let view = crate::view::process(target, crate::view::maps(target)?, cache)?;
+        let no_memory = || Error::Unreadable { pid: target.pid(), what: "too much code is searched".into() };
+        let searched = searched(&books.as_runtime(), &t, path).map_err(|_| no_memory())?;
+        let maps = crate::view::maps(target)?;
+        let view = crate::view::process(target, maps.clone(), cache)?;
         let modules = modules(&view, books);
         let contexts = books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT);
         let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
         contexts.sort_unstable();
         contexts.dedup();
-        Ok(Some(Self {
+        let mut looker = Self {
             target,
             records: Records::of(books),
             transition: t.id,
@@ -163,11 +171,17 @@ impl<'t> Looker<'t> {
             layout: crate::threads::layout(target, &view)?,
             named: named(books),
             contexts,
+            stacks: books.stacks,
+            guard: None,
             unwinder: RefCell::new(Unwinder::new(modules, arenas(books))),
             looks: Cell::default(),
             stops: 0,
             held: Duration::ZERO,
-        }))
+        };
+        if books.patches.iter().any(|p| p.row.id == t.patch && p.row.flags & PATCH_OWN_STACKS != 0) {
+            looker.guard = Some(Guard::new(&looker, books, &maps)?);
+        }
+        Ok(Some(looker))
     }
 
     /// The process.
@@ -219,6 +233,9 @@ impl<'t> Looker<'t> {
         if self.is_there(word) {
             return Seen::There;
         }
+        if self.guard.as_ref().is_some_and(|guard| !guard.allows(thread, word)) {
+            return Seen::Held(Why::Running);
+        }
         let clear = Seen::Clear(Move { tid: thread.own, reserved: 0, seen: word });
         let Ok(stat) = file("stat") else { return Seen::Gone };
         match Stat::parse(&stat) {
@@ -235,7 +252,7 @@ impl<'t> Looker<'t> {
             }
             _ => return Seen::Held(Why::Running),
         };
-        let stack = StackCache::new(self.target, sp);
+        let stack = StackCopy::new(self.target, sp);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         let after = file("schedstat").ok().and_then(|text| run_count(&text));
         if after != Some(before) {
@@ -291,8 +308,11 @@ impl<'t> Looker<'t> {
         let seen = match self.records.word(self.target, thread.own) {
             None => Seen::Held(Why::Running),
             Some(word) if self.is_there(word) => Seen::There,
+            Some(word) if self.guard.as_ref().is_some_and(|guard| !guard.allows(thread, word)) => {
+                Seen::Held(Why::Running)
+            }
             Some(word) => {
-                match self.verdict(thread, registers(&regs), &StackCache::new(self.target, regs.rsp)) {
+                match self.verdict(thread, registers(&regs), &StackCopy::new(self.target, regs.rsp)) {
                     Err(why) => Seen::Held(why),
                     Ok(_) => {
                         let clear = Move { tid: thread.own, reserved: 0, seen: word };
@@ -312,135 +332,6 @@ impl<'t> Looker<'t> {
         });
         Ok(seen)
     }
-
-    /// Scans a stack; where that finds anything, or cannot prove where the stack ends, walks it and compares
-    /// every frame.
-    fn verdict(&self, thread: Thread, registers: Registers, memory: &dyn Memory) -> Result<By, Why> {
-        let unreliable = |what: String| Why::Unreliable(what);
-        let ranges = Ranges::new(&self.searched).map_err(|_| unreliable("no ranges to search".into()))?;
-        // Arenas have no call frame information: seen before the walk stumbles over them.
-        let found = registers.pc().and_then(|pc| ranges.find(pc).map(|_| pc));
-        if let Some(pc) = found {
-            return Err(Why::OnStack { function: self.name(pc), backtrace: vec![self.name(pc)] });
-        }
-        let in_register =
-            Register::ALL.iter().filter_map(|r| registers.get(*r)).any(|v| ranges.find(v).is_some());
-        let contexts = Ranges::new(&self.contexts).unwrap_or_default();
-        let in_context = self.has_word(thread, &registers, &contexts, memory);
-        if !in_register && !in_context && self.scan_is_clean(thread, &registers, &ranges, memory) {
-            return Ok(By::Scan);
-        }
-        let walk = self.unwinder.borrow_mut().walk(registers, memory);
-        let walk = walk.map_err(|why| unreliable(why.to_string()))?;
-        if let Some(frame) = walk.frames.iter().find(|f| ranges.find(f.pc).is_some()) {
-            let backtrace = self.backtrace(&walk.frames);
-            return Err(Why::OnStack { function: self.name(frame.pc), backtrace });
-        }
-        match walk.bottom {
-            Bottom::ProcessStart | Bottom::ThreadStart => {}
-            Bottom::Context => return Err(unreliable("it runs a coroutine".into())),
-            Bottom::Unknown { pc } => return Err(unreliable(format!("its stack ends at {pc:#x}"))),
-        }
-        // No walk passes the frames of a suspended coroutine whose stack is an array of this one. What the
-        // scan found of the searched code may be live there.
-        if in_context && self.has_word(thread, &registers, &ranges, memory) {
-            return Err(unreliable("a suspended coroutine seems to lie on its stack".into()));
-        }
-        Ok(if walk.frames.iter().any(|f| f.by_height) { By::Height } else { By::Cfi })
-    }
-
-    /// Whether a word of the stack leads into one of the ranges.
-    fn has_word(
-        &self,
-        thread: Thread,
-        registers: &Registers,
-        ranges: &Ranges<'_>,
-        memory: &dyn Memory,
-    ) -> bool {
-        let scanned = || self.scan(thread, registers, ranges, memory);
-        !ranges.list().is_empty() && scanned().is_none_or(|outcome| outcome.seen > 0)
-    }
-
-    /// No word between the stack pointer and the proven end of the stack leads into a searched range. Needs
-    /// no call frame information, so it passes code that has none.
-    fn scan_is_clean(
-        &self,
-        thread: Thread,
-        registers: &Registers,
-        ranges: &Ranges<'_>,
-        memory: &dyn Memory,
-    ) -> bool {
-        self.scan(thread, registers, ranges, memory).is_some_and(|outcome| outcome.is_clean())
-    }
-
-    fn scan(
-        &self,
-        thread: Thread,
-        registers: &Registers,
-        ranges: &Ranges<'_>,
-        memory: &dyn Memory,
-    ) -> Option<Outcome> {
-        let sp = registers.sp()?;
-        let main = End::Address(self.layout.main_stack_end);
-        if thread.tid == self.target.pid() && self.layout.main_stack_end > sp {
-            let outcome = scan(sp, main, ranges, memory);
-            if outcome.end != StackEnd::Unproven {
-                return Some(outcome);
-            }
-        }
-        let (tid, tid_offset) = (thread.own, self.layout.thread_id);
-        if !self.layout.linked {
-            return Some(scan(sp, End::ThreadBlock { tid, tid_offset }, ranges, memory));
-        }
-        let mut outcome = scan(sp, End::LinkedBlock { tid, tid_offset }, ranges, memory);
-        if let StackEnd::Proven(at) = outcome.end
-            && !threads::is_linked(memory, Addr(at))
-        {
-            outcome.end = StackEnd::Unproven;
-        }
-        Some(outcome)
-    }
-
-    fn backtrace(&self, frames: &[Frame]) -> Vec<String> {
-        frames.iter().map(|f| self.name(f.pc)).collect()
-    }
-
-    /// Name of the function an address lies in, as well as it is known.
-    fn name(&self, pc: u64) -> String {
-        // A return address may lie one past its function.
-        let at = pc.wrapping_sub(1);
-        if let Some((_, name)) = self.named.iter().find(|(range, _)| range.contains(&at)) {
-            return name.clone();
-        }
-        let unwinder = self.unwinder.borrow();
-        let module = unwinder.modules().iter().find(|m| m.range().contains(&at));
-        let Some(module) = module else { return format!("{pc:#x}") };
-        let short = module.name.rsplit('/').next().unwrap_or(&module.name);
-        let offset = pc.wrapping_sub(module.base.0);
-        module.symbol_at(at).unwrap_or_else(|| format!("{short}+{offset:#x}"))
-    }
-}
-
-/// Most bytes of one stack that are scanned.
-const MOST_SCANNED: u64 = 64 << 20;
-
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Outcome {
-    let mut hits = [Hit::default(); 1];
-    let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
-    let mut bytes = [0; 4096];
-    while scanner.next() < sp.saturating_add(MOST_SCANNED) {
-        let at = scanner.next();
-        // To the end of the page: what comes after it may not be there.
-        let piece = &mut bytes[..4096 - (at % 4096) as usize];
-        if memory.read(Addr(at), piece).is_err() {
-            break;
-        }
-        let words: Vec<u64> = piece.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        if scanner.feed(&words) == Step::Ended {
-            break;
-        }
-    }
-    scanner.finish()
 }
 
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.
@@ -509,13 +400,13 @@ fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
 }
 
 /// The target's memory with the top of one stack read in one piece: a walk reads it word by word.
-struct StackCache<'t> {
+struct StackCopy<'t> {
     start: u64,
     bytes: Vec<u8>,
     target: &'t Target,
 }
 
-impl<'t> StackCache<'t> {
+impl<'t> StackCopy<'t> {
     fn new(target: &'t Target, sp: u64) -> Self {
         // The red zone belongs to the frame, too.
         let start = sp.saturating_sub(128) & !7;
@@ -527,7 +418,7 @@ impl<'t> StackCache<'t> {
     }
 }
 
-impl Memory for StackCache<'_> {
+impl Memory for StackCopy<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
         let offset = addr.0.checked_sub(self.start).and_then(|o| usize::try_from(o).ok());
         match offset.and_then(|o| self.bytes.get(o..o.checked_add(buf.len())?)) {

@@ -186,16 +186,29 @@ impl State<'_> {
             words.iter_mut().zip(whole).for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
             self.ranges.each_hit(&words[..whole.len()], |index, range| {
                 let word = words[index];
-                if (self.what.follows_call)(word) {
+                let at = run.start + (8 * (piece * words.len() + index)) as u64;
+                if (self.what.follows_call)(word) && !is_saved_context(self.what.memory, at) {
                     hidden.found += 1;
                     if hidden.words.len() < MAX_HITS {
-                        let at = run.start + (8 * (piece * words.len() + index)) as u64;
                         hidden.words.push(HiddenWord { at, word, range });
                     }
                 }
             });
         }
     }
+}
+
+/// Whether the word at an address is the program counter that `getcontext` or `swapcontext` saved.
+///
+/// The kernel's and glibc's `ucontext_t` has it behind the stack pointer, and in front of the address of its own
+/// vector state. It is no frame: the word below the saved stack pointer is the same return address while the
+/// frame lives, and is found on the stack it lies on. Programs keep these structures for long.
+fn is_saved_context(memory: &dyn Memory, at: u64) -> bool {
+    const RIP: u64 = 0xa8;
+    const FPREGS: u64 = 0xe0;
+    const FPREGS_MEM: u64 = 0x1a8;
+    let start = at.wrapping_sub(RIP);
+    memory.read_u64(Addr(start.wrapping_add(FPREGS))) == Ok(start.wrapping_add(FPREGS_MEM))
 }
 
 fn is_own(entry: u64) -> bool {

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::bytes::{self, Live};
+use super::world::has_own_stacks;
 use super::{Engine, barrier, books, reserve, slots};
 use crate::block::BLOCK;
 use crate::books::{Batch, Books, BooksError};
@@ -295,7 +296,7 @@ impl Engine {
         if core::mem::take(&mut moving.settled) {
             return Ok(true);
         }
-        if !moving.may_look {
+        if !moving.may_look || has_own_stacks(books(), t) {
             return Ok(false);
         }
         let lookout = match moving.lookout.take() {

@@ -22,7 +22,7 @@ use crate::transition::settle::Settling;
 use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::batch::HOOK_NONE;
-use suture_abi::block::{PATCHING, PHASE_RUNNING, TransitionRow};
+use suture_abi::block::{PATCH_OWN_STACKS, PATCHING, PHASE_RUNNING, TransitionRow};
 use suture_abi::event::word;
 
 impl World for Engine {
@@ -74,7 +74,8 @@ impl World for Engine {
                 BLOCK.forget_moved();
             }
         }
-        if ready.commit(self.moving.may_look) {
+        let may_look = self.moving.may_look && !after.is_some_and(|t| has_own_stacks(ready.books(), &t));
+        if ready.commit(may_look) {
             // It has worked at the beginning of the operation, and a kernel does not unlearn it.
             let _ = barrier();
         }
@@ -139,6 +140,12 @@ impl World for Engine {
     fn ended(&mut self, transition: u32, how: u32) {
         BLOCK.set_ended(transition, how);
     }
+}
+
+/// True if the patch of a transition came to a program that may have stacks nobody knows: looks from in here
+/// prove nothing.
+pub fn has_own_stacks(books: &Books, t: &TransitionRow) -> bool {
+    books.patch(t.patch).is_some_and(|p| p.flags & PATCH_OWN_STACKS != 0)
 }
 
 /// A job as the host gets it.

@@ -33,6 +33,7 @@ use crate::block::BLOCK;
 use crate::books::{Books, BooksError};
 use crate::list;
 use crate::record::move_to;
+use crate::stacks;
 use crate::sys::task::copy_some;
 use crate::sys::thread;
 use alloc_crate::vec::Vec;
@@ -108,7 +109,7 @@ pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     // Of changing length, so that it does not meet the same function of a cycle each time.
     later(record, seen, (passes(seen).wrapping_mul(0x9e37_79b9) >> 29).wrapping_add(3));
     let goal = if to_switched { transition } else { 0 };
-    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) {
+    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) && !stacks::any() {
         let moved = move_to(&record.word, seen, goal);
         BLOCK.moved().by_themselves.fetch_add(u64::from(moved), Ordering::Relaxed);
     }

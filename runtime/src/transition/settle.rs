@@ -27,16 +27,13 @@ use crate::block::BLOCK;
 use crate::host;
 use crate::list::{self, NoMemory};
 use crate::record::{DIRECTORY, fence, move_to, set_side};
-use crate::sys::{Errno, thread};
+use crate::sys::{ENOMEM, Errno, thread};
 use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::block::TransitionRow;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::{passes, side};
 use suture_scan::Ranges;
-
-/// `ENOMEM`.
-const ENOMEM: Errno = Errno(12);
 
 impl From<NoMemory> for Errno {
     fn from(_: NoMemory) -> Self {

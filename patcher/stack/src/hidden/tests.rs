@@ -123,3 +123,24 @@ fn what_went_away_is_counted() {
     assert_eq!((hidden.unreadable, hidden.searched), (256 * PAGE, 0));
     assert!(!hidden.is_clear());
 }
+
+/// Two words of memory.
+struct Words([(u64, u64); 2]);
+
+impl Memory for Words {
+    fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
+        let found = self.0.iter().find(|(at, _)| *at == addr.0);
+        let (_, word) = found.ok_or(MemoryError { addr, len: buf.len() })?;
+        buf.copy_from_slice(&word.to_le_bytes());
+        Ok(())
+    }
+}
+
+#[test]
+fn a_saved_context_is_told_from_a_frame() {
+    let context = |fpregs: u64| Words([(0x10a8, CODE + 0x10), (0x10e0, fpregs)]);
+    assert!(is_saved_context(&context(0x11a8), 0x10a8));
+    assert!(!is_saved_context(&context(0x11a0), 0x10a8), "its vector state lies elsewhere");
+    assert!(!is_saved_context(&context(0x11a8), 0x10b0), "another word of it");
+    assert!(!is_saved_context(&context(0x11a8), 0x10), "nothing to be read there");
+}
