@@ -156,7 +156,7 @@ impl<'t> Looker<'t> {
         let no_memory = || Error::Unreadable { pid: target.pid(), what: "too much code is searched".into() };
         let searched = searched(&books.as_runtime(), &t, path).map_err(|_| no_memory())?;
         let maps = crate::view::maps(target)?;
-        let view = crate::view::process(target, maps.clone(), cache)?;
+        let view = crate::view::process(target, maps, cache)?;
         let modules = modules(&view, books);
         let contexts = books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT);
         let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
@@ -179,7 +179,7 @@ impl<'t> Looker<'t> {
             held: Duration::ZERO,
         };
         if books.patches.iter().any(|p| p.row.id == t.patch && p.row.flags & PATCH_OWN_STACKS != 0) {
-            looker.guard = Some(Guard::new(&looker, books, &maps)?);
+            looker.guard = Some(Guard::new(&looker, books)?);
         }
         Ok(Some(looker))
     }
@@ -308,10 +308,10 @@ impl<'t> Looker<'t> {
         let seen = match self.records.word(self.target, thread.own) {
             None => Seen::Held(Why::Running),
             Some(word) if self.is_there(word) => Seen::There,
-            Some(word) if self.guard.as_ref().is_some_and(|guard| !guard.allows(thread, word)) => {
-                Seen::Held(Why::Running)
-            }
             Some(word) => {
+                if let Some(guard) = self.guard.as_ref().filter(|guard| !guard.allows(thread, word)) {
+                    self.guard = Some(guard.while_held(self)?);
+                }
                 match self.verdict(thread, registers(&regs), &StackCopy::new(self.target, regs.rsp)) {
                     Err(why) => Seen::Held(why),
                     Ok(_) => {

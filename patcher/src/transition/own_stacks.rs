@@ -25,7 +25,7 @@ use suture_stack::hints::{self, Hint};
 use suture_unwind::Module;
 
 /// Most memory that is searched at one time.
-const MOST: u64 = 4 << 30;
+pub const MOST: u64 = 4 << 30;
 
 /// Signs of stacks of its own in a program, and what was found of them.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -64,9 +64,11 @@ pub fn find(target: &Target, view: &ProcessView<'_>, books: &Books) -> Result<Ow
         let context = library.and_then(|m| m.context_return());
         let table: Vec<_> = context.map(|c| Interval { first: c.start, last: c.start }).into_iter().collect();
         let known = registered::read(target, books.stacks).map_err(|e| Error::from_memory(target, e))?;
-        let known: Vec<_> = known.iter().map(registered::Stack::range).collect();
+        // The books of the runtime name the place that is looked for, too.
+        let known: Vec<_> =
+            known.iter().map(registered::Stack::range).chain(books.own.iter().cloned()).collect();
         // Put there by hand: no call stands in front.
-        let hidden = look_for(target, &view.maps, &table, &known, &|_| true)?;
+        let hidden = look_for(target, &view.maps, &table, &known, MOST, &|_| true)?;
         found.searched = hidden.searched;
         found.contexts = hidden.found;
         found.capped = hidden.capped;
@@ -84,12 +86,13 @@ pub fn look_for(
     maps: &MapsSnapshot,
     table: &[Interval],
     known: &[Range<u64>],
+    most: u64,
     follows_call: &dyn Fn(u64) -> bool,
 ) -> Result<Hidden, Error> {
     let gone = |e: std::io::Error| Error::from_proc(target.pid(), &e);
     let pages = File::open(format!("/proc/{}/pagemap", target.via)).map_err(gone)?;
     let memory: &dyn Memory = &target.memory;
-    search(&Search { maps, memory, pages: &pages, table, known, follows_call, most: MOST })
+    search(&Search { maps, memory, pages: &pages, table, known, follows_call, most })
         .map_err(|_| target.ended_or(Error::Unreadable { pid: target.pid(), what: "its page map".into() }))
 }
 

@@ -52,11 +52,10 @@ impl Looker<'_> {
         }?;
         match self.guard.as_ref().and_then(|guard| guard.hidden()) {
             None => Ok(by),
-            Some(word) => Err(unreliable(format!(
-                "{} may be on a stack that nobody knows, at {}",
-                self.name(word.word),
-                word.place
-            ))),
+            Some(word) => {
+                let what = word.word.map_or_else(|| "anything".into(), |word| self.name(word));
+                Err(unreliable(format!("{what} may be on a stack that nobody knows, at {}", word.place)))
+            }
         }
     }
 
