@@ -107,10 +107,13 @@ static void on_signal(int number)
     stop_here();
 }
 
+/* Room for a handler's stack in a frame above the one that is interrupted. */
+static char *own_room;
+
 static void signalled(int flags)
 {
     static char stack[1 << 16];
-    stack_t other = {.ss_sp = stack, .ss_size = sizeof stack};
+    stack_t other = {.ss_sp = own_room ? own_room : stack, .ss_size = sizeof stack};
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = flags};
     sigaltstack(&other, 0);
     sigaction(SIGUSR1, &action, 0);
@@ -214,6 +217,13 @@ static long run(const char *shape)
         return f(five, signal_here);
     if (!strcmp(shape, "altstack"))
         return f(five, signal_elsewhere);
+    if (!strcmp(shape, "altstack-above")) {
+        char room[1 << 16];
+        own_room = room;
+        long result = f(five, signal_elsewhere);
+        own_room = 0;
+        return result;
+    }
     if (!strcmp(shape, "signal-only"))
         return signal_here(), 0;
     if (!strcmp(shape, "altstack-only"))

@@ -90,6 +90,8 @@ fn frames_between_do_not_hide_it() {
     on_stack(&lab, &frame_pointers, "alloca");
     on_stack(&lab, &[], "signal");
     on_stack(&lab, &[], "altstack");
+    // From the handler's frame up to the end of the stack its words are not met.
+    on_stack(&lab, &[], "altstack-above");
 }
 
 #[test]
