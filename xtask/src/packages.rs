@@ -36,6 +36,8 @@ pub const TESTS: &[Need] = &[
     need("nginx", "nginx-light"),
     need("mariadbd", "mariadb-server-core"),
     need("node", "nodejs"),
+    need("/usr/lib/postgresql/15/bin/postgres", "postgresql-15"),
+    need("setpriv", "util-linux"),
     need("memcached", "memcached"),
     need("gdb", "gdb"),
     need("python3", "python3"),

@@ -155,6 +155,16 @@ fn nginx() {
 }
 
 #[test]
+fn postgres() {
+    run(servers::postgres, looks());
+}
+
+#[test]
+fn gdb() {
+    run(servers::gdb, looks());
+}
+
+#[test]
 fn python() {
     run(servers::python, looks());
 }

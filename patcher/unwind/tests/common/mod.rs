@@ -146,8 +146,13 @@ pub fn blocked(pid: i32, tid: i32) -> Option<Blocked> {
     }
 }
 
+/// Nothing for a process that has ended: servers let children come and go.
 pub fn maps(pid: i32) -> MapsSnapshot {
-    MapsSnapshot::parse(&fs::read_to_string(format!("/proc/{pid}/maps")).unwrap()).unwrap()
+    MapsSnapshot::parse(&fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default()).unwrap()
+}
+
+fn maps_are_gone(pid: i32) -> bool {
+    maps(pid).regions.is_empty()
 }
 
 /// Objects of a process: those with files, and the vdso.
@@ -164,7 +169,10 @@ pub fn modules(pid: i32) -> Vec<Module> {
     let vdso = maps.regions.iter().find(|r| r.path.as_deref() == Some("[vdso]"));
     if let Some(vdso) = vdso {
         let range = vdso.start..vdso.end;
-        modules.push(Module::elf_in_memory("[vdso]".into(), range, &Remote(pid)).unwrap());
+        match Module::elf_in_memory("[vdso]".into(), range, &Remote(pid)) {
+            Ok(vdso) => modules.push(vdso),
+            Err(why) => assert!(maps_are_gone(pid), "{why}"),
+        }
     }
     modules
 }

@@ -158,6 +158,79 @@ pub fn python(load: bool) -> Option<Server> {
     Some(server)
 }
 
+/// Debian keeps its programs out of the path.
+const POSTGRES: &str = "/usr/lib/postgresql/15/bin";
+
+pub fn postgres(load: bool) -> Option<Server> {
+    let program = |name: &str| format!("{POSTGRES}/{name}");
+    if !Path::new(&program("postgres")).exists() {
+        println!("postgres: not looked at, there is no {POSTGRES}");
+        return None;
+    }
+    // It refuses to run as root, so it has to reach its data as somebody else.
+    let dir = tempfile::tempdir_in("/tmp").unwrap();
+    let data = dir.path().join("data");
+    let (user, port) = ("postgres", free_port().to_string());
+    let as_user = ["--reuid", user, "--regid", user, "--clear-groups", "--"];
+    let run = |args: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command.args(as_user).args(args).current_dir(dir.path());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+    };
+    let owned = Command::new("chown").args([user, dir.path().to_str()?]).status().unwrap();
+    assert!(owned.success());
+    assert!(run(&[&program("initdb"), "-D", data.to_str()?, "-A", "trust", "--no-sync"]));
+    let socket = dir.path().to_str()?.to_owned();
+    let executable = program("postgres");
+    let wanted = [
+        executable.as_str(),
+        "-D",
+        data.to_str()?,
+        "-k",
+        &socket,
+        "-p",
+        &port,
+        "-h",
+        "",
+        "-c",
+        "autovacuum=off",
+    ];
+    let args: Vec<&str> = as_user.into_iter().chain(wanted).collect();
+    let bench = program("pgbench");
+    let connection = ["-h", &socket, "-p", &port, "-U", user, user];
+    let mut server = {
+        let target = Target::start_in(Path::new("/usr/bin/setpriv"), &args, dir.path());
+        let ready = || run(&[&[bench.as_str(), "-i", "-q"][..], &connection].concat()).then_some(());
+        until("postgres", ready);
+        Server {
+            name: "postgres",
+            target,
+            stop: Arc::default(),
+            clients: Vec::new(),
+            helper: None,
+            _dir: dir,
+        }
+    };
+    if load {
+        let mut command = Command::new(bench);
+        command.args(["-c", "6", "-T", "1000000"]).args(connection);
+        server.helper = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap());
+    }
+    Some(server)
+}
+
+/// A debugger that reads its own symbols, with its threads.
+pub fn gdb(load: bool) -> Option<Server> {
+    let work = "python\nwhile True: gdb.execute('info functions ^read', to_string=True)\nend\n";
+    let dir = dir();
+    let script = dir.path().join("script");
+    std::fs::write(&script, if load { work } else { "" }).unwrap();
+    let args = ["-q", "-nx", "-x", script.to_str()?, "/usr/bin/gdb"];
+    let server = start("gdb", "/usr/bin/gdb", dir, &args)?;
+    until("the threads of gdb", || (super::threads(server.target.pid()).len() > 1).then_some(()));
+    Some(server)
+}
+
 pub fn mariadb(load: bool) -> Option<Server> {
     let (port, dir) = (free_port(), dir());
     let data = dir.path().join("data");
