@@ -223,7 +223,8 @@ struct suture_patch {
  * `expected` (hexadecimal) were found there. For objects without symbols. */
 #define SUTURE_OFFSET(slot, object, offset, expected) (POINTER, slot, SUTURE_REF_OFFSET, object, 0, 0, offset, expected)
 
-/* Item: a state. `flags` is 0 or SUTURE_IS_SHADOW | SUTURE_BLOCK_DISABLE; callbacks not needed are 0. */
+/* Item: a state. `id` is a constant and not 0, `flags` is 0 or SUTURE_IS_SHADOW |
+ * SUTURE_BLOCK_DISABLE; callbacks not needed are 0. */
 #define SUTURE_STATE(id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)     \
     (STATE, id, flags, pre_patch, post_patch, pre_unpatch, post_unpatch, shadow_dtor)
 
@@ -232,6 +233,54 @@ struct suture_patch {
 
 /* Item: the patch needs the program's own loader. */
 #define SUTURE_WITH_LOADER (FLAG, SUTURE_NEEDS_LOADER)
+
+/* ---- Shadow variables: data of the patch beside objects of the program ------------------------
+ *
+ * A variable belongs to an address, which is only a number here and may be NULL, and an id, which all
+ * patches that share the variable know (the id of a state, so that it goes with the state). It begins
+ * zeroed, at a multiple of 16, and has no limit in size or number but memory.
+ *
+ * All of these may be called by any thread and in signal handlers, also in one that interrupted another
+ * of them. None takes a lock; `get` makes no system call either. A caller waits only while another
+ * thread is in the constructor or destructor of the very same variable; a thread that is in one itself
+ * is refused. Constructors and destructors must return: no exception, no longjmp.
+ *
+ * The map is protected, not the data: who uses a variable at the same time as others settles that with
+ * them, and who frees one must know that nobody uses it any more, or readers use guards.
+ */
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* Fills a new variable, which nobody sees yet; `arg` is the caller's. 0, or an errno: then there is no
+ * variable. Runs once for every variable that becomes visible. */
+typedef int (*suture_shadow_ctor)(void *obj, void *data, void *arg);
+/* Called once for every variable that is freed, when nobody finds it any more. */
+typedef void (*suture_shadow_dtor)(void *obj, void *data);
+
+/* The variable, or NULL. */
+void *suture_shadow_get(const void *obj, uint64_t id);
+/* A new variable; NULL if there is one (which stays as it is), `ctor` fails, or there is no memory. Which
+ * of them is in the process's log, once per id. `ctor` may be 0. */
+void *suture_shadow_alloc(const void *obj, uint64_t id, size_t size, suture_shadow_ctor ctor, void *arg);
+/* The variable there is (`size` and `ctor` do not matter then), else a new one. */
+void *suture_shadow_get_or_alloc(const void *obj, uint64_t id, size_t size, suture_shadow_ctor ctor,
+                                 void *arg);
+/* Frees the variable, if there is one. `dtor` may be 0. */
+void suture_shadow_free(const void *obj, uint64_t id, suture_shadow_dtor dtor);
+/* Frees the variables of all objects with that id. */
+void suture_shadow_free_all(uint64_t id, suture_shadow_dtor dtor);
+
+/* A guard: what is found after `enter` stays readable until `leave` is given its result, whoever frees it
+ * meanwhile (its destructor has run then). Cheap, and may be nested. */
+uint32_t suture_shadow_enter(void);
+void suture_shadow_leave(uint32_t guard);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
 
 /* ---- How the macros above work: nothing to use below ----------------------------------------
  *
@@ -287,8 +336,9 @@ struct suture_patch {
 
 #define SUTURE_STATE_OBJECT(n, c, ...)
 #define SUTURE_STATE_POINTER(n, c, ...)
+/* An id of 0 would end the table: the size of the array is then negative. */
 #define SUTURE_STATE_STATE(n, c, id, flags, pre, post, unpre, unpost, dtor)                        \
-    {id, flags, 0, {pre, post, unpre, unpost, dtor}},
+    {(id) + 0 * sizeof(char[(id) ? 1 : -1]), flags, 0, {pre, post, unpre, unpost, dtor}},
 #define SUTURE_STATE_FLAG(n, c, ...)
 
 #define SUTURE_REFERENCE_OBJECT(n, c, name, id, ...) SUTURE_EACH_FUNC(SUTURE_PASS_OLD, name, __VA_ARGS__)

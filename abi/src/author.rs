@@ -11,12 +11,16 @@
 //! in the target nobody writes it) and the call through a slot the command has filled.
 #![allow(unsafe_code)]
 
+mod shadow;
+
+pub use shadow::{Shadow, ShadowRef};
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use crate::descriptor::{Func, Object, Patch, Reference, State};
+use crate::descriptor::{Callbacks, Func, Object, Patch, Reference, State};
 
 /// The exported descriptor. Only [`patch!`](crate::patch) makes one.
 #[repr(transparent)]
@@ -109,6 +113,22 @@ pub const END_REFERENCE: Reference = Reference {
     expected: ptr::null(),
 };
 
+/// A state without callbacks.
+pub const NO_CALLBACKS: Callbacks =
+    Callbacks { pre_patch: None, post_patch: None, pre_unpatch: None, post_unpatch: None, shadow_dtor: None };
+/// End of a state table.
+pub const END_STATE: State = State { id: 0, flags: 0, reserved: 0, callbacks: NO_CALLBACKS };
+
+/// A state of a patch.
+///
+/// # Panics
+/// While it is compiled, if `id` is 0: that ends the table.
+#[must_use]
+pub const fn state(id: u64, flags: u32, callbacks: Callbacks) -> State {
+    assert!(id != 0, "0 is no id of a state");
+    State { id, flags, reserved: 0, callbacks }
+}
+
 /// The slot of a function's entry in the reference table: null unless the patch asks for it.
 #[must_use]
 pub const fn last(slots: &[*mut *mut c_void]) -> *mut *mut c_void {
@@ -138,34 +158,45 @@ pub const fn describe(
     name: *const core::ffi::c_char,
     flags: u64,
     objects: *const Object,
+    states: *const State,
     references: *const Reference,
 ) -> Descriptor {
-    let states: *const State = ptr::null();
     let size = size_of::<Patch>() as u32;
     Descriptor(Patch { abi: crate::DESCRIPTOR_VERSION, size, name, flags, objects, states, references })
 }
 
-/// Writes the descriptor of a patch and exports it. Once per patch.
+/// Writes the descriptor of a patch and exports it. Once per patch. A state is its id, flags if it has
+/// any, and the callbacks it has.
 ///
 /// ```
 /// use suture_abi::author::Old;
+/// use suture_abi::descriptor::{Patch, STATE_BLOCK_DISABLE, STATE_IS_SHADOW, State};
 /// static OLD_PRICE: Old<extern "C" fn(u64) -> u64> = Old::new();
 /// extern "C" fn new_price(item: u64) -> u64 { OLD_PRICE.get()(item) + 1 }
 /// extern "C" fn new_greet() {}
+/// extern "C" fn begin(_: *mut Patch, _: *mut State) -> core::ffi::c_int { 0 }
 ///
 /// suture_abi::patch! {
 ///     name: "fix",
 ///     objects: [
 ///         main: ["price" => new_price, old OLD_PRICE],
 ///         "libgreet.so.1": ["greet" => new_greet, sympos 2],
+///     ],
+///     states: [
+///         10, STATE_IS_SHADOW | STATE_BLOCK_DISABLE => { pre_patch: begin },
+///         11 => {},
 ///     ]
 /// }
 ///
 /// let patch = &suture_patch.0;
 /// // SAFETY: the tables are static and hold one entry more than asked for here.
-/// let (greet, old, end) =
-///     unsafe { (&*(*patch.objects.add(1)).funcs, &*patch.references, &*patch.references.add(1)) };
+/// let (greet, old, end, states) = unsafe {
+///     let states = core::slice::from_raw_parts(patch.states, 3);
+///     (&*(*patch.objects.add(1)).funcs, &*patch.references, &*patch.references.add(1), states)
+/// };
 /// assert_eq!(greet.sympos, 2);
+/// assert_eq!((states[0].id, states[0].flags, states[1].id, states[2].id), (10, 3, 11, 0));
+/// assert!(states[0].callbacks.pre_patch.is_some() && states[0].callbacks.post_patch.is_none());
 /// assert_eq!(old.slot, OLD_PRICE.slot());
 /// assert!(end.slot.is_null());
 /// ```
@@ -178,7 +209,11 @@ macro_rules! patch {
             $($object:tt: [
                 $($old:literal => $new:expr $(, old $slot:path)? $(, sympos $sympos:literal)?),+ $(,)?
             ]),+ $(,)?
-        ] $(,)?
+        ]
+        $(, states: [
+            $($id:literal $(, $state_flags:expr)? => { $($callback:ident: $code:expr),* $(,)? }),+ $(,)?
+        ])?
+        $(,)?
     ) => {
         /// What this patch changes.
         #[unsafe(no_mangle)]
@@ -198,6 +233,16 @@ macro_rules! patch {
                         },)+ $crate::author::END_FUNC]
                     }.as_ptr(),
                 },)+ $crate::author::END_OBJECT]
+            }.as_ptr(),
+            const {
+                &[$($($crate::author::state(
+                    $id,
+                    0 $(| ($state_flags))?,
+                    $crate::descriptor::Callbacks {
+                        $($callback: ::core::option::Option::Some($code),)*
+                        ..$crate::author::NO_CALLBACKS
+                    },
+                ),)+)? $crate::author::END_STATE]
             }.as_ptr(),
             const {
                 &$crate::author::compact([$($($crate::descriptor::Reference {

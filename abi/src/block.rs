@@ -106,8 +106,10 @@ pub struct RuntimeBlock {
     pub stacks: u64,
     /// Address of the list of the runtime's own memory ([`OwnMemory`]).
     pub own: u64,
+    /// Address of the lists of shadow variables ([`crate::shadow`]).
+    pub shadow: u64,
     /// Must be 0; room for later.
-    pub spare: [u64; 3],
+    pub spare: [u64; 2],
 }
 
 /// Pieces that [`OwnMemory`] has room for.

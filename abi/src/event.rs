@@ -1,6 +1,6 @@
 //! The event ring: fixed binary records in the target, read from outside without stopping anything.
 //!
-//! Written by the worker, and by the host while it runs a job. Record `n` lies at `ring[n % EVENT_RING_LEN]`;
+//! Written by the worker, by the host while it runs a job, and by threads that ask for shadow variables. Record `n` lies at `ring[n % EVENT_RING_LEN]`;
 //! its writer takes the number, stores `number = 0`, the fields, then `number = n + 1` (release). A reader
 //! takes a record only if `number` is what it expects before and after the copy; one that was taken and is
 //! not written yet is still to come.
@@ -87,6 +87,9 @@ pub mod word {
     /// A callback was ended by a signal; `subject` = state, `value` = the signal ([`crate::host::VANISHED`]: its
     /// thread ended in it).
     pub const CALLBACK_CRASHED: u32 = 26;
+    /// A shadow variable was asked for and not made; `subject` = its id, `value` = why: `EEXIST` there was one,
+    /// `EDEADLK` the thread is in its constructor or destructor, `ENOMEM`, else its constructor's errno.
+    pub const SHADOW_REFUSED: u32 = 27;
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

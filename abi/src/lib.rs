@@ -14,6 +14,7 @@
 //! | [`event`] | the event ring | runtime | command |
 //! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
 //! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
+//! | [`shadow`] | shadow variables in the target's memory | runtime | command |
 //! | [`stacks`] | stacks of coroutines, as the program registers them | program | command |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
 //!
@@ -35,6 +36,7 @@ pub mod dispatch;
 pub mod doorbell;
 pub mod event;
 pub mod host;
+pub mod shadow;
 pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.

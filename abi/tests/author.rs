@@ -83,3 +83,19 @@ fn what_is_forgotten_does_not_link() {
         assert!(!output.status.success() && said.contains(culprit), "{name}: {said}");
     }
 }
+
+/// Id 0 ends the table: the state, and those behind it, would be lost without a word.
+#[test]
+fn a_state_without_an_id_does_not_compile() {
+    for (compiler, options) in LANGUAGES {
+        for (id, compiles) in [("7", true), ("0", false)] {
+            let source = out("author-state.c");
+            let patch = format!("SUTURE_PATCH(\"state\", SUTURE_STATE({id}, 0, 0, 0, 0, 0, 0));\n");
+            fs::write(&source, format!("#include <suture.h>\n{patch}")).expect("the directory is ours");
+            let shared = [options, &["-fPIC", "-shared", "-nostartfiles"]].concat();
+            let output = compile(compiler, &shared, &[&source], &out("author-state.so"));
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert_eq!(output.status.success(), compiles, "{compiler} {options:?}, id {id}: {said}");
+        }
+    }
+}

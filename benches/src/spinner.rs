@@ -27,14 +27,14 @@ pub struct Spinner {
 }
 
 impl Spinner {
-    /// Starts the target with the runtime preloaded and waits until it spins.
+    /// Starts the target, with the runtime preloaded or without, and waits until it spins.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &Path, runtime: &Path, threads: usize) -> Result<Self, Error> {
+    pub fn start(program: &Path, runtime: Option<&Path>, threads: usize) -> Result<Self, Error> {
         let page = shared_page()?;
         let stdin = page.try_clone().map_err(io("share a page with a target"))?;
-        let mut command = target::command(program, Some(runtime));
+        let mut command = target::command(program, runtime);
         command.arg(threads.to_string()).stdin(Stdio::from(stdin)).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(io("start the spinning target"))?;
         let stdout = child.stdout.take();

@@ -33,6 +33,12 @@ impl Samples {
         self.quantile(0.5)
     }
 
+    /// That quantile as the only sample.
+    #[must_use]
+    pub fn only(&self, share: f64) -> Self {
+        Self(vec![self.quantile(share)])
+    }
+
     /// The same samples in another unit.
     #[must_use]
     pub fn scaled(&self, factor: f64) -> Self {

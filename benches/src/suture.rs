@@ -43,6 +43,14 @@ pub fn apply(lab: &Lab, patch: &Path, pids: &[i32], classes: Option<&str>) -> Re
     run(lab, args, pids)
 }
 
+/// Puts the runtime into a process.
+///
+/// # Errors
+/// When the command does not exit with 0.
+pub fn inject(lab: &Lab, pid: i32) -> Result<Run, Error> {
+    run(lab, vec!["inject".to_owned()], &[pid])
+}
+
 /// Disables a patch in processes.
 ///
 /// # Errors

@@ -9,7 +9,7 @@ use crate::sys::limits::ThreadLimit;
 use crate::sys::time::Deadline;
 use crate::target::{Target, books, condition, runtime};
 use crate::view::{self, Cache};
-use crate::{doorbell, inject};
+use crate::{doorbell, inject, threads};
 use serde::Serialize;
 use std::time::Duration;
 
@@ -59,8 +59,9 @@ pub fn check(target: &Target, cache: &Cache) -> Result<Access, Error> {
         Err(Error::NotPrepared { .. }) => None,
         Err(other) => return Err(other),
     };
-    let objects =
-        view::process(target, maps, cache)?.objects.iter().filter(|o| !o.runtime && !o.vdso).count();
+    let view = view::process(target, maps, cache)?;
+    threads::layout(target, &view)?;
+    let objects = view.objects.iter().filter(|o| !o.runtime && !o.vdso).count();
     let books = found.map(|found| books::read(target, found.block)).transpose()?;
     if books.as_ref().is_some_and(|books| books.hooking_off) {
         return Err(Error::HookingOff { pid: target.pid() });

@@ -10,12 +10,16 @@ use crate::operation::{self, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
+use crate::states::Callbacks;
+use crate::status;
+use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::transition::own_stacks::OwnStacks;
 use crate::view::Cache;
 use serde::Serialize;
 use std::time::Instant;
+use suture_elf::Addr;
 use suture_redirect::Classes;
 
 /// What an apply did.
@@ -29,6 +33,8 @@ pub struct Applied {
     pub functions: Vec<PlannedFunction>,
     /// Objects it names that are not loaded.
     pub objects_absent: Vec<String>,
+    /// What is odd about it beside the patches that are there.
+    pub warnings: Vec<String>,
     /// The runtime had to be put into the process first.
     pub injected: bool,
     /// Threads that were stopped.
@@ -65,16 +71,16 @@ pub fn apply(
     let (pid, cache) = (target.pid(), context.cache);
     let alone = Exclusive::take(target)?;
     target.check_enterable()?;
-    let mut now = plan::books_or_none(target)?;
-    if let Some(t) = now.transition {
-        now = operation::help_along(target, t.id, cache)?;
+    let mut before = plan::books_or_none(target)?;
+    if let Some(t) = before.transition {
+        before = operation::help_along(target, t.id, context)?;
     }
     // Everything that can be refused is refused before the process is touched.
-    let mut next = Some(plan::plan(target, patch, &now, classes, cache)?);
-    if let Some(t) = now.transition {
-        return Err(Error::InTransition { pid, name: now.name_of(t.patch) });
+    let mut next = Some(plan::plan(target, patch, &before, classes, cache)?);
+    if let Some(t) = before.transition {
+        return Err(Error::InTransition { pid, name: before.name_of(t.patch) });
     }
-    if skip_unconcerned && next.as_ref().is_some_and(|plan| plan.functions.is_empty()) {
+    if skip_unconcerned && next.as_ref().is_some_and(|plan| !plan.concerned) {
         return Err(Error::NotConcerned { pid });
     }
     let injection = inject::ensure(target)?;
@@ -84,20 +90,25 @@ pub fn apply(
         operation::tidy(&mut session)?;
         let now = books::read(target, session.block)?;
         let plan = match next.take() {
-            Some(plan) if plan.batch.generation == now.generation && injection.is_none() => plan,
+            // A plan names places in the runtime. It may have come since without our help: from a command
+            // that was in the middle of it when it died.
+            Some(plan) if plan.batch.generation == now.generation && before.records == now.records => plan,
             _ => plan::plan(target, patch, &now, classes, cache)?,
         };
-        let name_of = |entry: u64| name_of(&plan, entry);
+        let name_of = |entry: u64| name_of(&plan, &now, entry);
         match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
             Ok(begun) => {
                 let ring = session.ring;
                 let rings: Vec<Ring> = [ring, injection].into_iter().flatten().collect();
                 let name = &patch.descriptor.name;
-                let moved = see_through(session, alone, begun.transition, begun.state, name, context)?;
+                let block = session.block;
+                let moved = see_through(session, alone, begun.transition, begun.state, name, context)
+                    .map_err(|error| with_callback(target, block, begun.patch, error))?;
                 return Ok(Applied {
                     patch: name.clone(),
                     id: begun.patch,
                     objects_absent: plan.absent,
+                    warnings: plan.warnings,
                     injected: injection.is_some(),
                     stops: rings.iter().map(Ring::stops).sum(),
                     held_us: rings.iter().map(|r| micros(r.held)).sum(),
@@ -119,6 +130,15 @@ pub fn apply(
     Err(Error::MovingTarget { pid, tries: TRIES })
 }
 
+/// Says which callback made an enable fail, if one did.
+fn with_callback(target: &Target, block: Addr, patch: u32, error: Error) -> Error {
+    let Error::Failed { pid, name, errno } = error else { return error };
+    match Callbacks::read(target, block).ok().and_then(|c| c.last_to_fail(patch)) {
+        Some(callback) => Error::CallbackFailed { pid, name, errno, why: callback.text() },
+        None => Error::Failed { pid, name, errno },
+    }
+}
+
 /// A dry run.
 ///
 /// # Errors
@@ -131,7 +151,8 @@ pub fn check(target: &Target, patch: &Patch, classes: Classes, cache: &Cache) ->
     plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)
 }
 
-fn name_of(plan: &Plan, entry: u64) -> String {
-    let function = plan.functions.iter().find(|f| f.old == entry);
-    function.map_or_else(|| "a function of the loader".into(), |f| f.name.clone())
+fn name_of(plan: &Plan, books: &Books, entry: u64) -> String {
+    let own = plan.functions.iter().find(|f| f.old == entry).map(|f| f.name.clone());
+    let known = || status::known_function(books, entry);
+    own.or_else(known).unwrap_or_else(|| "a function of the C library".into())
 }

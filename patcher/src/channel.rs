@@ -18,6 +18,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -79,6 +80,13 @@ impl Channel {
         let (file, task) = loop {
             let Some((task, fd)) = await_fd(target, block, deadline)? else { return Ok(None) };
             let path = format!("{task}/fd/{fd}");
+            if !is_channel(Path::new(&path)) {
+                target.still_there()?;
+                if deadline.passed() {
+                    return Err(Error::NoAnswer { pid, what: "its start" });
+                }
+                continue;
+            }
             // The worker of the command before may have left between the two.
             let Ok(file) = OpenOptions::new().read(true).write(true).open(&path) else {
                 target.still_there()?;
@@ -160,7 +168,7 @@ impl Channel {
                 return Ok(());
             }
             futex::wait(reply, seen, Duration::from_millis(100));
-            if reply.load(Ordering::Acquire) != number && !std::path::Path::new(&self.task).exists() {
+            if reply.load(Ordering::Acquire) != number && !Path::new(&self.task).exists() {
                 target.still_there()?;
                 check_worker(target, self.block)?;
                 return Err(Error::NoAnswer { pid: self.pid, what: "a request (its worker is gone)" });
@@ -225,6 +233,14 @@ impl Drop for Channel {
     fn drop(&mut self) {
         unmap(self.map, self.len);
     }
+}
+
+/// Whether a descriptor is a worker's channel. What a number leads to is looked at before it is opened: after
+/// a fork it may be a thread and a file of the program.
+#[must_use]
+pub fn is_channel(path: &Path) -> bool {
+    let leads_to = std::fs::read_link(path).unwrap_or_default();
+    leads_to.to_string_lossy().starts_with("/memfd:suture-channel")
 }
 
 /// Takes the lock that says "a command is here". The worker holds it for moments, another command

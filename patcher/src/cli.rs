@@ -130,6 +130,29 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// Read an attribute of a process or of a patch in it, or list them: PATCH/enabled, PATCH/transition,
+    /// PATCH/OBJECT/patched and so on
+    Get {
+        /// Path of the attribute; a directory, or nothing, to list what is there
+        #[arg(default_value = "")]
+        path: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Write an attribute: PATCH/enabled, PATCH/force, hooking, tick_ms. Does not wait for threads that
+    /// cannot be moved at once
+    Set {
+        /// Path of the attribute
+        path: String,
+        /// Its new value
+        value: String,
+        #[command(flatten)]
+        targets: Targets,
+        #[command(flatten)]
+        output: Output,
+    },
     /// Show the event log of a process
     Log {
         /// Process id

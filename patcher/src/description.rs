@@ -43,9 +43,9 @@ pub struct FunctionDescription {
     pub name: String,
     /// Position among symbols of that name, from 1.
     pub sympos: u64,
-    /// Entry of the old function.
+    /// Entry of the old function; 0 while its object is not loaded.
     pub old: u64,
-    /// Entry of the new function.
+    /// Entry of the new function, or 0.
     pub new: u64,
 }
 

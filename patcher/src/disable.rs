@@ -1,18 +1,19 @@
 //! Taking a patch back, turning its transition round, forcing it.
 
+use crate::channel::RequestError;
 use crate::context::Context;
 use crate::description::Description;
 use crate::error::Error;
 use crate::operation::{Moved, help_along, see_through};
-use crate::session::Session;
+use crate::session::{Session, explain};
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{SITE_ARMED, SiteRow, TransitionRow, UNPATCHING};
-use suture_abi::channel::op;
+use suture_abi::block::{PHASE_COMPLETING, SITE_ARMED, SiteRow, UNPATCHING};
+use suture_abi::channel::{error, op};
 
 /// What a disable, reverse or force did.
 #[derive(Clone, Debug, Serialize)]
@@ -59,11 +60,13 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     let mut now = books::read(target, block)?;
     target.check_enterable()?;
-    let other = |t: &TransitionRow| now.patch(name).is_some_and(|p| p.row.id != t.patch);
-    if let Some(t) = now.transition.filter(other) {
-        now = help_along(target, t.id, context.cache)?;
+    match (check(&now, pid, name, action), now.transition) {
+        (Err(Error::InTransition { .. }), Some(t)) => {
+            now = help_along(target, t.id, context)?;
+            check(&now, pid, name, action)?;
+        }
+        (checked, _) => _ = checked?,
     }
-    check(&now, pid, name, action)?;
     let mut session = Session::open(target)?;
     let books = books::read(target, block)?;
     let (patch, op) = match check(&books, pid, name, action) {
@@ -77,7 +80,12 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     let ring = session.ring;
     // A disable that is under way, perhaps by a command that died, is joined.
     let about = if op == op::ADVANCE { books.transition.map_or(0, |t| t.id) } else { patch };
-    let state = State::new(session.expect(step(op), op, [u64::from(about), session.may, 0, 0], &[])?);
+    let answer = session.request(op, [u64::from(about), session.may, 0, 0], &[])?;
+    let state = State::new(answer.map_err(|refusal| match refusal.code {
+        // Asked for in the instant in which a callback was begun.
+        error::STATE => Error::AtCallbacks { pid, name: name.to_owned() },
+        _ => explain(target, step(op), RequestError::Refused(refusal)),
+    })?);
     let transition = state.transition();
     let moved = see_through(session, alone, transition, state, name, context);
     let moved = match moved {
@@ -112,16 +120,23 @@ fn check(books: &Books, pid: i32, name: &str, action: Action) -> Result<(u32, u3
     let missing = || Error::NotEnabled { pid, name: name.to_owned() };
     let patch = books.patch(name).ok_or_else(missing)?.row.id;
     let moving = books.transition.filter(|t| t.patch == patch);
+    let goes = match moving {
+        Some(t) => t.target != UNPATCHING && matches!(action, Action::Disable | Action::Reverse),
+        None => action == Action::Disable,
+    };
+    if let Some(state) = books.as_runtime().blocker(patch).filter(|_| goes) {
+        return Err(Error::Blocked { pid, name: name.to_owned(), state });
+    }
     match (action, moving) {
         (Action::Disable, Some(t)) if t.target == UNPATCHING => Ok((patch, op::ADVANCE)),
-        (Action::Disable, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Wait, Some(_)) => Ok((patch, op::ADVANCE)),
+        (_, Some(t)) if t.phase == PHASE_COMPLETING => Err(Error::AtCallbacks { pid, name: name.to_owned() }),
+        (Action::Disable | Action::Reverse, Some(_)) => Ok((patch, op::REVERSE)),
+        (Action::Force, Some(_)) => Ok((patch, op::FORCE)),
         (Action::Disable, None) => match books.transition {
             Some(other) => Err(Error::InTransition { pid, name: books.name_of(other.patch) }),
             None => Ok((patch, op::DISABLE)),
         },
-        (Action::Reverse, Some(_)) => Ok((patch, op::REVERSE)),
-        (Action::Force, Some(_)) => Ok((patch, op::FORCE)),
-        (Action::Wait, Some(_)) => Ok((patch, op::ADVANCE)),
         (_, None) => Err(Error::NotInTransition { pid, name: name.to_owned() }),
     }
 }

@@ -167,6 +167,14 @@ pub enum Error {
         /// What its threads were doing instead.
         why: String,
     },
+    /// No thread to run callbacks on.
+    #[error("no thread of process {pid} can run the patch's callbacks ({why})")]
+    NoHost {
+        /// Process id.
+        pid: i32,
+        /// What the threads were doing instead, or what failed.
+        why: String,
+    },
     /// The kernel makes no thread there.
     #[error("no thread can be made in process {pid}: {}{}", io::Error::from_raw_os_error(*errno), full(*pid))]
     NoThread {
@@ -290,15 +298,27 @@ pub enum Error {
         /// Process id.
         pid: i32,
     },
-    /// `pre_patch` or the last check before the start said no.
+    /// The last check before the start said no.
     #[error("patch {name} failed to enable in process {pid}: {}", io::Error::from_raw_os_error(*errno))]
     Failed {
         /// Process id.
         pid: i32,
         /// Patch name.
         name: String,
+        /// What the check said.
+        errno: i32,
+    },
+    /// `pre_patch` said no.
+    #[error("patch {name} failed to enable in process {pid}: {why}")]
+    CallbackFailed {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
         /// What the callback returned.
         errno: i32,
+        /// Which callback, and what became of it.
+        why: String,
     },
     /// Somebody turned it round meanwhile.
     #[error("the transition of patch {name} in process {pid} was reversed")]
@@ -330,6 +350,38 @@ pub enum Error {
         /// Name of the patch in transition.
         name: String,
     },
+    /// A state of the patch forbids that it goes.
+    #[error("patch {name} does not support disable: its state {state} has block_disable (process {pid})")]
+    Blocked {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// The state.
+        state: u64,
+    },
+    /// The patch would take the place of one whose state cannot be given up.
+    #[error(
+        "patch {name} is not compatible with the already installed patch {holder} in process {pid}: it lacks state {state}, which has block_disable"
+    )]
+    Incompatible {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+        /// The installed patch.
+        holder: String,
+        /// The state.
+        state: u64,
+    },
+    /// The transition is at callbacks, where it cannot be changed.
+    #[error("the transition of patch {name} in process {pid} is at its callbacks and cannot be changed now")]
+    AtCallbacks {
+        /// Process id.
+        pid: i32,
+        /// Patch name.
+        name: String,
+    },
     /// No transition of that patch.
     #[error("patch {name} is not in transition in process {pid}")]
     NotInTransition {
@@ -337,6 +389,66 @@ pub enum Error {
         pid: i32,
         /// Patch name.
         name: String,
+    },
+    /// A callback has started the command on its own process.
+    #[error(
+        "{callback} of a patch in process {pid} has started this command, which would wait for it to end"
+    )]
+    FromCallback {
+        /// Process id.
+        pid: i32,
+        /// Which callback.
+        callback: &'static str,
+    },
+    /// The control tree has no such path.
+    #[error("patch {patch} in process {pid} has no attribute {path}")]
+    NoAttribute {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// The patch it begins with.
+        patch: String,
+    },
+    /// An attribute is not for that.
+    #[error("{path} can only be {can} (process {pid})")]
+    AttributeAccess {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// `read` or `written`.
+        can: &'static str,
+    },
+    /// A value that is none.
+    #[error("{path} cannot be set to {value:?} in process {pid}: give {wanted}")]
+    AttributeValue {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// What was given.
+        value: String,
+        /// What is taken.
+        wanted: String,
+    },
+    /// It has that value already.
+    #[error("{path} is {value} already in process {pid}")]
+    Unchanged {
+        /// Process id.
+        pid: i32,
+        /// The path.
+        path: String,
+        /// The value.
+        value: u8,
+    },
+    /// Hooking cannot be switched off under patches.
+    #[error("hooking cannot be switched off in process {pid}: {} need it", patches.join(", "))]
+    HookingInUse {
+        /// Process id.
+        pid: i32,
+        /// Names of the patches.
+        patches: Vec<String>,
     },
     /// The process changed under every plan.
     #[error("process {pid} changed its memory map under {tries} plans in a row")]
@@ -426,8 +538,30 @@ impl Error {
             Self::InTransition { name, .. } => {
                 format!("wait until it is done (suture status), or: suture reverse {name}")
             }
+            Self::FromCallback { .. } => "callbacks may look (status, get), but not change patches".into(),
+            Self::AtCallbacks { pid, name } => {
+                format!(
+                    "see which: suture get {name}/last_callback --pid {pid}; wait: suture wait {name} --pid {pid}"
+                )
+            }
+            Self::NoAttribute { pid, patch, .. } => format!("list them with: suture get {patch} --pid {pid}"),
+            Self::HookingInUse { pid, .. } => {
+                format!("disable the patches first: suture disable NAME --pid {pid}")
+            }
+            Self::Blocked { name, state, .. } => {
+                format!(
+                    "apply a replacing patch that has state {state} itself and lets it go, instead of disabling {name}"
+                )
+            }
+            Self::Incompatible { state, .. } => {
+                format!("give the patch state {state}, so that it takes it over")
+            }
             Self::TimedOut { .. } => {
                 "try again when the thread is elsewhere, or give it more --timeout".into()
+            }
+            Self::NoHost { .. } => {
+                "try again when a thread waits for something from outside (epoll, poll, accept, a condition)"
+                    .into()
             }
             Self::Frozen { .. } => "thaw the control group and try again".into(),
             Self::VforkChild { parent, .. } => {
@@ -487,18 +621,26 @@ impl Error {
             | Self::VforkChild { .. }
             | Self::Busy { .. }
             | Self::HookingOff { .. }
+            | Self::HookingInUse { .. }
+            | Self::AtCallbacks { .. }
             | Self::Foreign { .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
-            Self::NoThread { .. } => "EAGAIN",
+            Self::NoThread { .. } | Self::NoHost { .. } => "EAGAIN",
             Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
-            Self::NotEnabled { .. } | Self::NotConcerned { .. } => "ENOENT",
+            Self::NotEnabled { .. } | Self::NotConcerned { .. } | Self::NoAttribute { .. } => "ENOENT",
+            Self::AttributeAccess { .. } => "EACCES",
+            Self::FromCallback { .. } => "EDEADLK",
             Self::Patch { errno, .. } => errno,
             Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
-            Self::Failed { errno, .. } => errno_name(*errno),
+            Self::Failed { errno, .. } | Self::CallbackFailed { errno, .. } => errno_name(*errno),
             Self::Reversed { .. } => "ECANCELED",
             Self::TimedOut { .. } => "ETIMEDOUT",
-            Self::NotInTransition { .. } => "EINVAL",
+            Self::NotInTransition { .. }
+            | Self::Blocked { .. }
+            | Self::Incompatible { .. }
+            | Self::AttributeValue { .. }
+            | Self::Unchanged { .. } => "EINVAL",
             Self::InTransition { .. } => "EBUSY",
             Self::Interrupted { .. } => "EINTR",
             Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",

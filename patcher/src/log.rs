@@ -39,7 +39,9 @@ impl From<Event> for EventText {
     }
 }
 
-fn spelling(number: u32) -> &'static str {
+/// The word of an event as scenarios spell it.
+#[must_use]
+pub fn spelling(number: u32) -> &'static str {
     match number {
         word::ENABLE => "enable",
         word::INIT_PATCH => "init+",

@@ -1,20 +1,20 @@
 //! What apply, disable, reverse and force have in common: a transition that was begun is seen to its end.
 
+use crate::channel::Refusal;
 use crate::commit::restore_all;
 use crate::context::Context;
 use crate::disable::idle_sites;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Session, explain};
 use crate::sys::time::Deadline;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books};
 use crate::transition::follow::{State, help};
 use crate::transition::looks::{Looks, MovedBy};
-use crate::transition::{Blocker, Ended, Followed, Late, Patience, follow};
-use crate::view::Cache;
+use crate::transition::{Blocker, Ended, Followed, Hands, Patience, follow};
 use serde::Serialize;
 use std::time::Duration;
-use suture_abi::channel::op;
+use suture_abi::channel::{error, op};
 use suture_elf::Addr;
 
 /// How far a transition came while the command watched.
@@ -24,6 +24,9 @@ pub struct Moved {
     pub finished: bool,
     /// Threads that hold the transition up.
     pub blockers: Vec<Blocker>,
+    /// What else it waits for: a callback that runs, a thread to run one on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<String>,
     /// Threads that were stopped for a look.
     pub looks_with_stop: u32,
     /// Microseconds they were held, in all.
@@ -58,12 +61,14 @@ pub fn see_through(
     context: &Context<'_>,
 ) -> Result<Moved, Error> {
     let (target, block) = (session.target, session.block);
+    let until = context.wait.timeout.map(Deadline::after);
     let mut found = Followed { ended: state.ended(transition), ..Followed::default() };
-    let mut late = Late::default();
+    let mut hands = Hands::default();
     if !context.wait.no_wait && found.ended.is_none() {
-        help_fast(&mut session, transition, context.cache, &mut late, &mut found)?;
+        help_fast(&mut session, transition, context, until, &mut hands, &mut found)?;
     }
     if found.ended.is_some() {
+        hands.leave_host();
         let tidied = tidy(&mut session)?;
         session.close()?;
         return judge(target, block, name, found, tidied);
@@ -73,9 +78,8 @@ pub fn see_through(
     if context.wait.no_wait {
         return judge(target, block, name, found, (0, 0));
     }
-    let until = context.wait.timeout.map(Deadline::after);
     let patience = Patience { until };
-    let mut after = follow(target, block, transition, patience, context, &mut late)?;
+    let mut after = follow(target, block, transition, patience, context, &mut hands)?;
     after.stops += found.stops;
     after.held += found.held;
     after.looks.add(found.looks);
@@ -84,32 +88,35 @@ pub fn see_through(
         let blockers = std::mem::take(&mut after.blockers);
         turn_round(target, transition)?;
         let patience = Patience { until: Some(Deadline::after(WAY_BACK)) };
-        let back = follow(target, block, transition, patience, context, &mut late)?;
+        let back = follow(target, block, transition, patience, context, &mut hands)?;
+        hands.leave_host();
         if back.ended.is_some() {
             tidy_later(target)?;
             return Err(Error::TimedOut { pid: target.pid(), name: name.to_owned(), blockers });
         }
         after = back;
     }
+    hands.leave_host();
     let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
     judge(target, block, name, after, tidied)
 }
 
 /// Most threads are moved at once, some have to be met asleep, the rest runs all the time.
-fn help_fast(
-    session: &mut Session<'_>,
+fn help_fast<'t>(
+    session: &mut Session<'t>,
     transition: u32,
-    cache: &Cache,
-    late: &mut Late,
+    context: &Context<'_>,
+    until: Option<Deadline>,
+    hands: &mut Hands<'t>,
     found: &mut Followed,
 ) -> Result<(), Error> {
     for round in 0..ROUNDS {
         if round > 0 {
             std::thread::sleep(ROUND);
         }
-        let stop = (round + 1 == ROUNDS).then_some(&mut *late);
-        found.ended = help(session, transition, cache, stop, found)?;
-        if found.ended.is_some() {
+        let stop = round + 1 == ROUNDS;
+        found.ended = help(session, transition, context, until, stop, hands, found)?;
+        if found.ended.is_some() || found.waiting.is_some() {
             break;
         }
     }
@@ -122,10 +129,10 @@ fn help_fast(
 ///
 /// # Errors
 /// When the process is gone, or cannot be entered.
-pub fn help_along(target: &Target, transition: u32, cache: &Cache) -> Result<books::Books, Error> {
+pub fn help_along(target: &Target, transition: u32, context: &Context<'_>) -> Result<books::Books, Error> {
     let mut session = Session::open(target)?;
-    let mut late = Late::default();
-    help_fast(&mut session, transition, cache, &mut late, &mut Followed::default())?;
+    let mut hands = Hands::default();
+    help_fast(&mut session, transition, context, None, &mut hands, &mut Followed::default())?;
     tidy(&mut session)?;
     let now = books::read(target, session.block)?;
     session.close()?;
@@ -136,10 +143,16 @@ fn turn_round(target: &Target, transition: u32) -> Result<(), Error> {
     let _alone = Exclusive::take(target)?;
     let mut session = Session::open(target)?;
     let now = books::read(target, session.block)?.transition.filter(|t| t.id == transition);
-    if let Some(t) = now {
-        session.expect("reversing", op::REVERSE, [u64::from(t.patch), 0, 0, 0], &[])?;
+    let reversed =
+        now.map(|t| session.request(op::REVERSE, [u64::from(t.patch), 0, 0, 0], &[])).transpose()?;
+    session.close()?;
+    match reversed {
+        // It is over, or cannot be turned round while a callback runs.
+        None | Some(Ok(_)) | Some(Err(Refusal { code: error::CALLBACK | error::STATE, .. })) => Ok(()),
+        Some(Err(refusal)) => {
+            Err(explain(target, "reversing", crate::channel::RequestError::Refused(refusal)))
+        }
     }
-    session.close()
 }
 
 /// Gives entries that no function is on their old bytes back: how many did, and how many could not.
@@ -185,6 +198,7 @@ fn judge(
             moved_by: ended.and_then(|_| books::moved(target, block).ok()).map(MovedBy::from),
             finished: ended.is_some(),
             blockers: found.blockers,
+            waiting: found.waiting,
             looks_with_stop: found.stops,
             look_held_us: crate::disable::micros(found.held),
             restored,

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use suture_elf::ObjectFile;
-use suture_link::{PatchDescriptor, PatchFile};
+use suture_link::{DescriptorError, PatchDescriptor, PatchFile};
 
 /// An opened patch.
 #[derive(Debug)]
@@ -33,8 +33,8 @@ impl Patch {
         trusted(&shown, &meta)?;
         let object = ObjectFile::from_file(&file, shown.clone())?;
         let file = PatchFile::new(&object)?;
-        let descriptor =
-            PatchDescriptor::read(&file).map_err(|e| refused(&shown, &e.to_string(), "EINVAL"))?;
+        let descriptor = PatchDescriptor::read(&file)
+            .map_err(|e| refused(&shown, &e.to_string(), descriptor_errno(&e)))?;
         Ok(Self { path: absolute, file, descriptor })
     }
 }
@@ -56,6 +56,15 @@ fn trusted(shown: &str, meta: &std::fs::Metadata) -> Result<(), Error> {
         errno: "EACCES",
         hint: Some(format!("chown root {shown} && chmod go-w {shown}")),
     })
+}
+
+/// errno for a descriptor that is wrong.
+#[must_use]
+pub fn descriptor_errno(error: &DescriptorError) -> &'static str {
+    match error {
+        DescriptorError::Duplicate { .. } | DescriptorError::DuplicateObject { .. } => "EEXIST",
+        _ => "EINVAL",
+    }
 }
 
 /// A refusal of the patch file itself.

@@ -4,7 +4,8 @@ use crate::batch::Batch;
 use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
 use crate::error::Error;
 use crate::hooks::{self, Hook};
-use crate::patch::Patch;
+use crate::patch::{Patch, descriptor_errno};
+use crate::replace;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
@@ -15,7 +16,10 @@ use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_CONTEXT, RANGE_NEW,
 use suture_abi::block::PATCH_PREPARED;
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
-use suture_link::{LinkError, LinkOptions, LinkPlan, ProcessView};
+use suture_link::{
+    FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor, ProcessView,
+    ResolvedFunc,
+};
 use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
     code_ranges, plan_sites,
@@ -29,6 +33,10 @@ pub struct Plan {
     pub batch: Batch,
     /// What it would do, for people.
     pub functions: Vec<PlannedFunction>,
+    /// The process has something of what the patch is about.
+    pub concerned: bool,
+    /// What is odd about the patch beside those that are there.
+    pub warnings: Vec<String>,
     /// Objects the patch names that are not loaded.
     pub absent: Vec<String>,
     /// Imports because of which the image is never unmapped.
@@ -86,9 +94,10 @@ pub fn plan(
             Error::AlreadyEnabled { pid, name }
         });
     }
-    supported(patch)?;
+    replace::check(pid, &patch.descriptor, books)?;
     let maps = view::maps(target)?;
-    let view = view::process(target, maps.clone(), cache)?;
+    let mut view = view::process(target, maps.clone(), cache)?;
+    view.exports = runtime::exports(target, &maps)?;
     let linked = link(&view, patch)?;
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
@@ -116,25 +125,13 @@ fn refusal(error: PlanError) -> Error {
     }
 }
 
-/// Whether this version knows how to enable what the descriptor asks for.
-fn supported(patch: &Patch) -> Result<(), Error> {
-    let what = match &patch.descriptor {
-        d if !d.states.is_empty() => "states and callbacks",
-        d if d.replace => "atomic replace",
-        _ => return Ok(()),
-    };
-    Err(Error::Patch {
-        what: format!("{}: this version cannot enable patches with {what}", patch.path.display()),
-        errno: "ENOSYS",
-        hint: None,
-    })
-}
-
 fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
     suture_link::link(view, patch.file.file(), &LinkOptions::default()).map_err(|e| {
         let errno = match &e {
             LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
             LinkError::NoRoom { .. } => "ENOMEM",
+            LinkError::Function(FunctionError::Same { .. }) => "EEXIST",
+            LinkError::Descriptor(e) => descriptor_errno(e),
             _ => "EINVAL",
         };
         Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint: None }
@@ -276,9 +273,15 @@ fn assemble(
         let func = Func { site, hook: hook.kind, old_size: planned.size, ..Func::default() };
         batch.funcs.push(func);
     }
+    if linked.replace {
+        replace::add_nops(&mut batch, books);
+    }
     batch.fixups = linked.fixups;
     batch.fixups.extend(linked.old_refs.iter().map(|r| r.fixup(Addr(own[r.func].site.copy))));
-    Plan { batch, functions, absent: linked.absent, pinned: linked.pinned, own_stacks }
+    let warnings = replace::disagreements(&patch.descriptor, books);
+    let concerned =
+        linked.absent.len() < patch.descriptor.objects.len() || patch.descriptor.objects.is_empty();
+    Plan { batch, functions, concerned, warnings, absent: linked.absent, pinned: linked.pinned, own_stacks }
 }
 
 /// Code of the patch's functions, old and new, with the parts that compilers move away; and where
@@ -329,18 +332,11 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Descrip
             name: wanted.name.clone(),
             path: found.map(|o| o.path.clone()),
             build_id: found.and_then(|o| o.file.build_id()).map(ToString::to_string),
-            functions: funcs
-                .map(|f| FunctionDescription {
-                    name: f.symbol.clone(),
-                    sympos: wanted
-                        .funcs
-                        .iter()
-                        .find(|w| w.old_name == f.symbol)
-                        .map_or(1, |w| w.sympos.max(1)),
-                    old: f.old_addr.0,
-                    new: f.new_addr.0,
-                })
-                .collect(),
+            functions: match found {
+                Some(_) => funcs.map(|f| described(wanted, f)).collect(),
+                // What it would be.
+                None => wanted.funcs.iter().map(not_there).collect(),
+            },
         }
     });
     Description {
@@ -350,6 +346,19 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Descrip
         command: env!("CARGO_PKG_VERSION").to_owned(),
         objects: objects.collect(),
     }
+}
+
+fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescription {
+    FunctionDescription {
+        name: func.symbol.clone(),
+        sympos: wanted.funcs.iter().find(|w| w.old_name == func.symbol).map_or(1, |w| w.sympos.max(1)),
+        old: func.old_addr.0,
+        new: func.new_addr.0,
+    }
+}
+
+fn not_there(func: &FuncDescriptor) -> FunctionDescription {
+    FunctionDescription { name: func.old_name.clone(), sympos: func.sympos.max(1), old: 0, new: 0 }
 }
 
 /// Reads the books of a process, empty ones where there is no runtime yet.

@@ -1,6 +1,7 @@
 //! What the user sees: plain lines, or one JSON document (schema 1).
 
 use crate::error::Error;
+use crate::states::StateStatus;
 use crate::status::{FunctionStatus, ProcessStatus};
 use crate::transition::TransitionStatus;
 use serde::Serialize;
@@ -111,8 +112,10 @@ pub fn status_text(status: &ProcessStatus) -> String {
         if status.worker { ", a command is at work" } else { "" },
     );
     for patch in &status.patches {
+        let goes = status.transition.as_ref().is_none_or(|t| t.direction == "unpatching");
         let state = match (patch.enabled, patch.transition) {
             (true, false) => "enabled",
+            (false, true) if !goes => "being enabled",
             (true, true) => "enabled, in transition",
             (false, true) => "being disabled",
             (false, false) => "prepared, not enabled",
@@ -123,6 +126,10 @@ pub fn status_text(status: &ProcessStatus) -> String {
             let _ = writeln!(text, "     file {file}");
         }
         patch.functions.iter().for_each(|f| function_line(&mut text, f));
+        patch.states.iter().for_each(|s| state_line(&mut text, &patch.name, s));
+        if let Some(callback) = &patch.last_callback {
+            let _ = writeln!(text, "     {}", callback.text());
+        }
         for object in &patch.objects_absent {
             let _ = writeln!(text, "     {object}: not loaded, not patched");
         }
@@ -136,6 +143,9 @@ pub fn status_text(status: &ProcessStatus) -> String {
     for thread in status.thread_states.iter().flatten() {
         let _ =
             writeln!(text, "  thread {} ({}): patch_state {}", thread.tid, thread.name, thread.patch_state);
+    }
+    if !status.hooking {
+        let _ = writeln!(text, "  hooking is switched off: patches are refused");
     }
     for hook in &status.hooks {
         let _ = writeln!(text, "  runtime hook {} (class {}): {}", hook.name, hook.class, hook.site);
@@ -168,6 +178,9 @@ fn transition_text(text: &mut String, t: &TransitionStatus) {
     if let Some(what) = t.waits_for.filter(|what| *what != "threads") {
         let _ = writeln!(text, "     waits for {what}");
     }
+    if let Some(callback) = &t.callback {
+        let _ = writeln!(text, "     {callback}");
+    }
     for blocker in &t.blockers {
         let _ = writeln!(text, "     {} ({}): {}", blocker.tid, blocker.name, blocker.why);
         for function in &blocker.backtrace {
@@ -176,11 +189,21 @@ fn transition_text(text: &mut String, t: &TransitionStatus) {
     }
 }
 
+fn state_line(text: &mut String, patch: &str, state: &StateStatus) {
+    let flags = [(state.is_shadow, " is_shadow"), (state.block_disable, " block_disable")];
+    let flags: String = flags.iter().filter(|(set, _)| *set).map(|(_, name)| *name).collect();
+    let others: Vec<&str> = state.holders.iter().map(String::as_str).filter(|h| *h != patch).collect();
+    let others =
+        if others.is_empty() { String::new() } else { format!("  also held by {}", others.join(" ")) };
+    let _ = writeln!(text, "     state {}{flags}{others}", state.id);
+}
+
 fn function_line(text: &mut String, f: &FunctionStatus) {
     let mark = if f.site == "armed" { String::new() } else { format!("  SITE {}", f.site.to_uppercase()) };
+    let nop = if f.nop { "  (back to the old function)" } else { "" };
     let _ = writeln!(
         text,
-        "     {}: {}  class {}  {:#x} -> {:#x}{mark}",
+        "     {}: {}  class {}  {:#x} -> {:#x}{nop}{mark}",
         f.object, f.name, f.class, f.old, f.new
     );
 }

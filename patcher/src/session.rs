@@ -1,6 +1,6 @@
 //! A session: a living worker, an open channel, and the books as they are now.
 
-use crate::channel::{Channel, Refusal, RequestError, Results};
+use crate::channel::{self, Channel, Refusal, RequestError, Results};
 use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
 use crate::sys::time::Deadline;
@@ -48,8 +48,9 @@ impl<'t> Session<'t> {
             // A worker whose transition has just ended may leave before it is met.
             if let Some(channel) = Channel::open(target, block, deadline)? {
                 // The program's filters admit what the worker needs; whether they admit looks at threads
-                // is not asked, the command can do that from outside.
-                let may = if target.facts.seccomp == 0 { MAY_LOOK } else { 0 };
+                // is not asked, the command can do that from outside. Threads look at themselves, too, so
+                // it takes only one that is filtered.
+                let may = if target.is_filtered()? { 0 } else { MAY_LOOK };
                 return Ok(Self { target, block, ring: rung, may, channel });
             }
         }
@@ -128,15 +129,10 @@ fn ring(target: &Target, block: Addr, entry: u64, deadline: Deadline) -> Result<
     let no_errors = [offset_of!(RuntimeBlock, clone_errno), offset_of!(RuntimeBlock, worker_errno)];
     doorbell::with_a_thread(|lift| {
         for field in no_errors {
-            write_word(target, block, field, 0)?;
+            books::write_word(target, block, field, 0)?;
         }
         doorbell::ring(target, block, Errand { entry, lift }, deadline)
     })
-}
-
-fn write_word(target: &Target, block: Addr, field: usize, value: u32) -> Result<(), Error> {
-    let done = target.memory.write(block + field as u64, &value.to_le_bytes());
-    done.map_err(|e| target.ended_or(Error::from_proc(target.pid(), &e)))
 }
 
 /// Whether a worker lives in the target. Clears the trace of one that never did (in a process forked while
@@ -160,19 +156,18 @@ fn living_worker(target: &Target, block: Addr, deadline: Deadline) -> Result<boo
         // it is 0 now, and 0 is what is written.
         let made_now = worker == u32::MAX || task.is_some();
         if late || !made_now {
-            write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
-            write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
+            books::write_word(target, block, offset_of!(RuntimeBlock, worker), 0)?;
+            books::write_word(target, block, offset_of!(RuntimeBlock, channel_fd), u32::MAX)?;
             return Ok(false);
         }
     }
 }
 
-/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the process it
-/// was forked from.
+/// Whether a thread is a worker, and not one of the program's that got the number of a worker of the
+/// process it was forked from.
 fn has_channel(task: &str) -> bool {
     let files = std::fs::read_dir(format!("{task}/fd")).into_iter().flatten().flatten();
-    let leads_to = |file: std::fs::DirEntry| std::fs::read_link(file.path()).unwrap_or_default();
-    files.map(leads_to).any(|to| to.to_string_lossy().starts_with("/memfd:suture-channel"))
+    files.into_iter().any(|file| channel::is_channel(&file.path()))
 }
 
 /// Puts a refusal of the worker into words.

@@ -3,16 +3,21 @@
 //! Read wholly from outside: books by `process_vm_readv`, then every site's bytes (the verify pass:
 //! a probe that was put on a site and taken away again, or `madvise`, undoes a store silently).
 
-use crate::description::Description;
+use crate::description::{Description, ObjectDescription};
 use crate::error::Error;
+use crate::states::{self, CallbackStatus, Callbacks, StateStatus};
 use crate::stores::{self, Live};
 use crate::target::{Target, books, runtime, worker};
 use crate::transition::progress;
 use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
 use serde::Serialize;
-use suture_abi::block::{PATCH_REPLACE, SITE_ARMED, SiteRow};
+use suture_abi::batch::FUNC_NOP;
+use suture_abi::block::{PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow};
 use suture_elf::demangle;
+
+/// What the main executable is called.
+pub const MAIN: &str = "main";
 
 /// Status of one process.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +32,10 @@ pub struct ProcessStatus {
     pub runtime: String,
     /// Changes made to the books so far.
     pub generation: u64,
+    /// Patches may be enabled.
+    pub hooking: bool,
+    /// Length of a tick in milliseconds: the time between two attempts to complete a transition.
+    pub tick_ms: u32,
     /// Whether a worker is in the process right now.
     pub worker: bool,
     /// The transition that is going on.
@@ -67,12 +76,31 @@ pub struct PatchStatus {
     pub file: Option<String>,
     /// Build-id of that file.
     pub build_id: Option<String>,
+    /// Threads were forced over while they may have been in its code: its image stays for ever.
+    pub forced: bool,
     /// Its functions.
     pub functions: Vec<FunctionStatus>,
+    /// Its objects, with its functions in them as `NAME,POSITION`.
+    pub objects: Vec<ObjectStatus>,
+    /// Its states.
+    pub states: Vec<StateStatus>,
+    /// Its last callback, as far as the event log still knows.
+    pub last_callback: Option<CallbackStatus>,
     /// Objects it names that were not loaded when it was applied.
     pub objects_absent: Vec<String>,
     /// Command for gdb to read the patch's symbols with line numbers.
     pub gdb: Option<String>,
+}
+
+/// One object of a patch.
+#[derive(Clone, Debug, Serialize)]
+pub struct ObjectStatus {
+    /// Name in the patch, `main` for the executable.
+    pub name: String,
+    /// Its functions in it are in effect, or coming into effect.
+    pub patched: bool,
+    /// Functions, as `NAME,POSITION`.
+    pub functions: Vec<String>,
 }
 
 /// Status of one redirected function.
@@ -90,6 +118,8 @@ pub struct FunctionStatus {
     pub new: u64,
     /// `armed`, `lost` (the bytes are the file's again) or `foreign` (somebody else's).
     pub site: &'static str,
+    /// The patch only takes an older patch's replacement away, for the time of the transition.
+    pub nop: bool,
 }
 
 /// Reads the status of one process, with the state of each thread if `threads`.
@@ -99,21 +129,28 @@ pub struct FunctionStatus {
 pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStatus, Error> {
     let block = runtime::find_block(target, &target.maps()?)?;
     let books = books::read(target, block)?;
+    let callbacks = Callbacks::read(target, block)?;
     let mut lost = 0;
     for site in books.sites.iter().filter(|s| s.depth > 0 && s.state == SITE_ARMED) {
         lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
     }
     let mut patches = Vec::new();
     let rules = books.as_runtime();
+    let all: Vec<Description> =
+        books.patches.iter().map(|p| Description::from_bytes(&p.description).unwrap_or_default()).collect();
     for (index, patch) in books.patches.iter().enumerate() {
-        let description = Description::from_bytes(&patch.description).unwrap_or_default();
+        let description = all[index].clone();
         let image = books.images.iter().find(|i| i.id == patch.row.image);
         let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
         let mut functions = Vec::new();
         for func in books.funcs_of(patch.row.id) {
             let Some(site) = books.site(func.site) else { continue };
-            let (name, object) = names(&description, site.plan.entry);
-            functions.push(function_status(target, site, name, object, func.plan.new_func)?);
+            let entry = site.plan.entry;
+            // A nop has its name from the patch it undoes.
+            let found = names(&description, entry).or_else(|| all.iter().find_map(|d| names(d, entry)));
+            let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
+            let row = function_status(target, site, name, object, func.plan.new_func)?;
+            functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
         }
         let absent = description.objects.iter().filter(|o| o.path.is_none());
         patches.push(PatchStatus {
@@ -123,6 +160,10 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
             enabled: rules.is_enabled(&patch.row),
             transition: books.transition.is_some_and(|t| t.patch == patch.row.id),
             replace: patch.row.flags & PATCH_REPLACE != 0,
+            forced: patch.row.flags & PATCH_FORCED != 0,
+            objects: objects(&description, patch.row.state == PATCH_ENABLED),
+            states: states::of_patch(&books, patch.row.id),
+            last_callback: callbacks.last(patch.row.id),
             since_ns: patch.row.time_ns,
             objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
             file: Some(description.file).filter(|f| !f.is_empty()),
@@ -148,8 +189,10 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         threads: target.facts.threads,
         runtime: books.version.clone(),
         generation: books.generation,
+        hooking: !books.hooking_off,
+        tick_ms: books.tick_ms,
         worker: worker::is_there(target.pid(), books.worker),
-        transition: progress::transition(target, &books, cache)?,
+        transition: progress::transition(target, block, &books, cache)?,
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
@@ -159,22 +202,39 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     })
 }
 
+fn objects(description: &Description, applied: bool) -> Vec<ObjectStatus> {
+    let functions = |o: &ObjectDescription| {
+        o.functions.iter().map(|f| format!("{},{}", f.name, f.sympos)).collect::<Vec<_>>()
+    };
+    let show = |o: &ObjectDescription| ObjectStatus {
+        name: o.name.clone().unwrap_or_else(|| MAIN.into()),
+        patched: applied && o.path.is_some(),
+        functions: functions(o),
+    };
+    description.objects.iter().map(show).collect()
+}
+
 /// Name of the function at an entry, as the patches of the process call it.
 #[must_use]
 pub fn function_name(books: &books::Books, entry: u64) -> String {
-    let descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
-    let known = descriptions.map(|d| names(&d, entry)).find(|(_, object)| object != "?");
-    known.map_or_else(|| format!("{entry:#x}"), |(name, _)| name)
+    known_function(books, entry).unwrap_or_else(|| format!("{entry:#x}"))
 }
 
-fn names(description: &Description, entry: u64) -> (String, String) {
+/// The same, if a patch names it.
+#[must_use]
+pub fn known_function(books: &books::Books, entry: u64) -> Option<String> {
+    let mut descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
+    descriptions.find_map(|d| names(&d, entry)).map(|(name, _)| name)
+}
+
+fn names(description: &Description, entry: u64) -> Option<(String, String)> {
     for object in &description.objects {
         if let Some(function) = object.functions.iter().find(|f| f.old == entry) {
-            let object = object.name.clone().unwrap_or_else(|| "main".into());
-            return (demangle(&function.name), object);
+            let object = object.name.clone().unwrap_or_else(|| MAIN.into());
+            return Some((demangle(&function.name), object));
         }
     }
-    (format!("{entry:#x}"), "?".into())
+    None
 }
 
 fn function_status(
@@ -196,5 +256,6 @@ fn function_status(
         old: site.plan.entry,
         new,
         site: state,
+        nop: false,
     })
 }

@@ -105,7 +105,8 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     },
     stacks: 0,
     own: 0,
-    spare: [0; 3],
+    shadow: 0,
+    spare: [0; 2],
 }));
 
 impl BlockCell {

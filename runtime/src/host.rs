@@ -147,6 +147,11 @@ pub fn run(work: Work) -> Progress {
     }
 }
 
+/// Whether a job was given already. Worker only.
+pub fn was_given(work: &Work) -> bool {
+    BLOCK.host().serial.load(Ordering::Relaxed) == work.serial
+}
+
 /// True while a callback runs, or is about to. Worker only.
 pub fn is_at_work() -> bool {
     matches!(BLOCK.host().state.load(Ordering::Acquire), GIVEN | RUNNING)

@@ -11,7 +11,7 @@
 
 use crate::block::{BLOCK, NO_CHANNEL};
 use crate::record::DIRECTORY;
-use crate::{arch, events, own_memory, stacks, sys};
+use crate::{arch, events, own_memory, shadow, stacks, sys};
 use core::ptr::addr_of_mut;
 use core::sync::atomic::Ordering;
 use suture_abi::ABI_VERSION;
@@ -57,6 +57,7 @@ pub unsafe fn init() {
         addr_of_mut!((*block).membarrier_errno).write(errno);
         addr_of_mut!((*block).events).write(events::RING.as_ptr());
         addr_of_mut!((*block).records).write(DIRECTORY.addr());
+        addr_of_mut!((*block).shadow).write(shadow::MAP.heads());
         addr_of_mut!((*block).slow_path).write(arch::slow_path());
         addr_of_mut!((*block).self_look).write(arch::self_look());
         addr_of_mut!((*block).own).write(own_memory::addr());

@@ -50,6 +50,7 @@ pub mod own_memory;
 pub mod publish;
 pub mod record;
 pub mod reply;
+pub mod shadow;
 pub mod stacks;
 pub mod sys;
 pub mod transition;

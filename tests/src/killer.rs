@@ -83,8 +83,10 @@ pub fn run(args: &[&str], moment: Moment) -> Run {
         });
     }
     let child = command.spawn().expect("starting suture").id().cast_signed();
+    // Before it is reaped: the thread may start late.
+    let watch = sys::watch(child);
     let watchdog = std::thread::spawn(move || {
-        let in_time = sys::ends_within(child, 3 * PATIENCE);
+        let in_time = watch.ends_within(3 * PATIENCE);
         if !in_time {
             sys::kill_if_there(child);
         }
@@ -183,8 +185,8 @@ impl Tracing {
                 sys::kill_if_there(self.child);
             }
         }
-        // Any exit after the act was begun is after it, but that of another thread may be too early; the act's
-        // own thread is the only one that does anything by then.
+        // Any exit after the act was begun is after it, but that of another thread may be too early; the
+        // act's own thread is the only one that does anything by then.
         if info.op == libc::PTRACE_SYSCALL_INFO_EXIT
             && self.moment == Moment::After(self.acts.len().wrapping_sub(1))
         {

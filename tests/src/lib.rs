@@ -11,7 +11,10 @@
 //! | [`report`] | reading its JSON documents |
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
+//! | [`block`] | the runtime's block and records, read and written |
+//! | [`stall`] | a target whose threads take orders, wherever they stand |
 //! | [`server`] | distribution servers: redis and nginx |
+//! | [`campaign`] | all distribution servers, unprepared, again and again under load |
 //! | [`sys`] | the few system calls that std does not have |
 //!
 //! Nothing here sleeps for a fixed time: tests wait for a line, for the end of a process, or poll a
@@ -21,6 +24,8 @@
 //! redis-tools, util-linux. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 
+pub mod block;
+pub mod campaign;
 pub mod code;
 pub mod command;
 pub mod dist;
@@ -30,6 +35,7 @@ pub mod poll;
 pub mod report;
 pub mod server;
 pub mod snapshot;
+pub mod stall;
 pub mod sys;
 pub mod target;
 

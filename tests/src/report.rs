@@ -3,6 +3,7 @@
 use crate::command::suture;
 use crate::poll;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Details of `results[0]` of a document.
@@ -62,8 +63,9 @@ pub fn patches(pid: i32) -> Vec<String> {
     rows.iter().filter_map(|p| p["name"].as_str().map(str::to_owned)).collect()
 }
 
-/// Whether a patch is enabled in a process, once no worker is at work there any more. A process without the
-/// runtime has none.
+/// Whether a patch is enabled in a process, once no worker is at work there any more and a transition that
+/// nobody sees through, as a forked child inherits it, was brought to its end. A process without the runtime
+/// has none.
 ///
 /// # Panics
 /// When the status cannot be read, or a worker does not leave.
@@ -76,8 +78,15 @@ pub fn patched_at_last(pid: i32, name: &str) -> bool {
             return Some(false);
         }
         let status = details(&outcome.expect(0).json());
+        if status["worker"] != false {
+            return None;
+        }
+        if status["transition"].is_object() {
+            suture(&["wait", name, "--pid", &pid.to_string()]);
+            return None;
+        }
         let rows = status["patches"].as_array().cloned().unwrap_or_default();
-        (status["worker"] == false).then(|| rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
+        Some(rows.iter().any(|p| p["name"] == name && p["enabled"] == true))
     })
 }
 
@@ -93,4 +102,41 @@ pub fn sites(pid: i32, patch: &str) -> Vec<String> {
     let row = rows.iter().find(|p| p["name"] == patch).unwrap_or_else(|| panic!("no {patch} in {status:#}"));
     let functions = row["functions"].as_array().cloned().unwrap_or_default();
     functions.iter().filter_map(|f| f["site"].as_str().map(str::to_owned)).collect()
+}
+
+/// The transition of a process, null when there is none.
+///
+/// # Panics
+/// When its status cannot be read.
+#[must_use]
+#[track_caller]
+pub fn transition(pid: i32) -> Value {
+    status(pid)["transition"].clone()
+}
+
+/// The patch state of every thread of a process, by thread id.
+///
+/// # Panics
+/// When its status cannot be read.
+#[must_use]
+#[track_caller]
+pub fn thread_states(pid: i32) -> BTreeMap<i32, i64> {
+    let document = suture(&["status", "--threads", "--json", "--pid", &pid.to_string()]).expect(0).json();
+    let rows = details(&document)["thread_states"].as_array().cloned().unwrap_or_default();
+    let number = |row: &Value, field: &str| row[field].as_i64().expect("a number");
+    let state = |row| (i32::try_from(number(row, "tid")).expect("a thread id"), number(row, "patch_state"));
+    rows.iter().map(state).collect()
+}
+
+/// The events of a process so far, as the conformance scenarios write them: `init+ fix`.
+///
+/// # Panics
+/// When its log cannot be read.
+#[must_use]
+#[track_caller]
+pub fn events(pid: i32) -> Vec<String> {
+    let document = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
+    let rows = document["events"].as_array().cloned().unwrap_or_default();
+    let text = |field: &Value| field.as_str().unwrap_or("?").to_owned();
+    rows.iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
 }

@@ -42,16 +42,36 @@ pub fn kill_if_there(pid: i32) {
 /// When it is not a process.
 #[must_use]
 pub fn ends_within(pid: i32, patience: Duration) -> bool {
+    watch(pid).ends_within(patience)
+}
+
+/// Watches a process, which may be reaped meanwhile.
+///
+/// # Panics
+/// When it is not a process.
+#[must_use]
+pub fn watch(pid: i32) -> Watch {
     // SAFETY: no memory; the result is checked before it is used as a descriptor.
     let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) };
     let fd = check(fd).unwrap_or_else(|e| panic!("cannot watch process {pid}: {e}"));
     // SAFETY: the descriptor was just made and nobody else has it.
-    let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) };
-    let mut waiting = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-    let limit = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: one pollfd, alive for the call.
-    let ready = unsafe { libc::poll(&raw mut waiting, 1, limit) };
-    ready == 1
+    Watch(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd).unwrap_or(-1)) })
+}
+
+/// An eye on one process.
+#[derive(Debug)]
+pub struct Watch(OwnedFd);
+
+impl Watch {
+    /// Whether it ends within a time.
+    #[must_use]
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        let mut waiting = libc::pollfd { fd: self.0.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let limit = i32::try_from(patience.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: one pollfd, alive for the call.
+        let ready = unsafe { libc::poll(&raw mut waiting, 1, limit) };
+        ready == 1
+    }
 }
 
 /// Makes the calling process die with its parent's thread, so that no target outlives its test.

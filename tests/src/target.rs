@@ -101,11 +101,17 @@ impl Target {
         self.pid().to_string()
     }
 
-    /// Process ids of its children.
+    /// Process ids of its children, whichever of its threads made them.
     #[must_use]
     pub fn children(&self) -> Vec<i32> {
-        let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()));
-        list.unwrap_or_default().split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten();
+        let lists =
+            threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("children")).ok());
+        lists
+            .flat_map(|list| {
+                list.split_ascii_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     /// The program's file.
@@ -179,11 +185,12 @@ impl Target {
         number.unwrap_or_else(|| panic!("no number for {word:?} in {answer:?}"))
     }
 
-    /// Whether it lives.
+    /// Whether it lives: any thread of it, the first one may have left.
     #[must_use]
     pub fn alive(&self) -> bool {
-        std::fs::read_to_string(format!("/proc/{}/stat", self.pid()))
-            .is_ok_and(|stat| !stat.rsplit(") ").next().unwrap_or("Z").starts_with(['Z', 'X']))
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
+        let lives = |stat: String| stat.rsplit(") ").next().is_some_and(|s| !s.starts_with(['Z', 'X']));
+        tasks.into_iter().any(|task| std::fs::read_to_string(task.path().join("stat")).is_ok_and(lives))
     }
 
     /// Live bytes at the entry of a function of the program.
@@ -214,7 +221,9 @@ impl Target {
         self.child.wait().expect("a child")
     }
 
-    fn fate(&self) -> String {
+    /// How it ended.
+    #[must_use]
+    pub fn fate(&self) -> String {
         // Unreaped: the status is in the last field of its stat line.
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
         let code = stat.split_ascii_whitespace().last().and_then(|c| c.parse().ok());

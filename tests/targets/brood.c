@@ -1,7 +1,8 @@
 /* brood.c - a process that forks children that stay, while its other threads allocate all the time.
  *
  *     fork N          ->  forked N          N more, a part of a millisecond apart
- *     ask N           ->  asked A of C      how many of the C children answer with value(1) = N
+ *     ask N           ->  asked A of C      how many of the C children answer with value(1) = N;
+ *                         asked A of C not PID      one that does not
  *     pids            ->  pids PID...       all of them
  *
  * Usage: brood */
@@ -57,13 +58,18 @@ static void fork_one(void)
     children[count++].from = from[0];
 }
 
-static int answering(long wanted)
+/* How many give the right answer, and one that does not. */
+static int answering(long wanted, pid_t *other)
 {
     int right = 0;
+    *other = 0;
     for (int i = 0; i < count; ++i) {
         long n = 1;
-        if (write(children[i].to, &n, sizeof n) == sizeof n && read(children[i].from, &n, sizeof n) == sizeof n)
-            right += n == wanted;
+        if (write(children[i].to, &n, sizeof n) == sizeof n &&
+            read(children[i].from, &n, sizeof n) == sizeof n && n == wanted)
+            ++right;
+        else
+            *other = children[i].pid;
     }
     return right;
 }
@@ -86,8 +92,14 @@ int main(void)
             }
             answer("forked %ld", n);
         }
-        else if (sscanf(line, "ask %ld", &n) == 1)
-            answer("asked %d of %d", answering(n), count);
+        else if (sscanf(line, "ask %ld", &n) == 1) {
+            pid_t other;
+            int right = answering(n, &other);
+            if (other == 0)
+                answer("asked %d of %d", right, count);
+            else
+                answer("asked %d of %d not %d", right, count, other);
+        }
         else if (!strcmp(line, "pids")) {
             size_t used = 0;
             pids[0] = 0;

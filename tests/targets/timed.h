@@ -7,16 +7,23 @@
 #include "line.h"
 #include <sys/epoll.h>
 
+static int timed_fd;
+
+/* Before main, so that it belongs to what the program has from the beginning. */
+__attribute__((constructor)) static void open_timed(void)
+{
+    struct epoll_event input = {EPOLLIN, {0}};
+    timed_fd = epoll_create1(EPOLL_CLOEXEC);
+    if (timed_fd < 0 || epoll_ctl(timed_fd, EPOLL_CTL_ADD, 0, &input) != 0)
+        _exit(9);
+}
+
 /* As read_line of line.h. */
 static int read_line_timed(char *line, size_t len)
 {
-    static int epoll_fd = -1;
-    struct epoll_event input = {EPOLLIN, {0}};
-    if (epoll_fd < 0 && ((epoll_fd = epoll_create1(EPOLL_CLOEXEC)) < 0 ||
-                         epoll_ctl(epoll_fd, EPOLL_CTL_ADD, 0, &input) != 0))
-        return 0;
+    struct epoll_event input;
     for (;;) {
-        int ready = epoll_wait(epoll_fd, &input, 1, 3600 * 1000);
+        int ready = epoll_wait(timed_fd, &input, 1, 3600 * 1000);
         if (ready < 0)
             interrupted = interrupted + 1;
         if (ready > 0)

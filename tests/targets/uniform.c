@@ -4,8 +4,9 @@
  * 2 patched), so a run of outer() is uniform only if all seven answers agree. In between threads spin,
  * give up the processor and sleep, so that they are met everywhere.
  *
- *     report      ->  report runs N old A new B mixed M changes C births T
- *                     C: the most changes of version that one thread saw; T: threads created
+ *     report      ->  report runs N old A new B mixed M least L changes C births T
+ *                     L and C: the fewest and most changes of version that one of the threads that loop saw;
+ *                     T: threads created
  *
  * Usage: uniform [THREADS [CHURN]]    THREADS loop for ever; CHURN = 1: another thread creates short-lived
  *                                     ones all the time, which run outer() a few times and exit */
@@ -16,7 +17,10 @@
 
 #define PATCHABLE __attribute__((noinline, noclone, noipa))
 
-static long runs, olds, news, mixed, most_changes, births;
+enum { MOST = 256 };
+
+static long runs, olds, news, mixed, births, threads;
+static long changes[MOST];
 
 static inline unsigned next(unsigned *seed)
 {
@@ -80,15 +84,12 @@ static long run(unsigned *seed)
 static void *loop(void *start)
 {
     unsigned seed = (unsigned)(size_t)start * 2654435761u | 1;
-    long last = 0, changes = 0;
+    long last = 0, *seen = &changes[(size_t)start - 1];
     for (;;) {
         long version = run(&seed);
-        changes += last != 0 && version != last;
+        if (last != 0 && version != last)
+            __atomic_fetch_add(seen, 1, __ATOMIC_RELAXED);
         last = version;
-        long most = __atomic_load_n(&most_changes, __ATOMIC_RELAXED);
-        while (changes > most
-               && !__atomic_compare_exchange_n(&most_changes, &most, changes, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-            ;
     }
     return 0;
 }
@@ -117,11 +118,25 @@ static void *churn(void *unused)
     return 0;
 }
 
+static void report(void)
+{
+    long least = threads ? changes[0] : 0, most = 0;
+    for (long i = 0; i < threads; i++) {
+        long seen = __atomic_load_n(&changes[i], __ATOMIC_RELAXED);
+        least = seen < least ? seen : least;
+        most = seen > most ? seen : most;
+    }
+    answer("report runs %ld old %ld new %ld mixed %ld least %ld changes %ld births %ld", runs, olds, news, mixed, least,
+           most, births);
+}
+
 int main(int argc, char **argv)
 {
     char line[128];
-    long threads = argc > 1 ? atol(argv[1]) : 4;
     pthread_t thread;
+    threads = argc > 1 ? atol(argv[1]) : 4;
+    if (threads > MOST)
+        return 2;
     for (long i = 0; i < threads; i++)
         if (pthread_create(&thread, 0, loop, (void *)(i + 1)))
             return 1;
@@ -130,8 +145,7 @@ int main(int argc, char **argv)
     answer("ready");
     while (read_line(line, sizeof line)) {
         if (!strcmp(line, "report"))
-            answer("report runs %ld old %ld new %ld mixed %ld changes %ld births %ld", runs, olds, news, mixed,
-                   most_changes, births);
+            report();
         else
             answer_common(line);
     }

@@ -99,7 +99,7 @@ fn a_patch_of_another_abi() {
     let mut victim = Victim::new(&lab);
     let mut file = good(&lab);
     let at = descriptor(&file);
-    assert_eq!(file[at..at + 4], suture_abi::ABI_VERSION.to_le_bytes());
+    assert_eq!(file[at..at + 4], suture_abi::DESCRIPTOR_VERSION.to_le_bytes());
     file[at..at + 4].copy_from_slice(&99u32.to_le_bytes());
     victim.refuses(&lab.write("future.so", &file), &["version 99", "knows 2"]);
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use suture_tests::command::{Outcome, apply, disable};
+use suture_tests::command::{Outcome, apply, disable, suture};
 use suture_tests::sys::{self, SoftLimit};
 use suture_tests::target::{NOBODY, Options};
 use suture_tests::{Lab, Snapshot, Target, snapshot};
@@ -63,8 +63,8 @@ fn no_process_allowed_to_its_user() {
 struct PidsCgroup(PathBuf);
 
 impl PidsCgroup {
-    fn new() -> Self {
-        let name = format!("suture-test-{}", std::process::id());
+    fn new(name: &str) -> Self {
+        let name = format!("suture-test-{name}-{}", std::process::id());
         let v2 = Path::new("/sys/fs/cgroup");
         let has_pids = fs::read_to_string(v2.join("cgroup.controllers")).is_ok_and(|c| c.contains("pids"));
         if has_pids {
@@ -98,13 +98,39 @@ impl Drop for PidsCgroup {
 #[test]
 fn a_full_pids_cgroup() {
     let lab = Lab::new();
-    let cgroup = PidsCgroup::new();
+    let cgroup = PidsCgroup::new("full");
     let mut target = lab.start_several();
     cgroup.set("cgroup.procs", &target.pid_text());
     cgroup.set("pids.max", "2");
     let refused =
         at_limit(&lab, &mut target, &["no thread can be made", "cgroup"], || cgroup.set("pids.max", "max"));
     refused.expect_refused_with_hint(&["no thread"]);
+    drop(target);
+}
+
+#[test]
+fn a_full_pids_cgroup_is_seen_before_anything_is_touched() {
+    let lab = Lab::new();
+    let cgroup = PidsCgroup::new("untouched");
+    let patch = lab.value_patch("fix", 100);
+    let mut target =
+        lab.start_with("threads.c", &["1", "0"], Options { preload: false, ..Options::default() });
+    let (file, pid) = (patch.to_string_lossy().into_owned(), target.pid_text());
+    cgroup.set("cgroup.procs", &pid);
+    cgroup.set("pids.max", "2");
+    let before = Snapshot::of(target.pid());
+    for command in [["check"].as_slice(), &["inject"], &["apply", &file]] {
+        let refused = suture(&[command, &["--pid", &pid]].concat());
+        refused.expect_refused_with_hint(&[
+            "no thread can be made",
+            "suture-test-untouched",
+            "pids.max is 2",
+        ]);
+        Snapshot::of(target.pid()).assert_untouched(&before);
+    }
+    cgroup.set("pids.max", "max");
+    apply(&patch, target.pid()).expect(0);
+    assert_eq!(target.call(1), 101);
     drop(target);
 }
 

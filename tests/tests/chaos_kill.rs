@@ -65,6 +65,13 @@ impl Tally {
     }
 }
 
+/// Waits until all threads sleep in the calls of their loops.
+fn all_sleep(pid: i32) {
+    let asleep =
+        |call: &Option<i64>| [Some(libc::SYS_epoll_wait), Some(libc::SYS_rt_sigtimedwait)].contains(call);
+    poll::until_true("all to sleep", || snapshot::calls(pid).iter().all(asleep));
+}
+
 /// A target all of whose threads notice a clumsy stop.
 struct Victim {
     target: Target,
@@ -77,15 +84,15 @@ impl Victim {
         let mut target = Target::start(&lab.path("sleepers"), &["4"], options);
         // It opens what it needs with the first question, and a thread in sigwaitinfo shows another mask.
         target.ask("early");
-        let asleep =
-            |call: &Option<i64>| [Some(libc::SYS_epoll_wait), Some(libc::SYS_rt_sigtimedwait)].contains(call);
-        poll::until_true("all to sleep", || snapshot::calls(target.pid()).iter().all(asleep));
+        all_sleep(target.pid());
         let before = Snapshot::of(target.pid());
         Self { target, before, early: 0 }
     }
 
     /// Calls that ended since the last look.
     fn early(&mut self) -> i64 {
+        // A thread whose call was ended may not have had a processor yet to say so.
+        all_sleep(self.target.pid());
         let now = Target::number(&self.target.ask("early"), "early");
         now - std::mem::replace(&mut self.early, now)
     }
@@ -296,4 +303,27 @@ fn a_clone_that_was_filled_is_waited_for() {
         assert_eq!(next["stops"], 0, "{next:#}");
         assert_eq!(copies(victim.target.pid()), 1);
     }
+}
+
+#[test]
+fn an_image_that_was_never_initialised_is_ignored() {
+    let lab = prepared_lab();
+    let mut victim = Victim::new(&lab, unprepared());
+    let pid = victim.target.pid();
+    let inject =
+        || report::details(&suture(&["inject", "--json", "--pid", &pid.to_string()]).expect(0).json());
+    assert_eq!(inject()["injected"], true);
+    // As a child that was forked right before the end has it: all there, but for the mark of completion.
+    let maps = code::maps(pid);
+    let is_image = |r: &&suture_elf::Region| {
+        r.offset == 0 && r.path.as_deref().is_some_and(|p| p.contains("libsuture.so"))
+    };
+    let base = maps.regions.iter().find(is_image).expect("the image").start;
+    let runtime = suture_elf::ObjectFile::open(&suture_tests::dist::dist().runtime).expect("the runtime");
+    let block = runtime.symbols().named(suture_abi::BLOCK_SYMBOL).next().expect("its block").addr;
+    code::write(pid, base + block.0, &[0; 8]);
+    suture(&["status", "--pid", &pid.to_string()]).expect_refused(&["without the runtime"]);
+    let again = inject();
+    assert_eq!((&again["injected"], &again["stops"]), (&true.into(), &1.into()), "{again:#}");
+    victim.is_patched_next(&lab);
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use suture_tests::command::{Outcome, disable, suture};
+use suture_tests::poll::until_true;
 use suture_tests::{Lab, Target, repeat, report};
 
 /// A patch of all four functions; each calls the others by their entries, as the old ones do.
@@ -116,6 +117,25 @@ fn short_lived_threads_are_uniform_too() {
     let end = counts(&mut target);
     assert_eq!(end.mixed, 0);
     assert!(end.births > 100, "only {} births", end.births);
+}
+
+/// THR-4.
+#[test]
+fn each_thread_sees_one_change_each_way() {
+    let lab = Lab::new();
+    let program = lab.compile_target("uniform.c", &[]);
+    let mut target = Target::start(&program, &["8"], suture_tests::target::Options::default());
+    let patch = patch(&lab).to_string_lossy().into_owned();
+    let least = |target: &mut Target| Target::number(&target.ask("report"), "least");
+    for (step, done) in (1..=4).enumerate() {
+        match step % 2 {
+            0 => on("apply", &patch, &target, &[]).expect(0),
+            _ => on("disable", "uniform", &target, &[]).expect(0),
+        };
+        until_true("every thread to have changed", || least(&mut target) >= done);
+        assert_eq!(counts(&mut target).changes, done, "changes that one thread saw");
+    }
+    assert_eq!(counts(&mut target).mixed, 0);
 }
 
 /// The same storm with every thread moved at once: the target must notice, or it notices nothing.

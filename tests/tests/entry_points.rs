@@ -4,7 +4,7 @@
 
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::target::Options;
-use suture_tests::{Lab, Snapshot, Target, repeat, report};
+use suture_tests::{Lab, Snapshot, Target, poll, repeat, report};
 
 fn unprepared() -> Options {
     Options { preload: false, ..Options::default() }
@@ -132,5 +132,27 @@ fn restartable_sequences_are_restarted() {
         let counts = target.ask("counts");
         let words: Vec<&str> = counts.split(' ').collect();
         assert_eq!(words[1], words[2], "round {round}: counts were lost");
+    }
+}
+
+#[test]
+fn flags_that_foreign_code_would_not_survive() {
+    let lab = Lab::new();
+    let patch = lab.value_patch("fix", 100);
+    for flag in ["stepping", "aligned", "backwards"] {
+        let mut target = lab.start_with("flags.c", &[flag], unprepared());
+        let before = Snapshot::of(target.pid());
+        for round in 0..repeat(20, 300) {
+            apply(&patch, target.pid()).expect(0);
+            assert_eq!(target.call(1), 101, "{flag}, round {round}");
+            disable("fix", target.pid()).expect(0);
+        }
+        Snapshot::of(target.pid()).assert_same_program(&before);
+        let rounds = |target: &mut Target| Target::number(&target.ask("rounds"), "rounds");
+        let so_far = rounds(&mut target);
+        poll::until_true("it to go on", || rounds(&mut target) > so_far);
+        let answer = target.ask("rounds");
+        assert_eq!(Target::number(&answer, "wrong"), 0, "{flag}: {answer}");
+        assert_eq!(Target::number(&answer, "traps") > 0, flag == "stepping", "{flag}: {answer}");
     }
 }

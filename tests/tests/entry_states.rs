@@ -23,7 +23,9 @@ fn is_refused(target: &Target, patch: &Path, words: &[&str]) {
 
 /// It is entered, patched and brought back.
 fn is_entered(target: &mut Target, patch: &Path) {
-    apply(patch, target.pid()).expect(0);
+    let applied = apply(patch, target.pid());
+    assert!(target.alive(), "{}: {}", target.fate(), applied.stderr);
+    applied.expect(0);
     assert_eq!(target.call(1), 101);
     disable("fix", target.pid()).expect(0);
     assert_eq!(target.call(1), 2);
@@ -119,8 +121,8 @@ fn a_frozen_process_is_reported() {
     }
 }
 
-/// Stops a process in the middle of an apply, by what `stop` does; the command must end, and the process must be
-/// whole when it goes on.
+/// Stops a process in the middle of an apply, by what `stop` does; the command must end, and the process
+/// must be whole when it goes on.
 fn in_the_middle(stop: impl Fn(&Target), go_on: impl Fn(&Target), words: &str) {
     let lab = Lab::new();
     let patch = lab.value_patch("fix", 100);
@@ -144,6 +146,7 @@ fn in_the_middle(stop: impl Fn(&Target), go_on: impl Fn(&Target), words: &str) {
             refused += 1;
         }
         // What the command left behind is gone, or finished, or taken over.
+        assert!(target.alive(), "round {round}: {}", target.fate());
         let patched = report::patched_at_last(target.pid(), "fix");
         assert_eq!(target.call(1), if patched { 101 } else { 2 }, "round {round}");
         if patched {

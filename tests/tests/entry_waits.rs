@@ -122,8 +122,8 @@ fn no_wait_ends_early_or_with_eintr_where_the_runtime_was_preloaded() {
     hold_all(true);
 }
 
-/// Patches and unpatches a process whose sleeping thread is woken by signals all the time. Gives the number of
-/// stops and the last answer.
+/// Patches and unpatches a process whose sleeping thread is woken by signals all the time. Gives the number
+/// of stops and the last answer.
 fn wake_meanwhile(args: &[&str], enough: impl Fn(&str, i64) -> bool) -> (i64, String) {
     let lab = Lab::new();
     let patch = lab.value_patch("fix", 100);

@@ -64,11 +64,22 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Patch the distribution's servers under load, for long; arguments go to the campaign: --rounds N,
+    /// --server NAME, --json
+    #[command(disable_help_flag = true)]
+    Servers {
+        /// Arguments of the campaign
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run the tests again and again for a while
     Soak {
         /// How long
         #[arg(long, value_name = "S", default_value_t = 600)]
         seconds: u64,
+        /// Let tests that find faults by repetition repeat more often: each round takes about an hour
+        #[arg(long)]
+        long: bool,
         /// Packages, suture-tests when none is given
         packages: Vec<String>,
     },
@@ -96,7 +107,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Header { check } => header::run(&project, check),
         Verb::Bench { args } => programs::bench(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
-        Verb::Soak { seconds, packages } => suite::soak(&project, seconds, &packages),
+        Verb::Servers { args } => programs::servers(&project, &args),
+        Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
         Verb::Ci => ci::run(&project),
     }
 }

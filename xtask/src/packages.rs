@@ -44,6 +44,20 @@ pub const TESTS: &[Need] = &[
     need("pgrep", "procps"),
     need("readelf", "binutils"),
     need("g++", "g++"),
+    need("strace", "strace"),
+    need("musl-gcc", "musl-tools"),
+];
+
+/// For `servers`.
+pub const SERVERS: &[Need] = &[
+    need("redis-server", "redis-server"),
+    need("memcached", "memcached"),
+    need("nginx", "nginx-light"),
+    need("haproxy", "haproxy"),
+    need("apache2", "apache2"),
+    need("pgbench", "postgresql"),
+    need("python3", "python3"),
+    need("gcc", "gcc"),
 ];
 
 /// Installs what is missing, saying so.

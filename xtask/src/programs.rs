@@ -1,9 +1,9 @@
-//! `cargo xtask bench` and `stress`: programs of the project with a life of their own.
+//! `cargo xtask bench`, `stress` and `servers`: programs of the project with a life of their own.
 
 use anyhow::Result;
 
-use crate::dist;
-use crate::step::{Project, run, step};
+use crate::step::{Project, is_root, run, step};
+use crate::{dist, packages};
 
 /// Runs the benchmarks against the finished products, with the arguments given.
 pub fn bench(project: &Project, args: &[String]) -> Result<()> {
@@ -16,4 +16,17 @@ pub fn bench(project: &Project, args: &[String]) -> Result<()> {
 pub fn stress(project: &Project, args: &[String]) -> Result<()> {
     step("stressing code stores");
     run(project.cargo(["run", "--quiet", "--release", "--package", "suture-stress", "--"]).args(args))
+}
+
+/// Runs the campaign on the distribution's servers with the arguments given.
+pub fn servers(project: &Project, args: &[String]) -> Result<()> {
+    packages::ensure(packages::SERVERS)?;
+    dist::build(project)?;
+    step("patching servers under load");
+    let mut command = project.cargo(["run", "--quiet", "--release", "--package", "suture-tests"]);
+    if !is_root() {
+        // It looks into other processes; only it needs the rights, not the compiler.
+        command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
+    }
+    run(command.args(["--bin", "suture-servers", "--"]).args(args))
 }

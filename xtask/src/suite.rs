@@ -23,11 +23,11 @@ struct Outcome {
 pub fn run(project: &Project, only: &[String]) -> Result<()> {
     let names = chosen(project, only)?;
     prepare(project)?;
-    run_packages(project, &names)
+    run_packages(project, &names, false)
 }
 
 /// Runs tests again and again until the time is over or one fails.
-pub fn soak(project: &Project, seconds: u64, only: &[String]) -> Result<()> {
+pub fn soak(project: &Project, seconds: u64, long: bool, only: &[String]) -> Result<()> {
     let default = [String::from("suture-tests")];
     let names = chosen(project, if only.is_empty() { &default } else { only })?;
     prepare(project)?;
@@ -36,7 +36,7 @@ pub fn soak(project: &Project, seconds: u64, only: &[String]) -> Result<()> {
     while rounds == 0 || start.elapsed() < limit {
         rounds += 1;
         step(format!("soak: round {rounds}, {} of {seconds} s", start.elapsed().as_secs()));
-        run_packages(project, &names).with_context(|| format!("failed in round {rounds}"))?;
+        run_packages(project, &names, long).with_context(|| format!("failed in round {rounds}"))?;
     }
     println!("{rounds} rounds without a failure");
     Ok(())
@@ -48,11 +48,11 @@ fn prepare(project: &Project) -> Result<()> {
     dist::samples(project)
 }
 
-fn run_packages(project: &Project, names: &[String]) -> Result<()> {
+fn run_packages(project: &Project, names: &[String], long: bool) -> Result<()> {
     let mut outcomes = Vec::new();
     for name in names {
         step(format!("testing {name}"));
-        outcomes.push((name, test(project, name)?));
+        outcomes.push((name, test(project, name, long)?));
     }
     println!("\n{:<20} {:>7} {:>7} {:>8} {:>8}", "package", "passed", "failed", "ignored", "seconds");
     for (name, outcome) in &outcomes {
@@ -71,8 +71,11 @@ fn run_packages(project: &Project, names: &[String]) -> Result<()> {
 }
 
 /// Runs the tests of one package, passing their output on and reading the runners' last lines.
-fn test(project: &Project, package: &str) -> Result<Outcome> {
+fn test(project: &Project, package: &str, long: bool) -> Result<Outcome> {
     let mut command = project.cargo(["test", "--quiet", "--no-fail-fast", "--package", package]);
+    if long {
+        command.env("SUTURE_LONG", "1");
+    }
     if !is_root() {
         // The tests look into other processes; only they need the rights, not the compiler.
         command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");

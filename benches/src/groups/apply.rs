@@ -72,7 +72,7 @@ fn sample(
     quiet_first: bool,
     all: &mut Sampled,
 ) -> Result<(), Error> {
-    let mut spinner = Spinner::start(program, &lab.runtime, threads)?;
+    let mut spinner = Spinner::start(program, Some(&lab.runtime), threads)?;
     let pid = spinner.pid();
     let elsewhere = Avoiding::processor_of(pid)?;
     let mut quiet = |spinner: &mut Spinner| {

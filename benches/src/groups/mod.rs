@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod calls;
+pub mod enter;
 pub mod fork;
 pub mod install;
 pub mod preload;
@@ -20,7 +21,7 @@ pub struct Group {
 }
 
 /// All groups, in the order they are measured and shown.
-pub const GROUPS: [Group; 9] = [
+pub const GROUPS: [Group; 10] = [
     Group { name: "startup", measure: preload::startup },
     Group { name: "memory", measure: preload::memory },
     Group { name: "malloc", measure: preload::malloc },
@@ -28,6 +29,7 @@ pub const GROUPS: [Group; 9] = [
     Group { name: "call", measure: calls::calls },
     Group { name: "fork", measure: fork::fork },
     Group { name: "install", measure: install::install },
+    Group { name: "enter", measure: enter::enter },
     Group { name: "apply", measure: apply::apply },
     Group { name: "many", measure: apply::many },
 ];

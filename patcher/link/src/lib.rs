@@ -21,10 +21,15 @@ pub mod process;
 pub mod relocate;
 
 pub use accept::{AcceptError, AcceptOptions, Acceptance};
-pub use descriptor::{DescriptorError, PatchDescriptor};
+pub use descriptor::{
+    CALLBACKS, DescriptorError, FuncDescriptor, ObjectDescriptor, PatchDescriptor, StateDescriptor,
+};
+pub use functions::FunctionError;
 pub use image::PatchFile;
-pub use plan::{LinkError, LinkOptions, LinkPlan, link};
-pub use process::{DebugFile, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView};
+pub use plan::{LinkError, LinkOptions, LinkPlan, ResolvedFunc, link};
+pub use process::{
+    DebugFile, Exports, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView,
+};
 
 use serde::Serializer;
 use suture_elf::{BuildId, Vaddr};

@@ -1,9 +1,10 @@
 //! Looking names up as the process's own loader would.
 //!
 //! The rules are the loader's (scope order, versions, weak and unique definitions, the address of a
-//! function in a program that is not position independent), with three differences: a patch is bound
-//! only to objects that cannot be unloaded under it, never to the runtime, and names that nobody
-//! exports are looked for among the private symbols of the objects it patches.
+//! function in a program that is not position independent), with four differences: a patch is bound
+//! only to objects that cannot be unloaded under it; the names of the functions that are made for patches
+//! are the runtime's, whoever else has them; its other names are not seen; and names that nobody exports
+//! are looked for among the private symbols of the objects it patches.
 
 mod error;
 mod ifunc;
@@ -165,6 +166,9 @@ impl<'v, 'm> Resolver<'v, 'm> {
         if defined && (bound_here || symbol.binding == elf::STB_GLOBAL || self.symbolic()) {
             return Ok(own());
         }
+        if suture_abi::shadow::FUNCTIONS.contains(&symbol.name) {
+            return self.bind_runtime(symbol.name);
+        }
         let version = tables.version_of(index).filter(|v| v.file.is_some());
         if let Some(found) = self.find(symbol.name, version, used) {
             return self.binding_of(&found);
@@ -179,6 +183,13 @@ impl<'v, 'm> Resolver<'v, 'm> {
             return Ok(Binding::Null);
         }
         Err(self.missing(symbol.name, version))
+    }
+
+    /// A function of the runtime. It is in no scope, wherever it came from: names of the program never hide it.
+    fn bind_runtime(&self, name: &str) -> Result<Binding, SymbolError> {
+        let Some(exports) = &self.view.exports else { return Ok(Binding::Absolute(0)) };
+        let addr = exports.get(name).ok_or_else(|| SymbolError::NotInRuntime { name: name.into() })?;
+        Ok(Binding::Absolute(addr.0))
     }
 
     /// Whether the patch was linked to prefer its own definitions.

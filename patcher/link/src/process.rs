@@ -11,6 +11,7 @@ mod scope;
 pub use link_map::{Facts, FileRequest, OpenFile};
 pub use object::{DebugFile, LoadedObject};
 
+use std::collections::HashMap;
 use suture_elf::{Addr, ElfError, MapsSnapshot, Memory, MemoryError, Symbol};
 use thiserror::Error;
 
@@ -81,9 +82,15 @@ pub struct ProcessView<'m> {
     pub objects: Vec<LoadedObject>,
     /// The memory map.
     pub maps: MapsSnapshot,
+    /// What the runtime exports for patches; `None` while there is none, and then a plan is only for looking
+    /// at.
+    pub exports: Option<Exports>,
     /// Sizes of the namespaces, in order.
     namespaces: Vec<usize>,
 }
+
+/// Addresses by name.
+pub type Exports = HashMap<String, Addr>;
 
 /// The memory a view reads from.
 #[derive(Clone, Copy)]

@@ -45,8 +45,9 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, outp
             [] => String::new(),
             absent => format!(", not loaded: {}", absent.join(" ")),
         };
+        let warnings: String = a.warnings.iter().map(|w| format!("  warning: {w}\n")).collect();
         format!(
-            "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n{}",
+            "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n{warnings}{}",
             o.comm,
             o.pid,
             a.patch,

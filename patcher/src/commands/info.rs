@@ -4,6 +4,7 @@ use super::show;
 use std::fmt::Write;
 use std::path::Path;
 use suture_elf::demangle;
+use suture_link::CALLBACKS;
 use suture_patcher::cli::Output;
 use suture_patcher::patch::Patch;
 use suture_patcher::report;
@@ -53,7 +54,9 @@ fn text(patch: &Patch) -> String {
     for state in &descriptor.states {
         let shadow = if state.is_shadow { " shadow" } else { "" };
         let block = if state.block_disable { " block-disable" } else { "" };
-        let _ = writeln!(text, "  state {}{shadow}{block}", state.id);
+        let named = CALLBACKS.iter().zip(&state.callbacks).filter(|(_, code)| code.is_some());
+        let callbacks: String = named.map(|(name, _)| format!(" {name}")).collect();
+        let _ = writeln!(text, "  state {}{shadow}{block}{callbacks}", state.id);
     }
     text
 }

@@ -3,6 +3,7 @@
 mod access;
 mod apply;
 mod check;
+mod control;
 mod disable;
 mod info;
 mod inject;
@@ -34,6 +35,10 @@ pub fn run(cli: Cli) -> u8 {
         Command::Status { targets, threads, output } => status::run(targets.selection(), threads, output),
         Command::Check { patch, targets, object, engine, output } => {
             check::run(patch.as_deref(), targets.selection(), &object, &engine, output)
+        }
+        Command::Get { path, targets, output } => control::get(&path, &targets.selection(), output),
+        Command::Set { path, value, targets, output } => {
+            control::set(&path, &value, &targets.selection(), output)
         }
         Command::Inject { targets, output } => inject::run(&targets.selection(), output),
         Command::Info { patch, output } => info::run(&patch, output),

@@ -70,7 +70,10 @@ pub fn pending(pid: i32, patch: &str, moved: &Moved) -> String {
     if moved.finished {
         return String::new();
     }
-    let mut text = String::from("  in transition; threads that were not moved yet:\n");
+    let mut text = match &moved.waiting {
+        Some(waiting) => format!("  in transition; {waiting}\n"),
+        None => "  in transition; threads that were not moved yet:\n".into(),
+    };
     for blocker in &moved.blockers {
         text += &format!("    {} ({}): {}\n", blocker.tid, blocker.name, blocker.why);
         for function in &blocker.backtrace {

@@ -3,6 +3,7 @@
 //! Any thread will do; what differs is what the stop costs it. The kernel restarts most waits with the time
 //! they had left, a few with the whole of it again. Those are asked last.
 
+use super::Place;
 use crate::error::Error;
 use crate::sys::proc::{self, Blocked, ThreadFacts};
 use std::fs;
@@ -36,12 +37,13 @@ pub struct Candidates {
 ///
 /// # Errors
 /// When the process is gone.
-pub fn candidates(pid: i32) -> Result<Candidates, Error> {
+pub fn candidates(pid: i32, place: &dyn Place) -> Result<Candidates, Error> {
     let mut found = Candidates::default();
     for tid in proc::threads(pid).map_err(|e| Error::from_proc(pid, &e))? {
         let Some(thread) = proc::thread_facts(pid, tid) else { continue };
         match unfit(&thread) {
             Some(why) => found.unfit.push(why),
+            None if !place.may_be(&thread) => found.unfit.push("in a call that may hold something"),
             None => found.fit.push((rank(pid, &thread), thread)),
         }
         if found.fit.iter().filter(|(rank, _)| *rank == Rank::Waits).count() == ENOUGH {

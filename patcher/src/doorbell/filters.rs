@@ -1,8 +1,8 @@
 //! The seccomp filters of threads that may be borrowed.
 //!
-//! Filters are a thread's, not the process's, and the worker inherits those of the thread that makes it. They are
-//! read in a stop of their own and run while the thread goes on; a thread can only get more of them, so that
-//! their number tells in the next stop whether what was found still holds.
+//! Filters are a thread's, not the process's, and the worker inherits those of the thread that makes it.
+//! They are read in a stop of their own and run while the thread goes on; a thread can only get more of
+//! them, so that their number tells in the next stop whether what was found still holds.
 
 use crate::error::Error;
 use crate::seccomp;

@@ -3,7 +3,7 @@
 use super::choose::Rank;
 use super::filters::{Filters, Look};
 use super::timeout::{Asleep, Rest};
-use super::{Errand, ONE_THREAD, frame};
+use super::{Errand, ONE_THREAD, Place, frame};
 use crate::sys::proc::{self, ThreadFacts};
 use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::Deadline;
@@ -19,6 +19,7 @@ pub struct Held<'t> {
     pub target: &'t Target,
     /// Nothing: only its filters are to be looked at.
     pub errand: Option<Errand>,
+    pub place: &'t dyn Place,
     pub rank: Rank,
     pub thread: ThreadFacts,
 }
@@ -112,22 +113,27 @@ impl Held<'_> {
             let _ = limit.lift(self.target.pid());
         }
         held.release().map_err(os)?;
-        let held = started.elapsed();
+        let (held, released) = (started.elapsed(), Instant::now());
         drop(urgent);
-        let away = frame::is_made_again(&regs).then(|| self.see_back(started, regs.rsp)).flatten();
+        let away = frame::is_made_again(&regs).then(|| self.see_back(released, regs.rsp)).flatten();
+        let away = away.map(|more| held + more);
         Ok(Done::Sent { held, away, frame: at.0 })
     }
 
-    /// When the thread is seen asleep in its call again, for those who want to know: from the request to stop. It
-    /// may have been back for some microseconds. `None` when it is not seen soon.
-    fn see_back(&self, started: Instant, sp: u64) -> Option<Duration> {
+    /// When the thread is seen asleep in its call again, for those who want to know: since it was let go.
+    /// `None` when it is not seen soon, or so late after the look before that the time says nothing.
+    fn see_back(&self, released: Instant, sp: u64) -> Option<Duration> {
         /// Longest look.
         const SOON: Duration = Duration::from_micros(150);
-        let looking = Instant::now();
-        while looking.elapsed() < SOON {
-            if proc::blocked(self.target.pid(), self.thread.tid).is_some_and(|call| call.sp == sp) {
-                return Some(started.elapsed());
+        /// From one look to the next, when nobody takes the processor away in between.
+        const SHARP: Duration = Duration::from_micros(50);
+        let mut before = released;
+        while released.elapsed() < SOON {
+            let back = proc::blocked(self.target.pid(), self.thread.tid).is_some_and(|call| call.sp == sp);
+            if back {
+                return (before.elapsed() < SHARP).then(|| released.elapsed());
             }
+            before = Instant::now();
         }
         None
     }
@@ -148,7 +154,7 @@ impl Held<'_> {
         if frame::is_made_again(regs) && !{ is_syscall }() {
             return Ok(Some("in a call of another kind"));
         }
-        Ok(None)
+        Ok(self.place.refusal(regs))
     }
 
     /// Whether the thread is inside a restartable sequence: the kernel would see the entry's address

@@ -20,8 +20,8 @@ mod timeout;
 
 use crate::error::Error;
 use crate::sys::limits::ThreadLimit;
-use crate::sys::proc;
-use crate::sys::ptrace::{StopError, StoppedThread};
+use crate::sys::proc::{self, ThreadFacts};
+use crate::sys::ptrace::{Registers, StopError, StoppedThread};
 use crate::sys::time::{Backoff, Deadline};
 use crate::target::watch::Watch;
 use crate::target::{Target, books, condition};
@@ -108,7 +108,42 @@ pub fn ring(target: &Target, block: Addr, errand: Errand, deadline: Deadline) ->
 /// No thread could be stopped, the process is stopped or gone.
 pub fn borrow(target: &Target, errand: Errand, deadline: Deadline) -> Result<Ring, Error> {
     condition::check_now(target)?;
-    Attempt::new(target, Some(errand)).run(deadline)
+    Attempt::new(target, Some(errand), &Anywhere).run(deadline)
+}
+
+/// Sends one thread on an errand, from a place of a certain kind.
+///
+/// # Errors
+/// As [`borrow`]; [`Error::Unreachable`] says what the threads were doing instead.
+pub fn borrow_at(
+    target: &Target,
+    errand: Errand,
+    place: &dyn Place,
+    deadline: Deadline,
+) -> Result<Ring, Error> {
+    condition::check_now(target)?;
+    Attempt::new(target, Some(errand), place).run(deadline)
+}
+
+/// What an errand asks of the place a thread is sent from, beyond what every errand does.
+pub trait Place {
+    /// Whether a thread may be at such a place, by what `/proc` says of it.
+    fn may_be(&self, thread: &ThreadFacts) -> bool;
+    /// Why a stopped thread is not at such a place.
+    fn refusal(&self, regs: &Registers) -> Option<&'static str>;
+}
+
+/// The runtime's own entries can be reached from everywhere.
+struct Anywhere;
+
+impl Place for Anywhere {
+    fn may_be(&self, _: &ThreadFacts) -> bool {
+        true
+    }
+
+    fn refusal(&self, _: &Registers) -> Option<&'static str> {
+        None
+    }
 }
 
 /// Whether some thread's filters would let an errand through, to be asked before anything is written. A
@@ -117,11 +152,11 @@ pub fn borrow(target: &Target, errand: Errand, deadline: Deadline) -> Result<Rin
 /// # Errors
 /// As [`borrow`].
 pub fn check_filters(target: &Target, deadline: Deadline) -> Result<bool, Error> {
-    let fit = choose::candidates(target.pid())?.fit;
+    let fit = choose::candidates(target.pid(), &Anywhere)?.fit;
     if fit.first().is_none_or(|(_, thread)| proc::seccomp_mode(thread.tid) == Some(0)) {
         return Ok(false);
     }
-    Attempt::new(target, None).run(deadline).map(|_| true)
+    Attempt::new(target, None, &Anywhere).run(deadline).map(|_| true)
 }
 
 /// The search for a thread.
@@ -129,6 +164,7 @@ struct Attempt<'t> {
     target: &'t Target,
     /// Nothing: only filters are looked at.
     errand: Option<Errand>,
+    place: &'t dyn Place,
     filters: Filters,
     /// Threads that were asked to stop and have not yet.
     asked: HashMap<i32, StoppedThread>,
@@ -142,11 +178,12 @@ struct Attempt<'t> {
 }
 
 impl<'t> Attempt<'t> {
-    fn new(target: &'t Target, errand: Option<Errand>) -> Self {
+    fn new(target: &'t Target, errand: Option<Errand>, place: &'t dyn Place) -> Self {
         let filters = Filters::new(errand.is_some_and(|errand| errand.lift.is_some()));
         Self {
             target,
             errand,
+            place,
             filters,
             asked: HashMap::new(),
             tries: 0,
@@ -174,7 +211,7 @@ impl<'t> Attempt<'t> {
 
     /// Asks every thread once.
     fn round(&mut self, deadline: Deadline) -> Result<Option<Ring>, Error> {
-        let Candidates { fit, unfit } = choose::candidates(self.target.pid())?;
+        let Candidates { fit, unfit } = choose::candidates(self.target.pid(), self.place)?;
         (self.unfit, self.refused) = (unfit, None);
         let mut all_filtered = !fit.is_empty();
         if !fit.is_empty() {
@@ -185,7 +222,7 @@ impl<'t> Attempt<'t> {
                 continue;
             }
             all_filtered = false;
-            let errand = Held { target: self.target, errand: self.errand, rank, thread };
+            let errand = Held { target: self.target, errand: self.errand, place: self.place, rank, thread };
             match errand.send(&mut self.filters, &mut self.asked, deadline) {
                 Ok(hold::Done::Sent { held, away, frame }) => {
                     let tries = self.tries;

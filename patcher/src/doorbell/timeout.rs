@@ -1,14 +1,14 @@
 //! Waits whose time-out the kernel would start again.
 //!
-//! `epoll_wait`, `sigtimedwait` and `semtimedop` answer a stop with −EINTR, and are made again with the time-out they
-//! were made with. If such a thread is the only one, the call is made again with the time that is left:
-//! written into the register, or into a `struct timespec` beside the entry that the register is
-//! pointed at.
+//! `epoll_wait`, `sigtimedwait` and `semtimedop` answer a stop with −EINTR, and are made again with the
+//! time-out they were made with. If such a thread is the only one, the call is made again with the time
+//! that is left: written into the register, or into a `struct timespec` beside the entry that the register
+//! is pointed at.
 //!
-//! Nothing tells how long a call has been waiting, but the scheduler tells when the thread ran last. A thread that ran
-//! in between without leaving the call makes the rest too long, never too short. That it is still the same call is
-//! known by its arguments, its place and the number of times the thread has gone to sleep: once more, in
-//! our stop.
+//! Nothing tells how long a call has been waiting, but the scheduler tells when the thread ran last. A
+//! thread that ran in between without leaving the call makes the rest too long, never too short. That it is
+//! still the same call is known by its arguments, its place and the number of times the thread has gone to
+//! sleep: once more, in our stop.
 //!
 //! A register of the program is changed by that, so it is only done where nobody looks at it again: in the
 //! wrappers of a C library, whose callers expect argument registers to be lost.

@@ -9,8 +9,9 @@
 //! program, or memory that is not its own, so the borrowed thread may stand anywhere.
 //!
 //! Every failure ends in "as before": the clone unmaps what it mapped, waits half a second for somebody to
-//! read the reason from its stack and to say so, and exits. A command that dies meanwhile is waited for two seconds; in
-//! that time the next one can take the clone over. It is told to leave by a seal that forbids seals.
+//! read the reason from its stack and to say so, and exits. A command that dies meanwhile is waited for two
+//! seconds; in that time the next one can take the clone over. It is told to leave by a seal that forbids
+//! seals.
 //!
 //! The table is read only after the contents were sealed, so it must not change while a clone lives.
 #![allow(unsafe_code)]

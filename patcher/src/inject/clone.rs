@@ -74,8 +74,8 @@ impl BootClone {
         copies.iter().find(|copy| pc.wrapping_sub(copy.at.0) < boot::code_len() as u64)
     }
 
-    /// What it is doing, if the boot code that it runs is at `code`. One that failed leaves when its reason was
-    /// read.
+    /// What it is doing, if the boot code that it runs is at `code`. One that failed leaves when its reason
+    /// was read.
     #[must_use]
     pub fn state(&self, target: &Target, code: Addr) -> State {
         if !std::path::Path::new(&format!("/proc/{}/task/{}", self.pid, self.tid)).exists() {

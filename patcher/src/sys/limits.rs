@@ -27,8 +27,8 @@ impl ThreadLimit {
         [self.0.soft, self.0.hard]
     }
 
-    /// Whether a thread more could be had by lifting it, or without, for a process of that many threads. (Other
-    /// processes of the user count as well; that shows when the thread is made.)
+    /// Whether a thread more could be had by lifting it, or without, for a process of that many threads.
+    /// (Other processes of the user count as well; that shows when the thread is made.)
     #[must_use]
     pub fn leaves_room(self, threads: u64) -> bool {
         threads < self.0.soft.max(self.0.hard) || may_raise_limits()

@@ -4,7 +4,7 @@ use super::processor::Pinned;
 use procfs::FromBufRead;
 use procfs::process::{Process, Status};
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::time::Duration;
 
 /// Facts about a process that decide whether and how it can be worked on.
@@ -175,11 +175,14 @@ pub fn blocked(pid: i32, tid: i32) -> Option<Blocked> {
     Blocked::parse(&line)
 }
 
-/// Seccomp mode of a thread: 0 off, 1 strict, 2 filter.
+/// Seccomp mode of a thread: 0 off, 1 strict, 2 filter. Asked of every thread of a process, hence the effort.
 #[must_use]
 pub fn seccomp_mode(tid: i32) -> Option<u32> {
-    let status = fs::read_to_string(format!("/proc/{tid}/status")).ok()?;
-    status.lines().find_map(|l| l.strip_prefix("Seccomp:"))?.trim().parse().ok()
+    let mut text = [0; 4096];
+    let length = fs::File::open(format!("/proc/{tid}/status")).ok()?.read(&mut text).ok()?;
+    let lines = text.get(..length)?.split(|byte| *byte == b'\n');
+    let mode = lines.filter_map(|line| line.strip_prefix(b"Seccomp:")).next()?.trim_ascii();
+    str::from_utf8(mode).ok()?.parse().ok()
 }
 
 /// Whether a thread was sent SIGKILL and has not died of it yet.
@@ -207,8 +210,8 @@ pub fn sleep(pid: i32, tid: i32) -> Option<Sleep> {
 
 /// How long a sleeping thread has not run.
 ///
-/// The scheduler's clocks stand still while a processor is taken away by a hypervisor or by interrupts, each for
-/// itself. So they are only compared on one processor, and the true time may be a little longer.
+/// The scheduler's clocks stand still while a processor is taken away by a hypervisor or by interrupts,
+/// each for itself. So they are only compared on one processor, and the true time may be a little longer.
 #[must_use]
 pub fn slept(pid: i32, tid: i32, sleep: &Sleep) -> Option<Duration> {
     let _there = Pinned::to(last_processor(pid, tid)?).ok()?;

@@ -48,8 +48,15 @@ pub enum StopError {
     Os(io::Error),
 }
 
-/// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on, unchanged unless registers
-/// were set. While it is held no signal reaches the thread.
+fn seize(tid: i32) -> Result<(), StopError> {
+    request(PTRACE_SEIZE, tid, 0, 0).map_err(|e| match e.raw_os_error() {
+        Some(libc::ESRCH) => StopError::Gone,
+        _ => StopError::Os(e),
+    })
+}
+
+/// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on,
+/// unchanged unless registers were set. While it is held no signal reaches the thread.
 #[derive(Debug)]
 pub struct StoppedThread {
     tid: i32,
@@ -64,10 +71,7 @@ impl StoppedThread {
     /// # Errors
     /// [`StopError::Gone`], or what the kernel says.
     pub fn ask(tid: i32) -> Result<Self, StopError> {
-        request(PTRACE_SEIZE, tid, 0, 0).map_err(|e| match e.raw_os_error() {
-            Some(libc::ESRCH) => StopError::Gone,
-            _ => StopError::Os(e),
-        })?;
+        seize(tid)?;
         let asked = Self { tid, stopped: false, detached: false };
         request(PTRACE_INTERRUPT, tid, 0, 0).map_err(|_| StopError::Gone)?;
         Ok(asked)
@@ -274,3 +278,94 @@ impl Drop for StoppedThread {
         let _ = self.let_go();
     }
 }
+
+/// What happened to a traced thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Nothing.
+    Nothing,
+    /// It is held just before this signal is delivered.
+    Signal(i32),
+}
+
+/// A thread that runs on while it is traced, so that its signals are seen first. Ends with [`Traced::end`], or with the thread
+/// of ours that began it.
+#[derive(Debug)]
+pub struct Traced {
+    tid: i32,
+}
+
+impl Traced {
+    /// Begins, without a stop.
+    ///
+    /// # Errors
+    /// [`StopError::Gone`], or what the kernel says.
+    pub fn begin(tid: i32) -> Result<Self, StopError> {
+        seize(tid).map(|()| Self { tid })
+    }
+
+    /// What happened since.
+    ///
+    /// # Errors
+    /// [`StopError::Gone`] when it ended, [`StopError::Stopped`] in a group stop, in which it stays.
+    pub fn event(&mut self) -> Result<Event, StopError> {
+        const PTRACE_LISTEN: libc::c_uint = 0x4208;
+        let mut status = 0;
+        // SAFETY: `status` is ours.
+        let got = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL | libc::WNOHANG) };
+        match got {
+            0 => Ok(Event::Nothing),
+            n if n == self.tid && libc::WIFSTOPPED(status) => match (libc::WSTOPSIG(status), status >> 16) {
+                (signal, 0) => Ok(Event::Signal(signal)),
+                (libc::SIGTRAP, _) => {
+                    // The end of a group stop.
+                    let _ = request(libc::PTRACE_CONT, self.tid, 0, 0);
+                    Ok(Event::Nothing)
+                }
+                _ => {
+                    let _ = request(PTRACE_LISTEN, self.tid, 0, 0);
+                    Err(StopError::Stopped)
+                }
+            },
+            _ => Err(StopError::Gone),
+        }
+    }
+
+    /// Delivers the signal it is held before.
+    ///
+    /// # Errors
+    /// When the thread was killed meanwhile.
+    pub fn pass(&self, signal: i32) -> io::Result<()> {
+        request(libc::PTRACE_CONT, self.tid, 0, signal as usize)
+    }
+
+    /// Takes the signal away and lets the thread go on elsewhere, with the signal's number as its argument and
+    /// the signals that an instruction raises unblocked.
+    ///
+    /// # Errors
+    /// When the thread was killed meanwhile.
+    pub fn send_to(&self, rip: u64, signal: i32) -> io::Result<()> {
+        let held = StoppedThread { tid: self.tid, stopped: true, detached: true };
+        let regs = held.registers()?;
+        let rdi = u64::from(signal.unsigned_abs());
+        let orig_rax = u64::MAX;
+        held.set_registers(&Registers { rip, rdi, orig_rax, ..regs })?;
+        held.set_signal_mask(!SYNCHRONOUS)?;
+        request(libc::PTRACE_CONT, self.tid, 0, 0)
+    }
+
+    /// Stops the thread so that it can be let go; dropping the result does that. `None`: it has ended, or does not stop
+    /// by then.
+    #[must_use]
+    pub fn end(self, deadline: Deadline) -> Option<StoppedThread> {
+        let mut held = StoppedThread { tid: self.tid, stopped: false, detached: false };
+        request(PTRACE_INTERRUPT, self.tid, 0, 0).ok()?;
+        match held.await_stop(deadline) {
+            Ok(true) => Some(held),
+            _ => None,
+        }
+    }
+}
+
+/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS.
+const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);

@@ -293,6 +293,15 @@ pub fn word(target: &Target, block: Addr, offset: usize) -> Result<u32, Error> {
     Ok(u32::from_le_bytes(bytes))
 }
 
+/// Writes one word of the block.
+///
+/// # Errors
+/// When the process is gone, or may not be written.
+pub fn write_word(target: &Target, block: Addr, offset: usize, value: u32) -> Result<(), Error> {
+    let done = target.memory.write(block + offset as u64, &value.to_le_bytes());
+    done.map_err(|e| target.ended_or(Error::from_proc(target.pid(), &e)))
+}
+
 fn quad(target: &Target, block: Addr, offset: usize) -> Result<u64, Error> {
     target.memory.read_u64(block + offset as u64).map_err(|e| Error::from_memory(target, e))
 }

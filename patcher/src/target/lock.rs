@@ -5,7 +5,7 @@
 //! and nothing is left in any file system. Commands in different network namespaces do not see each
 //! other's; for them the channel's lock and the books' generation remain.
 
-use super::Target;
+use super::{Target, inside};
 use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
 use std::os::linux::net::SocketAddrExt;
@@ -24,8 +24,9 @@ impl Exclusive {
     ///
     /// # Errors
     /// [`Error::Busy`] when another command does not finish, [`Error::Vanished`] when the process
-    /// ends meanwhile.
+    /// ends meanwhile, [`Error::FromCallback`] when it could never be its turn.
     pub fn take(target: &Target) -> Result<Self, Error> {
+        inside::refuse(target)?;
         let deadline = Deadline::after(PATIENCE);
         let mut backoff = Backoff::default();
         let name = format!("suture-{}-{}", target.pid(), target.facts.start_time);

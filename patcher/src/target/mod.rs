@@ -2,6 +2,7 @@
 
 pub mod books;
 pub mod condition;
+pub mod inside;
 pub mod lock;
 pub mod runtime;
 pub mod select;
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::sys::memory::ProcessMemory;
 use crate::sys::proc::{self, ProcessFacts};
 use crate::sys::time::{Backoff, Deadline};
+use std::cell::OnceCell;
 use std::time::Duration;
 use suture_elf::MapsSnapshot;
 
@@ -25,6 +27,7 @@ pub struct Target {
     /// Thread through which `/proc` shows the address space: the main thread, or any other one when
     /// that has called `pthread_exit` and is a zombie without memory.
     pub via: i32,
+    filtered: OnceCell<bool>,
 }
 
 impl Target {
@@ -39,7 +42,7 @@ impl Target {
         }
         let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
         let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
-        Ok(Self { facts, memory, via })
+        Ok(Self { facts, memory, via, filtered: OnceCell::new() })
     }
 
     /// Whether a thread of it could be borrowed. To be asked before anything is written.
@@ -48,6 +51,21 @@ impl Target {
     /// As [`condition::check`].
     pub fn check_enterable(&self) -> Result<(), Error> {
         condition::check(self)
+    }
+
+    /// Whether any thread was under system call filters when that was first asked. They are a thread's, and a
+    /// call that they refuse may end the process.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn is_filtered(&self) -> Result<bool, Error> {
+        if let Some(known) = self.filtered.get() {
+            return Ok(*known);
+        }
+        let pid = self.pid();
+        let tids = proc::threads(pid).map_err(|e| self.ended_or(Error::from_proc(pid, &e)))?;
+        let filtered = tids.into_iter().any(|tid| proc::seccomp_mode(tid).is_some_and(|mode| mode != 0));
+        Ok(*self.filtered.get_or_init(|| filtered))
     }
 
     /// Process id.

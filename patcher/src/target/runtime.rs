@@ -8,6 +8,7 @@ use crate::error::Error;
 use suture_abi::block::{BLOCK_MAGIC, RuntimeBlock};
 use suture_abi::{ABI_VERSION, BLOCK_SYMBOL, RUNTIME_SONAME};
 use suture_elf::{Addr, MapsSnapshot, Memory, Region};
+use suture_link::Exports;
 
 const PT_DYNAMIC: u32 = 2;
 const DT_HASH: u64 = 4;
@@ -19,6 +20,8 @@ const DT_SYMTAB: u64 = 6;
 pub struct Runtime {
     /// Address of its block.
     pub block: Addr,
+    /// Where it is loaded.
+    pub base: Addr,
     /// It was put in by a command, rather than loaded by the program's loader.
     pub injected: bool,
 }
@@ -61,7 +64,7 @@ pub fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
         if word(8) != ABI_VERSION || word(12) as usize != size_of::<RuntimeBlock>() {
             return Err(Error::AbiMismatch { pid, theirs: word(8), ours: ABI_VERSION });
         }
-        return Ok(Runtime { block, injected });
+        return Ok(Runtime { block, base: Addr(region.start), injected });
     }
     Err(if loading { Error::NotReady { pid } } else { Error::NotPrepared { pid } })
 }
@@ -78,8 +81,24 @@ fn is_runtime(path: &str) -> bool {
     name.strip_prefix("memfd:").unwrap_or(name) == RUNTIME_SONAME
 }
 
-/// Looks the one exported symbol up in the library's own dynamic symbol table.
+/// What the runtime of a process exports; `None` if it has none.
+///
+/// # Errors
+/// As [`find`].
+pub fn exports(target: &Target, maps: &MapsSnapshot) -> Result<Option<Exports>, Error> {
+    match find(target, maps) {
+        Ok(runtime) => Ok(Some(symbols(target, runtime.base).unwrap_or_default())),
+        Err(Error::NotPrepared { .. } | Error::NotReady { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
 fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
+    symbols(target, base)?.get(BLOCK_SYMBOL).copied()
+}
+
+/// The defined symbols of the library's own dynamic symbol table.
+fn symbols(target: &Target, base: Addr) -> Option<Exports> {
     let memory = &target.memory;
     let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let quad = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
@@ -100,12 +119,13 @@ fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
     };
     let (symtab, strtab, hash) = (value(DT_SYMTAB)?, value(DT_STRTAB)?, value(DT_HASH)?);
     let count = memory.read_u64(hash).ok()? >> 32;
-    (1..count.min(4096)).find_map(|i| {
-        let symbol = memory.read_vec(symtab + i * 24, 24).ok()?;
+    let table = memory.read_vec(symtab, usize::try_from(count).ok()?.min(4096) * 24).ok()?;
+    let named = |symbol: &[u8]| {
         let name = u64::from(u32::from_le_bytes([symbol[0], symbol[1], symbol[2], symbol[3]]));
-        let found = memory.read_cstr(strtab + name, 64).ok()?;
-        (found == BLOCK_SYMBOL && half(&symbol, 6) != 0).then(|| base + quad(&symbol, 8))
-    })
+        let defined = half(symbol, 6) != 0;
+        Some((memory.read_cstr(strtab + name, 64).ok()?, base + quad(symbol, 8))).filter(|_| defined)
+    };
+    Some(table.chunks_exact(24).filter_map(named).collect())
 }
 
 #[cfg(test)]

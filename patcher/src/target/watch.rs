@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 /// How often the process itself is looked at.
 const LOOK: Duration = Duration::from_millis(200);
 
-/// A wait with a deadline that ends early when the process cannot go on: it ended, executed another program, or
-/// was stopped or frozen meanwhile.
+/// A wait with a deadline that ends early when the process cannot go on: it ended, executed another
+/// program, or was stopped or frozen meanwhile.
 #[derive(Debug)]
 pub struct Watch<'t> {
     target: &'t Target,

@@ -3,20 +3,25 @@
 //! Between two looks the process is left alone, so that other commands (`reverse`, `force`, `status`) have
 //! their turn. Only the looks themselves are made with the process to oneself.
 
+use super::hands::Hands;
 use super::late::Late;
 use super::look::{Blocker, Looker, Seen, Why};
 use super::looks::Looks;
 use super::threads::{self, Thread};
 use crate::context::Context;
 use crate::error::Error;
+use crate::host;
 use crate::session::Session;
 use crate::sys::time::Deadline;
-use crate::target::books;
+use crate::target::{Target, books};
 use crate::view::Cache;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use suture_abi::block::{ENDED_REVERSED, WAITS_THREADS};
+use suture_abi::block::{
+    ENDED_REVERSED, PATCHING, PHASE_INIT, TransitionRow, WAITS_CALLBACK, WAITS_HOST, WAITS_THREADS,
+};
 use suture_abi::channel::{Move, op};
+use suture_elf::Addr;
 
 /// How long a transition is followed.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,8 @@ pub struct Followed {
     pub held: Duration,
     /// What the looks came to.
     pub looks: Looks,
+    /// What it waits for that is not a thread: a host, or a callback.
+    pub waiting: Option<String>,
 }
 
 /// State of a transition as the worker answers it.
@@ -96,39 +103,134 @@ fn ended(how: u32) -> Ended {
     }
 }
 
-/// Helps a transition along with the process to oneself: looks at everybody the worker has left, once.
-/// `Ok(None)`: it goes on. With `stop` threads that run are stopped for a look.
+/// Times one help goes from callbacks to threads and back, at most.
+const TURNS: u32 = 8;
+
+/// Helps a transition along with the process to oneself: runs its callbacks, looks at everybody the worker has left,
+/// once. `Ok(None)`: it goes on. With `stop` threads that run are stopped for a look.
 ///
 /// # Errors
-/// When the process or its worker is gone.
-pub fn help(
+/// When the process or its worker is gone, or there is nobody to run the callbacks with which it would begin.
+pub fn help<'t>(
+    session: &mut Session<'t>,
+    transition: u32,
+    context: &Context<'_>,
+    until: Option<Deadline>,
+    stop: bool,
+    hands: &mut Hands<'t>,
+    found: &mut Followed,
+) -> Result<Option<Ended>, Error> {
+    hands.guard(session.target, session.block)?;
+    let mut state = advance(session, transition)?;
+    for _ in 0..TURNS {
+        // Lets a borrowed host go that has left: it is to be looked at like everybody.
+        hands.guard(session.target, session.block)?;
+        if let Some(ended) = state.ended(transition) {
+            return Ok(Some(ended));
+        }
+        match state.waits_for() {
+            WAITS_HOST | WAITS_CALLBACK => {
+                state = run_callbacks(session, transition, state, context, until, hands, found)?;
+                if matches!(state.waits_for(), WAITS_HOST | WAITS_CALLBACK)
+                    && state.ended(transition).is_none()
+                {
+                    return Ok(None);
+                }
+            }
+            WAITS_THREADS => match help_threads(session, transition, context.cache, stop, hands, found)? {
+                Some(next) => state = next,
+                None => return Ok(None),
+            },
+            _ => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+fn advance(session: &mut Session<'_>, transition: u32) -> Result<State, Error> {
+    let go_on = [u64::from(transition), session.may, 0, 0];
+    Ok(State::new(session.expect("the transition", op::ADVANCE, go_on, &[])?))
+}
+
+/// Brings a host where one is needed, and is with it until no callback is left, or one does not come to its end in
+/// time.
+fn run_callbacks<'t>(
+    session: &mut Session<'t>,
+    transition: u32,
+    mut state: State,
+    context: &Context<'_>,
+    until: Option<Deadline>,
+    hands: &mut Hands<'t>,
+    found: &mut Followed,
+) -> Result<State, Error> {
+    let (target, block) = (session.target, session.block);
+    while state.ended(transition).is_none() {
+        match state.waits_for() {
+            WAITS_HOST => {
+                if let Err(error) = provide(session, context.cache, hands) {
+                    let Error::NoHost { why, .. } = &error else { return Err(error) };
+                    give_up_start(session, transition, why)?;
+                    found.waiting = Some(error.to_string());
+                    return Ok(state);
+                }
+                hands.guard(target, block)?;
+            }
+            WAITS_CALLBACK => {
+                let until = until.unwrap_or(Deadline::after(A_TURN));
+                let soon = until.at_most(A_TURN);
+                if !hands.guard(target, block)?.await_callback(soon, context.interrupted)? {
+                    found.waiting = host::at_work(target, block)?.map(|c| c.to_string());
+                    return Ok(state);
+                }
+            }
+            _ => break,
+        }
+        found.waiting = None;
+        state = advance(session, transition)?;
+    }
+    Ok(state)
+}
+
+/// Brings a host; the only thread of a program may have been it before.
+fn provide(session: &mut Session<'_>, cache: &Cache, hands: &mut Hands<'_>) -> Result<(), Error> {
+    hands.leave_host();
+    host::provide(session, cache)
+}
+
+/// How long a callback is waited for at a time; between two times other commands have their turn.
+const A_TURN: Duration = Duration::from_secs(1);
+
+/// An enable whose callbacks nobody can run is taken back before it begins.
+fn give_up_start(session: &mut Session<'_>, transition: u32, why: &str) -> Result<(), Error> {
+    let now = books::read(session.target, session.block)?.transition;
+    let begins = |t: &TransitionRow| t.id == transition && t.phase == PHASE_INIT && t.begun == PATCHING;
+    let Some(t) = now.filter(begins) else { return Ok(()) };
+    session.expect("taking the patch back", op::REVERSE, [u64::from(t.patch), 0, 0, 0], &[])?;
+    Err(Error::NoHost { pid: session.target.pid(), why: why.to_owned() })
+}
+
+/// Looks at everybody the worker has left; how things stand when nobody is left.
+fn help_threads(
     session: &mut Session<'_>,
     transition: u32,
     cache: &Cache,
-    mut stop: Option<&mut Late>,
+    stop: bool,
+    hands: &mut Hands<'_>,
     found: &mut Followed,
-) -> Result<Option<Ended>, Error> {
+) -> Result<Option<State>, Error> {
     let target = session.target;
-    let go_on = [u64::from(transition), session.may, 0, 0];
-    let mut state = State::new(session.expect("the transition", op::ADVANCE, go_on, &[])?);
-    if let Some(ended) = state.ended(transition) {
-        return Ok(Some(ended));
-    }
-    if state.waits_for() != WAITS_THREADS {
-        return Ok(None);
-    }
     let books = books::read(target, session.block)?;
     let Some(mut looker) = Looker::new(target, &books, cache)? else { return Ok(None) };
     let worker = books.worker;
     // A process that cannot read its own directory is told; the worker closes when nothing new comes up.
     for _ in 0..6 {
         let seen = threads::read(target, worker)?;
-        state = tell(session, transition, &seen)?;
-        if let Some(ended) = state.ended(transition) {
-            return Ok(Some(ended));
+        let state = tell(session, transition, &seen)?;
+        if state.ended(transition).is_some() || state.waits_for() != WAITS_THREADS {
+            return Ok(Some(state));
         }
         found.blockers.clear();
-        look_at(&mut looker, session, transition, &seen, stop.as_deref_mut(), found)?;
+        look_at(&mut looker, session, transition, &seen, stop.then_some(&mut hands.late), found)?;
         found.stops += std::mem::take(&mut looker.stops);
         found.held += std::mem::take(&mut looker.held);
         found.looks.add(looker.looks.take());
@@ -213,13 +315,13 @@ const BRISK: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// When the process is gone, or cannot be entered any more.
-pub fn follow(
-    target: &crate::target::Target,
-    block: suture_elf::Addr,
+pub fn follow<'t>(
+    target: &'t Target,
+    block: Addr,
     transition: u32,
     patience: Patience,
     context: &Context<'_>,
-    late: &mut Late,
+    hands: &mut Hands<'t>,
 ) -> Result<Followed, Error> {
     let interrupted = context.interrupted;
     let mut found = Followed::default();
@@ -240,7 +342,7 @@ pub fn follow(
         }
         let alone = crate::target::lock::Exclusive::take(target)?;
         let mut session = Session::open(target)?;
-        let ended = help(&mut session, transition, context.cache, Some(late), &mut found)?;
+        let ended = help(&mut session, transition, context, patience.until, true, hands, &mut found)?;
         session.close()?;
         drop(alone);
         looks += 1;
@@ -251,18 +353,18 @@ pub fn follow(
         }
         // Fast at first; a transition that is held up is looked at once a second.
         pause = (pause * 2).min(if looks < FAST_LOOKS { BRISK } else { Duration::from_secs(1) });
-        await_end(target, block, transition, pause, interrupted, late)?;
+        await_end(target, block, transition, pause, interrupted, hands)?;
     }
 }
 
 /// Waits until the transition ends by itself, or for `pause`.
 fn await_end(
-    target: &crate::target::Target,
-    block: suture_elf::Addr,
+    target: &Target,
+    block: Addr,
     transition: u32,
     pause: Duration,
     interrupted: &AtomicBool,
-    late: &mut Late,
+    hands: &mut Hands<'_>,
 ) -> Result<(), Error> {
     let deadline = Deadline::after(pause);
     let ended = std::mem::offset_of!(suture_abi::block::RuntimeBlock, ended);
@@ -271,7 +373,7 @@ fn await_end(
         if books::word(target, block, ended)? == transition {
             return Ok(());
         }
-        late.let_go();
+        hands.attend()?;
         // Nothing in the target says when it ends; a look at one word costs a microsecond.
         std::thread::sleep(nap.min(deadline.left()));
         nap = (nap * 2).min(Duration::from_millis(5));

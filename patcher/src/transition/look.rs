@@ -142,9 +142,6 @@ impl std::fmt::Debug for Looker<'_> {
 
 const PROT_EXEC: u32 = 4;
 
-/// Bytes of a stack that are read at once.
-const COPY: usize = 16 << 10;
-
 impl<'t> Looker<'t> {
     /// A looker for the transition that is going on; `None` when there is none.
     ///
@@ -157,7 +154,8 @@ impl<'t> Looker<'t> {
         let searched = searched(&books.as_runtime(), &t, path).map_err(|_| no_memory())?;
         let maps = crate::view::maps(target)?;
         let view = crate::view::process(target, maps, cache)?;
-        let modules = modules(&view, books);
+        let mut modules = modules(&view);
+        modules.extend(images(&view, books));
         let contexts = books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT);
         let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
         contexts.sort_unstable();
@@ -252,7 +250,7 @@ impl<'t> Looker<'t> {
             }
             _ => return Seen::Held(Why::Running),
         };
-        let stack = StackCopy::new(self.target, sp);
+        let stack = StackCache::new(self.target);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         let after = file("schedstat").ok().and_then(|text| run_count(&text));
         if after != Some(before) {
@@ -312,7 +310,7 @@ impl<'t> Looker<'t> {
                 if let Some(guard) = self.guard.as_ref().filter(|guard| !guard.allows(thread, word)) {
                     self.guard = Some(guard.while_held(self)?);
                 }
-                match self.verdict(thread, registers(&regs), &StackCopy::new(self.target, regs.rsp)) {
+                match self.verdict(thread, registers(&regs), &StackCache::new(self.target)) {
                     Err(why) => Seen::Held(why),
                     Ok(_) => {
                         let clear = Move { tid: thread.own, reserved: 0, seen: word };
@@ -358,9 +356,14 @@ fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
     named
 }
 
-/// What is loaded, and the images of patches, which exist in memory only.
-fn modules(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
+/// The objects of a process, for walks.
+pub(crate) fn modules(view: &ProcessView<'_>) -> Vec<Module> {
     let of = |o: &suture_link::LoadedObject| Module::new(o.path.clone(), o.base, o.file.clone());
+    view.objects.iter().map(of).collect()
+}
+
+/// The images of patches, which exist in memory only.
+fn images(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
     let image = |row: &suture_abi::block::ImageRow| {
         let (plan, name) = (row.plan, format!("patch {}", books.name_of(row.patch)));
         let range = plan.start..plan.end;
@@ -368,7 +371,7 @@ fn modules(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
         // One that cannot be read has gone meanwhile: a walk that needs it will say so.
         Module::image_in_memory(name, Base(plan.base), &range, hdr, &view.maps, view.memory.0).ok()
     };
-    view.objects.iter().map(of).chain(books.images.iter().filter_map(image)).collect()
+    books.images.iter().filter_map(image).collect()
 }
 
 /// The runtime's own code without call frame information.
@@ -378,7 +381,8 @@ fn arenas(books: &Books) -> Vec<std::ops::Range<u64>> {
     mapped.chain([books.path.clone()]).collect()
 }
 
-fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
+/// All registers of a stopped thread.
+pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
     let pairs = [
         (Register::RBX, regs.rbx),
         (Register::RBP, regs.rbp),
@@ -399,33 +403,42 @@ fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
     pairs.into_iter().fold(Registers::from_pc_sp(regs.rip, regs.rsp), |r, (register, v)| r.with(register, v))
 }
 
-/// The target's memory with the top of one stack read in one piece: a walk reads it word by word.
-struct StackCopy<'t> {
-    start: u64,
-    bytes: Vec<u8>,
+/// The target's memory, of which pages of a stack are read in one piece: a walk reads it word by word.
+/// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
+/// and whoever reads it waits.
+pub(crate) struct StackCache<'t> {
+    pages: RefCell<Vec<(u64, Vec<u8>)>>,
     target: &'t Target,
 }
 
-impl<'t> StackCopy<'t> {
-    fn new(target: &'t Target, sp: u64) -> Self {
-        // The red zone belongs to the frame, too.
-        let start = sp.saturating_sub(128) & !7;
-        let to_page_end = 4096 - (start % 4096) as usize;
-        // More than one page may not be there.
-        let lengths = [to_page_end + COPY, to_page_end + 4096, to_page_end];
-        let bytes = lengths.into_iter().find_map(|len| target.memory.read_vec(Addr(start), len).ok());
-        Self { start, bytes: bytes.unwrap_or_default(), target }
+impl<'t> StackCache<'t> {
+    /// Nothing is read yet.
+    pub(crate) fn new(target: &'t Target) -> Self {
+        Self { pages: RefCell::default(), target }
+    }
+
+    /// Reads from a page that is there, or is read now.
+    fn read_in_page(&self, addr: u64, buf: &mut [u8]) -> Option<()> {
+        let (page, offset) = (addr & !(PAGE - 1), (addr % PAGE) as usize);
+        let mut pages = self.pages.borrow_mut();
+        let at = match pages.iter().position(|(start, _)| *start == page) {
+            Some(at) => at,
+            None => {
+                pages.push((page, self.target.memory.read_vec(Addr(page), PAGE as usize).ok()?));
+                pages.len() - 1
+            }
+        };
+        buf.copy_from_slice(pages[at].1.get(offset..offset.checked_add(buf.len())?)?);
+        Some(())
     }
 }
 
-impl Memory for StackCopy<'_> {
+const PAGE: u64 = 4096;
+
+impl Memory for StackCache<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
-        let offset = addr.0.checked_sub(self.start).and_then(|o| usize::try_from(o).ok());
-        match offset.and_then(|o| self.bytes.get(o..o.checked_add(buf.len())?)) {
-            Some(bytes) => {
-                buf.copy_from_slice(bytes);
-                Ok(())
-            }
+        match self.read_in_page(addr.0, buf) {
+            Some(()) => Ok(()),
             None => self.target.memory.read(addr, buf),
         }
     }

@@ -7,6 +7,7 @@
 
 pub mod follow;
 pub mod guard;
+pub mod hands;
 pub mod late;
 pub mod look;
 pub mod looks;
@@ -18,6 +19,7 @@ pub mod threads;
 mod verdict;
 
 pub use follow::{Ended, Followed, Patience, follow};
+pub use hands::Hands;
 pub use late::Late;
 pub use look::{Blocker, Looker, Seen, Why};
 pub use progress::{ThreadStatus, TransitionStatus};

@@ -4,6 +4,7 @@ use super::look::{Blocker, Looker, Seen};
 use super::records::Records;
 use super::threads;
 use crate::error::Error;
+use crate::host::{Callback, at_work};
 use crate::target::Target;
 use crate::target::books::Books;
 use crate::view::Cache;
@@ -13,6 +14,7 @@ use suture_abi::block::{
     WAITS_THREADS,
 };
 use suture_abi::dispatch::side;
+use suture_elf::Addr;
 
 /// A transition that is going on.
 #[derive(Clone, Debug, Serialize)]
@@ -25,6 +27,9 @@ pub struct TransitionStatus {
     pub phase: &'static str,
     /// What it waits for: `threads`, `a thread to run a callback on`, `a callback`, or nothing.
     pub waits_for: Option<&'static str>,
+    /// The callback that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub callback: Option<Callback>,
     /// It was forced.
     pub forced: bool,
     /// Failed attempts so far.
@@ -54,7 +59,12 @@ pub struct ThreadStatus {
 ///
 /// # Errors
 /// When the process is gone.
-pub fn transition(target: &Target, books: &Books, cache: &Cache) -> Result<Option<TransitionStatus>, Error> {
+pub fn transition(
+    target: &Target,
+    block: Addr,
+    books: &Books,
+    cache: &Cache,
+) -> Result<Option<TransitionStatus>, Error> {
     let Some(t) = books.transition else { return Ok(None) };
     let seen = threads::read(target, books.worker)?;
     let looker = Looker::new(target, books, cache)?;
@@ -86,6 +96,7 @@ pub fn transition(target: &Target, books: &Books, cache: &Cache) -> Result<Optio
             WAITS_CALLBACK => Some("a callback"),
             _ => None,
         },
+        callback: at_work(target, block)?,
         forced: t.flags & TRANSITION_FORCED != 0,
         attempts: books.attempts,
         since_ns: t.since_ns,

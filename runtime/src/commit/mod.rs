@@ -28,12 +28,15 @@ use suture_abi::channel::{error, op};
 pub struct Engine {
     code_file: Option<Fd>,
     moving: moving::Moving,
+    /// A command is connected.
+    attended: bool,
 }
 
 impl Engine {
     /// Does one request.
     pub fn answer(&mut self, op: u32, args: [u64; 4], payload: &[u8]) -> Reply {
         let [first, second, third, fourth] = args;
+        self.attended = true;
         let done = match op {
             op::HELLO => {
                 let block = BLOCK.as_ptr().expose_provenance() as u64;
@@ -71,6 +74,7 @@ impl Engine {
     /// The client is gone, or never was: what it had prepared is taken back. A transition goes on.
     pub fn client_gone(&mut self) {
         self.code_file = None;
+        self.attended = false;
         drop::roll_back();
     }
 

@@ -203,6 +203,10 @@ impl Engine {
         let now = thread::monotonic();
         let Pace { tick, look, .. } = self.moving.pace;
         let waits = BLOCK.waits_for().load(Ordering::Relaxed);
+        // A host that a command has brought gets its first work when the command is ready to be with it.
+        if waits == WAITS_HOST && self.attended {
+            return LONG;
+        }
         let awaited = matches!(waits, WAITS_HOST | WAITS_CALLBACK) && host::has_news();
         if awaited || now >= tick.min(look) {
             let waits = self.advance_to();

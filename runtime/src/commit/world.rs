@@ -15,6 +15,7 @@ use crate::events::{self, About};
 use crate::host::{self, Progress, Work};
 use crate::list;
 use crate::record::DIRECTORY;
+use crate::shadow;
 use crate::sys::{EBUSY, ECANCELED, EFAULT, thread};
 use crate::transition::machine::{NoStart, Ran, World};
 use crate::transition::own;
@@ -22,8 +23,11 @@ use crate::transition::settle::Settling;
 use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::batch::HOOK_NONE;
-use suture_abi::block::{PATCH_OWN_STACKS, PATCHING, PHASE_RUNNING, TransitionRow};
+use suture_abi::block::{
+    PATCH_FORCED, PATCH_OWN_STACKS, PATCHING, PHASE_RUNNING, TRANSITION_FORCED, TransitionRow,
+};
 use suture_abi::event::word;
+use suture_table::remove::Afterwards;
 
 impl World for Engine {
     type Ready = slots::Ready;
@@ -117,12 +121,24 @@ impl World for Engine {
 
     fn run(&mut self, job: Job) -> Ran {
         let Some(work) = work(books(), job) else { return Ran::Done(ECANCELED.0) };
+        if job.kind == JobKind::FreeShadow {
+            let (_, patch, id) = work.about;
+            if !host::was_given(&work) && !shadow::job::has_variables(id) {
+                // Nobody is needed for it.
+                return Ran::Done(0);
+            }
+            let name = books().patch(patch).map_or([0; 56], |p| p.name);
+            shadow::job::prepare(patch, &name, afterwards(id));
+        }
         match host::run(work) {
             Progress::Returned(result) if job.kind == JobKind::PrePatch => Ran::Done(errno_of(result)),
             Progress::Returned(_) => Ran::Done(0),
             Progress::Crashed(signal) => {
                 let (_, patch, state) = work.about;
                 self.log(word::CALLBACK_CRASHED, patch, state, u64::from(signal));
+                if job.kind == JobKind::FreeShadow {
+                    shadow::job::give_up(state, BLOCK.host().tid.load(Ordering::Relaxed));
+                }
                 Ran::Done(EFAULT.0)
             }
             Progress::Running => Ran::Running,
@@ -130,7 +146,9 @@ impl World for Engine {
         }
     }
 
-    fn free_shadow(&mut self, _: u64) {}
+    fn free_shadow(&mut self, id: u64) {
+        shadow::job::free_plainly(id, afterwards(id));
+    }
 
     fn log(&mut self, word: u32, patch: u32, subject: u64, value: u64) {
         let name = books().patch(patch).map_or([0; 56], |p| p.name);
@@ -148,6 +166,15 @@ pub fn has_own_stacks(books: &Books, t: &TransitionRow) -> bool {
     books.patch(t.patch).is_some_and(|p| p.flags & PATCH_OWN_STACKS != 0)
 }
 
+/// What becomes of the memory of a state's variables: a thread that was forced over may still use them.
+fn afterwards(id: u64) -> Afterwards {
+    let books = books();
+    let transition = books.transition.iter().any(|t| t.flags & TRANSITION_FORCED != 0);
+    let holds = |patch: u32| books.states.iter().any(|s| s.patch == patch && s.plan.id == id);
+    let patch = books.patches.iter().any(|p| p.flags & PATCH_FORCED != 0 && holds(p.id));
+    if transition || patch { Afterwards::Leak } else { Afterwards::Reclaim }
+}
+
 /// A job as the host gets it.
 fn work(books: &Books, job: Job) -> Option<Work> {
     let t = books.transition.first()?;
@@ -155,10 +182,15 @@ fn work(books: &Books, job: Job) -> Option<Work> {
     // Distinct for every job of the process's life: transitions are numbered, and a phase is never entered
     // again.
     let place = u64::from(t.phase).wrapping_shl(24) | u64::from(t.callbacks_done);
+    let code = job.code(books);
+    let (code, args) = match job.kind {
+        JobKind::FreeShadow => (shadow::job::code(), [state.plan.id, code]),
+        _ => (code, [state.plan.patch, state.plan.state]),
+    };
     Some(Work {
         serial: u64::from(t.id).wrapping_shl(32) | place,
-        code: job.code(books),
-        args: [state.plan.patch, state.plan.state],
+        code,
+        args,
         about: (job.kind.word(), state.patch, state.plan.id),
     })
 }

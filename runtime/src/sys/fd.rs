@@ -54,9 +54,9 @@ pub enum MemfdUse {
 
 /// Makes an empty memfd that can be sealed.
 ///
-/// Kernels before 6.3 do not know the flags about execution and answer `EINVAL`; there neither is needed. Where
-/// `vm.memfd_noexec` is 2 the kernel refuses the one for code with `EACCES` and makes memfds that cannot
-/// be executed; they can be mapped executable all the same.
+/// Kernels before 6.3 do not know the flags about execution and answer `EINVAL`; there neither is needed.
+/// Where `vm.memfd_noexec` is 2 the kernel refuses the one for code with `EACCES` and makes memfds that
+/// cannot be executed; they can be mapped executable all the same.
 pub fn memfd_create(name: &CStr, purpose: MemfdUse) -> Result<Fd, Errno> {
     let base = MFD_CLOEXEC | MFD_ALLOW_SEALING;
     let exec = match purpose {

@@ -15,6 +15,7 @@ pub const PROT_EXEC: u32 = 4;
 const MAP_SHARED: u64 = 0x01;
 const MAP_PRIVATE: u64 = 0x02;
 const MAP_ANONYMOUS: u64 = 0x20;
+const MAP_NORESERVE: u64 = 0x4000;
 const MAP_FIXED_NOREPLACE: u64 = 0x10_0000;
 const NO_FD: u64 = u64::MAX;
 
@@ -26,6 +27,19 @@ pub fn map_anywhere(len: u64) -> Result<u64, Errno> {
     let prot = u64::from(PROT_READ | PROT_WRITE);
     // SAFETY: without MAP_FIXED no existing mapping is touched.
     unsafe { syscall(nr::MMAP, [0, len, prot, MAP_PRIVATE | MAP_ANONYMOUS, NO_FD, 0]) }
+}
+
+/// Maps fresh zeroed memory anywhere, most of which may never be touched. In small pages: the first touch of
+/// a large one takes as long as zeroing it.
+pub fn map_sparse(len: u64) -> Result<u64, Errno> {
+    let prot = u64::from(PROT_READ | PROT_WRITE);
+    let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    // SAFETY: without MAP_FIXED no existing mapping is touched.
+    let start = unsafe { syscall(nr::MMAP, [0, len, prot, flags, NO_FD, 0]) }?;
+    // SAFETY: pages just mapped; the advice changes nothing they contain. Kernels without large pages
+    // refuse it.
+    let _ = unsafe { syscall(nr::MADVISE, [start, len, MADV_NOHUGEPAGE, 0, 0, 0]) };
+    Ok(start)
 }
 
 /// Maps part of a file anywhere, shared.
@@ -65,6 +79,14 @@ pub unsafe fn unmap(addr: u64, len: u64) -> Result<(), Errno> {
 }
 
 const MADV_DONTNEED: u64 = 4;
+const MADV_NOHUGEPAGE: u64 = 15;
+const MADV_WIPEONFORK: u64 = 18;
+
+/// Has a forked child find zeros in pages of the runtime. Kernels before 4.14 cannot.
+pub fn wipe_on_fork(addr: u64, len: u64) {
+    // SAFETY: changes nothing in this process.
+    let _ = unsafe { syscall(nr::MADVISE, [addr, len, MADV_WIPEONFORK, 0, 0, 0]) };
+}
 
 /// Gives pages back to the kernel; the mapping stays and reads as zeros.
 ///

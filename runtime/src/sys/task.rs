@@ -125,34 +125,11 @@ struct Iovec {
     len: u64,
 }
 
-/// Words in [`copy`]'s buffer: four pages.
-pub const COPY_WORDS: usize = 2048;
-const PAGES: usize = 4;
+/// Words of a page.
+pub const PAGE_WORDS: usize = (PAGE / 8) as usize;
 
-/// Copies memory of this process that may be gone at any moment, from `addr` (a multiple of 8) to at most
-/// the end of the third page after it; gives how many words were copied. Stops before a page that is not
-/// there.
-pub fn copy(addr: u64, words: &mut [u64; COPY_WORDS]) -> Result<usize, Errno> {
-    // One element for each page, because the kernel does not promise to copy part of an element.
-    let mut remote = [const { Iovec { base: 0, len: 0 } }; PAGES];
-    let mut next = addr;
-    for element in &mut remote {
-        let end = (next | (PAGE - 1)).wrapping_add(1);
-        *element = Iovec { base: next, len: end.wrapping_sub(next) };
-        next = end;
-    }
-    let local = Iovec { base: words.as_mut_ptr().expose_provenance() as u64, len: next.wrapping_sub(addr) };
-    let (local, remote) =
-        ((&raw const local).expose_provenance() as u64, remote.as_ptr().expose_provenance() as u64);
-    let pid = u64::from(thread::getpid());
-    // SAFETY: the kernel reads the structures, which outlive the call, and writes at most four pages to
-    // `words`, which is that long; what it reads of ours it checks.
-    unsafe { syscall(nr::PROCESS_VM_READV, [pid, local, 1, remote, PAGES as u64, 0]) }
-        .map(|got| (got / 8) as usize)
-}
-
-/// Copies up to a small number of words, not beyond the end of their page. For threads of the program:
-/// little stack.
+/// Copies memory of this process that may be gone at any moment, from `addr` (a multiple of 8), not beyond the
+/// end of its page; gives how many words were copied.
 pub fn copy_some(addr: u64, words: &mut [u64]) -> Result<usize, Errno> {
     let page_end = (addr | (PAGE - 1)).wrapping_add(1);
     let len = (size_of_val(words) as u64).min(page_end.wrapping_sub(addr));
@@ -161,7 +138,8 @@ pub fn copy_some(addr: u64, words: &mut [u64]) -> Result<usize, Errno> {
     let (local, remote) =
         ((&raw const local).expose_provenance() as u64, (&raw const remote).expose_provenance() as u64);
     let pid = u64::from(thread::getpid());
-    // SAFETY: as `copy`; `len` is at most the length of `words`.
+    // SAFETY: the kernel reads the structures, which outlive the call, and writes `len` bytes to `words`, which
+    // is at least that long; what it reads of ours it checks.
     unsafe { syscall(nr::PROCESS_VM_READV, [pid, local, 1, remote, 1, 0]) }.map(|got| (got / 8) as usize)
 }
 
@@ -193,15 +171,16 @@ mod tests {
 
     #[test]
     fn memory_is_copied_as_far_as_it_is_there() {
-        let mut words = [0; COPY_WORDS];
-        let page = super::super::mem::map_anywhere(4 * PAGE).unwrap();
+        let mut words = [1; PAGE_WORDS];
+        let page = super::super::mem::map_anywhere(2 * PAGE).unwrap();
         // SAFETY: the last of the pages mapped above.
-        unsafe { super::super::mem::unmap(page + 3 * PAGE, PAGE) }.unwrap();
-        let place = page + PAGE + 8;
-        // SAFETY: inside the pages mapped above.
+        unsafe { super::super::mem::unmap(page + PAGE, PAGE) }.unwrap();
+        let place = page + 8;
+        // SAFETY: inside the page that is left.
         unsafe { (place as *mut u64).write(7) };
-        assert_eq!(copy(place, &mut words), Ok(511 + 512));
-        assert_eq!(words[..2], [7, 0]);
-        assert_eq!(copy(8, &mut words), Err(super::super::EFAULT));
+        assert_eq!(copy_some(place, &mut words), Ok(511));
+        assert_eq!((words[..2].to_vec(), words[511]), (vec![7, 0], 1));
+        assert_eq!(copy_some(place, &mut words[..1]), Ok(1));
+        assert_eq!(copy_some(page + PAGE, &mut words), Err(super::super::EFAULT));
     }
 }

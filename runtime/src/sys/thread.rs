@@ -16,15 +16,24 @@ const FUTEX_WAKE: u64 = 1;
 
 /// Waits until `word` is woken, no longer holds `expected`, or `nanos` (< 1 s) are over. Shared futex.
 pub fn futex_wait(word: &AtomicU32, expected: u32, nanos: u32) -> Result<(), Errno> {
+    futex_wait_at((&raw const *word).addr() as u64, expected, nanos)
+}
+
+/// [`futex_wait`] for the four bytes at an address.
+pub fn futex_wait_at(word: u64, expected: u32, nanos: u32) -> Result<(), Errno> {
     let timeout = Timespec { sec: 0, nsec: i64::from(nanos) };
-    let (word, timeout) = ((&raw const *word).addr() as u64, (&raw const timeout).expose_provenance() as u64);
-    // SAFETY: the kernel reads `word` and `timeout`, which outlive the call.
+    let timeout = (&raw const timeout).expose_provenance() as u64;
+    // SAFETY: the kernel reads `timeout`, which outlives the call, and the word if it can.
     unsafe { syscall(nr::FUTEX, [word, FUTEX_WAIT, u64::from(expected), timeout, 0, 0]) }.map(drop)
 }
 
 /// Wakes everybody who waits for `word`.
 pub fn futex_wake(word: &AtomicU32) {
-    let word = (&raw const *word).addr() as u64;
+    futex_wake_at((&raw const *word).addr() as u64);
+}
+
+/// [`futex_wake`] for an address.
+pub fn futex_wake_at(word: u64) {
     // SAFETY: touches no memory.
     let _ = unsafe { syscall(nr::FUTEX, [word, FUTEX_WAKE, i32::MAX as u64, 0, 0, 0]) };
 }

@@ -21,7 +21,7 @@ use super::ends::{self, StackEnds};
 use crate::record::DIRECTORY;
 use crate::stacks;
 use crate::sys::fd::Fd;
-use crate::sys::task::{COPY_WORDS, SMALL, TaskDir, copy, read_small};
+use crate::sys::task::{PAGE_WORDS, SMALL, TaskDir, copy_some, read_small};
 use crate::sys::{EINVAL, Errno, thread};
 use core::sync::atomic::Ordering;
 use suture_scan::proc::{Stat, Syscall, run_count, switches};
@@ -135,10 +135,11 @@ const MOST_PAGES: usize = 16 * 1024;
 fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
-    let mut words = [0u64; COPY_WORDS];
-    for _ in 0..MOST_PAGES / 4 {
-        // A hole in the memory, or a guard: the end was not proven.
-        let Ok(count) = copy(scanner.next(), &mut words) else { break };
+    let mut words = [0u64; PAGE_WORDS];
+    for _ in 0..MOST_PAGES {
+        // Page by page: behind the last one of a stack may lie one that nobody fills (userfaultfd), and whoever
+        // reads it waits. A hole in the memory, or a guard: the end was not proven.
+        let Ok(count) = copy_some(scanner.next(), &mut words) else { break };
         let step = scanner.feed(words.get(..count).unwrap_or_default());
         if step == Step::Ended || count == 0 {
             break;

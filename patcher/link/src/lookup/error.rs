@@ -28,6 +28,14 @@ pub enum SymbolError {
         /// Versions there are, with their objects.
         others: Vec<String>,
     },
+    /// The runtime is older than the patch.
+    #[error(
+        "the runtime in this process has no `{name}`: it is older than the patch; restart the program, with the runtime that came with this command if it is preloaded"
+    )]
+    NotInRuntime {
+        /// Name.
+        name: String,
+    },
     /// Only an object that may be unloaded has it.
     #[error(
         "`{name}` is only exported by {object}, which the program loaded later and may unload under the patch; patch {object} too, or look the name up with dlsym in the patch"

@@ -176,7 +176,8 @@ pub(super) fn read<'m>(
     }
     let last = entries.last().map_or(0, |e| e.namespace);
     let namespaces = (0..=last).map(|n| entries.iter().filter(|e| e.namespace == n).count()).collect();
-    let mut view = ProcessView { memory: MemoryRef(memory), objects, maps: facts.maps, namespaces };
+    let mut view =
+        ProcessView { memory: MemoryRef(memory), objects, maps: facts.maps, exports: None, namespaces };
     scope::mark_startup(&mut view);
     Ok(view)
 }

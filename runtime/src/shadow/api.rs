@@ -1,0 +1,147 @@
+//! The functions patches call. [`suture_abi::author`] declares them for C and Rust.
+//!
+//! They run on any thread and in handlers, as `suture.h` says of each; constructors and destructors run on
+//! the caller's stack and must return.
+//!
+//! # Safety
+//!
+//! Exported under names no program has. Function pointers come from the patch and are called as its header
+//! declares them. Objects are numbers here, a pointer's register holds the same: nothing is dereferenced on
+//! a caller's word.
+#![allow(unsafe_code)]
+
+use super::MAP;
+use super::blocks;
+use super::sweep;
+use crate::events::{self, About};
+use core::ffi::{c_int, c_void};
+use core::ptr::{null_mut, with_exposed_provenance_mut};
+use core::sync::atomic::Ordering::Relaxed;
+use suture_abi::event::word;
+use suture_table::guard::Place;
+use suture_table::hash::Key;
+use suture_table::insert::{Inserted, insert};
+use suture_table::levels::find;
+use suture_table::remove::{Afterwards, remove};
+
+/// A constructor: object, zeroed bytes, the caller's argument; not 0 is its error.
+pub type Ctor = unsafe extern "C" fn(obj: *mut c_void, data: *mut c_void, arg: *mut c_void) -> c_int;
+/// A destructor: object, bytes.
+pub type Dtor = unsafe extern "C" fn(obj: *mut c_void, data: *mut c_void);
+
+const ENOMEM: u32 = 12;
+const EEXIST: u32 = 17;
+const EDEADLK: u32 = 35;
+
+fn pointer(addr: u64) -> *mut c_void {
+    with_exposed_provenance_mut(addr as usize)
+}
+
+/// The variable of an object, or null.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_get(obj: u64, id: u64) -> *mut c_void {
+    find(&MAP, Key { obj, id }).map_or(null_mut(), |found| pointer(found.data))
+}
+
+/// Makes a variable; null if there is one already, or none can be made.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_alloc(
+    obj: u64,
+    id: u64,
+    size: usize,
+    ctor: Option<Ctor>,
+    arg: *mut c_void,
+) -> *mut c_void {
+    match make(obj, id, size, ctor, arg) {
+        Inserted::New(data) => pointer(data),
+        other => refuse(id, other),
+    }
+}
+
+/// The variable of an object, made if there is none; null if none can be made.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_get_or_alloc(
+    obj: u64,
+    id: u64,
+    size: usize,
+    ctor: Option<Ctor>,
+    arg: *mut c_void,
+) -> *mut c_void {
+    match make(obj, id, size, ctor, arg) {
+        Inserted::New(data) | Inserted::Exists(data) => pointer(data),
+        other => refuse(id, other),
+    }
+}
+
+/// Frees the variable of an object, if it has one.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_free(obj: u64, id: u64, dtor: Option<Dtor>) {
+    let removed = match dtor {
+        Some(dtor) => {
+            // SAFETY: a function of the patch with this signature, given the variable it is for.
+            let mut call = |data| unsafe { dtor(pointer(obj), pointer(data)) };
+            remove(&MAP, Key { obj, id }, Some(&mut call), Afterwards::Reclaim)
+        }
+        None => remove(&MAP, Key { obj, id }, None, Afterwards::Reclaim),
+    };
+    if removed.is_err() {
+        refuse(id, Inserted::NoMemory);
+    }
+}
+
+/// Frees the variables of all objects with that id.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_free_all(id: u64, dtor: Option<Dtor>) {
+    let mut each = |_| ();
+    let freed = match dtor {
+        Some(dtor) => {
+            // SAFETY: as in `suture_shadow_free`.
+            let mut call = |obj, data| unsafe { dtor(pointer(obj), pointer(data)) };
+            sweep::free_all(&MAP, id, Some(&mut call), Afterwards::Reclaim, &mut each)
+        }
+        None => sweep::free_all(&MAP, id, None, Afterwards::Reclaim, &mut each),
+    };
+    if freed.is_err() {
+        refuse(id, Inserted::NoMemory);
+    }
+}
+
+/// Begins a guard: what is found from now on stays readable until [`suture_shadow_leave`].
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_enter() -> u32 {
+    MAP.guards.enter(blocks::stripe()).0
+}
+
+/// Ends the guard that [`suture_shadow_enter`] gave. On any thread.
+#[unsafe(no_mangle)]
+pub extern "C" fn suture_shadow_leave(guard: u32) {
+    MAP.leave(Place(guard));
+}
+
+fn make(obj: u64, id: u64, size: usize, ctor: Option<Ctor>, arg: *mut c_void) -> Inserted {
+    match ctor {
+        Some(ctor) => {
+            // SAFETY: a function of the patch with this signature, given the zeroed bytes it is to fill.
+            let mut call = |data| unsafe { ctor(pointer(obj), pointer(data), arg) };
+            insert(&MAP, Key { obj, id }, size, Some(&mut call))
+        }
+        None => insert(&MAP, Key { obj, id }, size, None),
+    }
+}
+
+/// Reports why there is no variable: once per id and reason, until the id's variables are freed.
+#[cold]
+fn refuse(id: u64, why: Inserted) -> *mut c_void {
+    let (errno, bit) = match why {
+        Inserted::Exists(_) | Inserted::New(_) => (EEXIST, 1),
+        Inserted::InProgress => (EDEADLK, 2),
+        Inserted::NoMemory => (ENOMEM, 4),
+        Inserted::Failed(errno) => (errno.unsigned_abs(), 8),
+    };
+    let reported = MAP.blocks.known(id).map_or(0, |known| known.reported.fetch_or(bit, Relaxed));
+    if reported & bit == 0 {
+        let about = About { subject: id, value: u64::from(errno), ..About::default() };
+        events::write(word::SHADOW_REFUSED, about);
+    }
+    null_mut()
+}

@@ -1,0 +1,274 @@
+//! Models: every interleaving (up to a bound of preemptions) and every value the memory model allows a
+//! load to give.
+//!
+//! `RUSTFLAGS="--cfg loom" cargo test --release -p suture-table`
+//!
+//! A bucket's line has two slots here and its spill two more. The keys of a model share bucket and tag,
+//! so that nothing but the protocol keeps them apart.
+
+use crate::hash::Key;
+use crate::insert::{Inserted, insert};
+use crate::levels::find;
+use crate::memory::Memory;
+use crate::model::{Model, Thread, committed};
+use crate::remove::{Afterwards::Reclaim, remove};
+use loom::sync::Arc;
+use loom::sync::atomic::AtomicU64;
+use loom::sync::atomic::Ordering::Relaxed;
+use loom::thread;
+
+/// Keys that share everything a slot says of them.
+const A: Key = Key { obj: 0x1_0000, id: 1 };
+const B: Key = Key { obj: 0x2_0000, id: 2 };
+/// Half of each: what a torn header would show.
+const TORN: [Key; 2] = [Key { obj: A.obj, id: B.id }, Key { obj: B.obj, id: A.id }];
+
+fn check(f: impl Fn() + Sync + Send + 'static) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = Some(model.preemption_bound.unwrap_or(3));
+    model.max_branches = 20_000;
+    model.check(f);
+}
+
+fn spawn<R: 'static>(
+    model: &Arc<Model>,
+    number: u32,
+    f: impl FnOnce(Thread<'_>) -> R + 'static,
+) -> thread::JoinHandle<R> {
+    let model = model.clone();
+    thread::spawn(move || f(model.thread(number, 1)))
+}
+
+fn is_new(inserted: Inserted) -> bool {
+    matches!(inserted, Inserted::New(_))
+}
+
+/// insert/insert: one of two callers makes the variable, the other finds it, no block is lost.
+#[test]
+fn two_inserts_make_one_variable() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 3));
+        let other = spawn(&model, 1, |mem| insert(&mem, A, 8, None));
+        let mine = insert(&model.thread(2, 1), A, 8, None);
+        let theirs = other.join().unwrap();
+        assert!(is_new(mine) != is_new(theirs), "{mine:?} {theirs:?}");
+        assert_eq!(committed(&model).len(), 1);
+        assert_eq!(model.free(), 2);
+    });
+}
+
+/// insert/insert with a constructor: it runs once, and whoever gets the variable sees what it wrote.
+#[test]
+fn two_inserts_run_one_constructor() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 2));
+        let written = Arc::new(AtomicU64::new(0));
+        let make = |mem: Thread<'_>, written: &AtomicU64| {
+            let mut ctor = |_| {
+                written.fetch_add(1, Relaxed);
+                0
+            };
+            let inserted = insert(&mem, A, 8, Some(&mut ctor));
+            assert_eq!(written.load(Relaxed), 1, "a variable that is not complete");
+            inserted
+        };
+        let other = {
+            let written = written.clone();
+            spawn(&model, 1, move |mem| make(mem, &written))
+        };
+        let mine = make(model.thread(2, 1), &written);
+        assert!(is_new(mine) != is_new(other.join().unwrap()));
+        assert_eq!(model.free(), 1);
+    });
+}
+
+/// ctor-failure/waiter: the second caller runs its own constructor; nothing of the first is left.
+#[test]
+fn a_failed_constructor_leaves_the_key_to_the_waiter() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 2));
+        let other = spawn(&model, 1, |mem| insert(&mem, A, 8, Some(&mut |_| 22)));
+        let mem = model.thread(2, 1);
+        let mine = insert(&mem, A, 8, Some(&mut |_| 0));
+        let theirs = other.join().unwrap();
+        assert!(is_new(mine), "{mine:?}");
+        assert!(matches!(theirs, Inserted::Failed(22) | Inserted::Exists(_)), "{theirs:?}");
+        assert_eq!(committed(&model).len(), 1);
+        assert!(find(&mem, A).is_some());
+        assert_eq!(model.free(), 1);
+    });
+}
+
+/// insert/free/get: a block goes from one key to another; no reader sees half of each, nor a variable
+/// that another key has.
+#[test]
+fn a_reused_block_is_nobodys_else() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 1));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let other = spawn(&model, 1, |mem| {
+            assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
+            assert!(find(&mem, A).is_none());
+            assert!(is_new(insert(&mem, B, 8, None)));
+            assert!(find(&mem, B).is_some());
+        });
+        let mem = model.thread(2, 1);
+        for torn in TORN {
+            assert!(find(&mem, torn).is_none());
+        }
+        if find(&mem, B).is_some() {
+            assert!(find(&mem, A).is_none());
+        }
+        other.join().unwrap();
+    });
+}
+
+/// free/free: one of two callers removes it, and its destructor runs once.
+#[test]
+fn two_removals_run_one_destructor() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 1));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let runs = Arc::new(AtomicU64::new(0));
+        let other = {
+            let runs = runs.clone();
+            let mut dtor = move |_| {
+                runs.fetch_add(1, Relaxed);
+            };
+            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor), Reclaim).unwrap())
+        };
+        let mine = remove(&model.thread(2, 1), A, None, Reclaim).unwrap();
+        let theirs = other.join().unwrap();
+        assert!(mine != theirs);
+        assert_eq!(runs.load(Relaxed), u64::from(theirs));
+        assert_eq!(model.free(), 1);
+    });
+}
+
+/// free/insert: destructor and constructor of one key never run at the same time.
+#[test]
+fn a_constructor_waits_for_the_destructor() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 2));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let inside = Arc::new(AtomicU64::new(0));
+        let other = {
+            let inside = inside.clone();
+            let mut dtor = move |_| {
+                assert_eq!(inside.fetch_add(1, Relaxed), 0);
+                thread::yield_now();
+                inside.fetch_sub(1, Relaxed);
+            };
+            spawn(&model, 1, move |mem| remove(&mem, A, Some(&mut dtor), Reclaim).unwrap())
+        };
+        let mut ctor = |_| {
+            assert_eq!(inside.fetch_add(1, Relaxed), 0);
+            inside.fetch_sub(1, Relaxed);
+            0
+        };
+        let mine = insert(&model.thread(2, 1), A, 8, Some(&mut ctor));
+        assert!(other.join().unwrap());
+        assert!(matches!(mine, Inserted::New(_) | Inserted::Exists(_)), "{mine:?}");
+        assert_eq!(model.free(), if is_new(mine) { 1 } else { 2 });
+    });
+}
+
+/// grow/get: what is there throughout is found throughout.
+#[test]
+fn growth_hides_nothing() {
+    check(|| {
+        let model = Arc::new(Model::new(1, 2));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let other = spawn(&model, 1, |mem| {
+            assert!(model_of(&mem).grow_now());
+            assert!(find(&mem, A).is_some());
+            // Moves the bucket.
+            assert!(is_new(insert(&mem, B, 8, None)));
+        });
+        let mem = model.thread(2, 1);
+        assert!(find(&mem, A).is_some());
+        assert!(find(&mem, TORN[0]).is_none());
+        other.join().unwrap();
+        assert!(find(&mem, A).is_some() && find(&mem, B).is_some());
+    });
+}
+
+/// grow/free/get: what was removed is not found in what is left of the old level.
+#[test]
+fn growth_revives_nothing() {
+    check(|| {
+        let model = Arc::new(Model::new(1, 1));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        assert!(model.grow_now());
+        let gone = Arc::new(AtomicU64::new(0));
+        let other = {
+            let gone = gone.clone();
+            spawn(&model, 1, move |mem| {
+                assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
+                gone.store(1, loom::sync::atomic::Ordering::Release);
+            })
+        };
+        let helper = spawn(&model, 3, |mem| {
+            // Moves the bucket, or helps.
+            let _ = crate::levels::writable(&mem, A.obj);
+        });
+        let mem = model.thread(2, 1);
+        let was_gone = gone.load(loom::sync::atomic::Ordering::Acquire) == 1;
+        assert!(!(find(&mem, A).is_some() && was_gone));
+        other.join().unwrap();
+        helper.join().unwrap();
+        assert!(find(&mem, A).is_none());
+        assert_eq!(committed(&model), []);
+        assert_eq!(model.free(), 1);
+    });
+}
+
+/// grow/insert/insert: two threads that move the same bucket and insert the same key.
+#[test]
+fn growth_keeps_keys_unique() {
+    check(|| {
+        let model = Arc::new(Model::new(1, 3));
+        assert!(is_new(insert(&model.thread(0, 1), B, 8, None)));
+        let other = spawn(&model, 1, |mem| {
+            model_of(&mem).grow_now();
+            insert(&mem, A, 8, None)
+        });
+        let mine = insert(&model.thread(2, 1), A, 8, None);
+        assert!(is_new(mine) != is_new(other.join().unwrap()));
+        let mut all = committed(&model);
+        all.sort_by_key(|(key, _)| key.id);
+        assert_eq!(all.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [A, B]);
+        assert_eq!(model.free(), 1);
+    });
+}
+
+/// guard/free/insert: what was found under a guard is not used again before its end.
+#[test]
+fn a_guard_keeps_the_block() {
+    check(|| {
+        let model = Arc::new(Model::new(0, 1));
+        assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
+        let other = spawn(&model, 1, |mem| {
+            assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
+            insert(&mem, B, 8, None)
+        });
+        let mem = model.thread(2, 1);
+        let guard = model.guards.enter(0);
+        if let Some(found) = find(&mem, A) {
+            let extent = &mem.header(found.block()).extent;
+            let before = extent.load(Relaxed);
+            thread::yield_now();
+            assert_eq!(extent.load(Relaxed), before, "used again under a guard");
+        }
+        model.leave(guard);
+        let inserted = other.join().unwrap();
+        assert!(matches!(inserted, Inserted::New(_) | Inserted::NoMemory), "{inserted:?}");
+        // Whoever removes while the guard ends may leave the block to the next one who has to do with guards.
+        model.leave(model.guards.enter(0));
+        assert_eq!(model.free(), usize::from(!is_new(inserted)), "a block was lost");
+    });
+}
+
+fn model_of<'m>(mem: &Thread<'m>) -> &'m Model {
+    mem.model()
+}
