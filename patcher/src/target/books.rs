@@ -260,6 +260,10 @@ pub fn events(target: &Target, block: Addr, after: u64) -> Result<Vec<Event>, Er
 
 /// The runtime's own memory.
 fn own_memory(target: &Target, list: u64) -> Result<Vec<std::ops::Range<u64>>, Error> {
+    // A runtime from before the list has none.
+    if list == 0 {
+        return Ok(Vec::new());
+    }
     let count = quad(target, Addr(list), offset_of!(OwnMemory, count))?.min(OWN_PIECES as u64);
     let pieces = (0..count).map(|i| {
         let at = Addr(list) + offset_of!(OwnMemory, pieces) as u64 + i * size_of::<Piece>() as u64;
