@@ -38,14 +38,19 @@ struct suture_state;
 // The slot receives load address + `offset`, after `expected` was found there (stripped objects).
 #define SUTURE_REF_OFFSET 2
 
-// One function to be replaced.
+// One function to be replaced: by name, or by where it is in an object without symbols.
 struct suture_func {
-    // Symbol name of the function in its object.
+    // Symbol name of the function in its object; null = it has none, `offset` and `expected` say which.
     const char *old_name;
     // The function that takes its place.
     const void *new_func;
     // Which of several symbols of that name, from 1; 0 = the name must be unique.
     uint64_t sympos;
+    // Without a name: address of its entry as the file has it, the load address not added. The object's
+    // build-id must be given.
+    uint64_t offset;
+    // Without a name: the first bytes of the function in the file, four or more, in hexadecimal.
+    const char *expected;
 };
 
 // One object of the target: the main executable or a shared library.
@@ -97,11 +102,11 @@ struct suture_reference {
     uint32_t reserved;
     // Object the reference is looked up in; null = the main executable.
     const char *object;
-    // Symbol name (kinds `SYMBOL` and `OLD_FUNC`).
+    // Symbol name (kinds `SYMBOL` and `OLD_FUNC`); null for a function that is named by its offset.
     const char *symbol;
     // Which of several symbols of that name, from 1; 0 = must be unique.
     uint64_t sympos;
-    // Offset from the object's load address (kind `OFFSET`).
+    // Offset from the object's load address (kind `OFFSET`, and `OLD_FUNC` without a name).
     uint64_t offset;
     // Bytes that must stand there, in hexadecimal (kind `OFFSET`).
     const char *expected;
@@ -210,10 +215,19 @@ struct suture_patch {
 /* Inside an object: the function `old` is replaced by `func`. _AT picks one of several functions of
  * that name, counted from 1 in the order of the symbol table. _OLD keeps the old one callable
  * through a pointer declared with SUTURE_OLD. */
-#define SUTURE_FUNC(old, func) (PLAIN, old, func, 0, ~)
-#define SUTURE_FUNC_AT(old, sympos, func) (PLAIN, old, func, sympos, ~)
-#define SUTURE_FUNC_OLD(old, func, slot) (KEPT, old, func, 0, slot)
-#define SUTURE_FUNC_AT_OLD(old, sympos, func, slot) (KEPT, old, func, sympos, slot)
+#define SUTURE_FUNC(old, func) (PLAIN, old, func, 0, 0, 0, ~)
+#define SUTURE_FUNC_AT(old, sympos, func) (PLAIN, old, func, sympos, 0, 0, ~)
+#define SUTURE_FUNC_OLD(old, func, slot) (KEPT, old, func, 0, 0, 0, slot)
+#define SUTURE_FUNC_AT_OLD(old, sympos, func, slot) (KEPT, old, func, sympos, 0, 0, slot)
+
+/* Inside a SUTURE_OBJECT_ID: a function without a symbol, as in stripped programs. `offset` is the
+ * address of its entry as `objdump -d` prints it, `expected` its first bytes, four or more, in
+ * hexadecimal:
+ *
+ *     SUTURE_FUNC_OFFSET(0x15b20, "4154498d", new_func)
+ */
+#define SUTURE_FUNC_OFFSET(offset, expected, func) (PLAIN, 0, func, 0, offset, expected, ~)
+#define SUTURE_FUNC_OFFSET_OLD(offset, expected, func, slot) (KEPT, 0, func, 0, offset, expected, slot)
 
 /* Item: fills the pointer `slot` with the address of a symbol of `object`. `sympos` as above, 0 =
  * the name must be unique. Only for what a plain SUTURE_EXTERN cannot say. */
@@ -318,15 +332,15 @@ void suture_shadow_leave(uint32_t guard);
 #define SUTURE_DEFINE_OBJECT(n, c, name, id, ...)                                                  \
     SUTURE_EACH_FUNC(SUTURE_PASS_SLOT, c, __VA_ARGS__)                                             \
     static const struct suture_func suture_funcs_##n[] = {                                         \
-        SUTURE_EACH_FUNC(SUTURE_PASS_FUNC, c, __VA_ARGS__){0, 0, 0}};
+        SUTURE_EACH_FUNC(SUTURE_PASS_FUNC, c, __VA_ARGS__){0, 0, 0, 0, 0}};
 #define SUTURE_DEFINE_POINTER(n, c, slot, ...) SUTURE_SLOT_DEFINE(slot)
 #define SUTURE_DEFINE_STATE(n, c, ...)
 #define SUTURE_DEFINE_FLAG(n, c, ...)
 
-#define SUTURE_SLOT_PLAIN(n, c, old, func, sympos, slot)
-#define SUTURE_SLOT_KEPT(n, c, old, func, sympos, slot) SUTURE_SLOT_DEFINE(slot)
-#define SUTURE_FUNC_PLAIN(n, c, old, func, sympos, slot)                                           \
-    {old, __extension__(const void *)(func), sympos},
+#define SUTURE_SLOT_PLAIN(n, c, old, func, sympos, offset, expected, slot)
+#define SUTURE_SLOT_KEPT(n, c, old, func, sympos, offset, expected, slot) SUTURE_SLOT_DEFINE(slot)
+#define SUTURE_FUNC_PLAIN(n, c, old, func, sympos, offset, expected, slot)                         \
+    {old, __extension__(const void *)(func), sympos, offset, expected},
 #define SUTURE_FUNC_KEPT SUTURE_FUNC_PLAIN
 
 #define SUTURE_OBJECT_OBJECT(n, c, name, id, ...) {name, id, suture_funcs_##n},
@@ -342,9 +356,9 @@ void suture_shadow_leave(uint32_t guard);
 #define SUTURE_STATE_FLAG(n, c, ...)
 
 #define SUTURE_REFERENCE_OBJECT(n, c, name, id, ...) SUTURE_EACH_FUNC(SUTURE_PASS_OLD, name, __VA_ARGS__)
-#define SUTURE_OLD_PLAIN(n, c, old, func, sympos, slot)
-#define SUTURE_OLD_KEPT(n, c, old, func, sympos, slot)                                             \
-    {&suture_slot_##slot, SUTURE_REF_OLD_FUNC, 0, c, old, sympos, 0, 0},
+#define SUTURE_OLD_PLAIN(n, c, old, func, sympos, offset, expected, slot)
+#define SUTURE_OLD_KEPT(n, c, old, func, sympos, offset, expected, slot)                           \
+    {&suture_slot_##slot, SUTURE_REF_OLD_FUNC, 0, c, old, sympos, offset, 0},
 #define SUTURE_REFERENCE_POINTER(n, c, slot, kind, object, symbol, sympos, offset, expected)       \
     {&suture_slot_##slot, kind, 0, object, symbol, sympos, offset, expected},
 #define SUTURE_REFERENCE_STATE(n, c, ...)

@@ -15,31 +15,39 @@
  * it, too, keeps the limit raised; one that lacks it has the callbacks below undo it. */
 #define RAISED_LIMIT 4711
 
-static struct rlimit before;
+/* What was before lies in a shadow variable, where whoever takes over finds it. */
+static struct rlimit *before(struct suture_state *state)
+{
+    return suture_shadow_get(0, state->id);
+}
 
 /* No thread can run new code yet; whatever is not 0 refuses the patch, with this errno. */
 static int can_be_raised(struct suture_patch *patch, struct suture_state *state)
 {
-    (void)patch, (void)state;
-    if (getrlimit(RLIMIT_NOFILE, &before) != 0)
+    (void)patch;
+    struct rlimit *limit = suture_shadow_alloc(0, state->id, sizeof *limit, 0, 0);
+    if (limit == 0)
+        return -EEXIST;
+    if (getrlimit(RLIMIT_NOFILE, limit) != 0)
         return -errno;
-    return before.rlim_cur < before.rlim_max ? 0 : -EPERM;
+    return limit->rlim_cur < limit->rlim_max ? 0 : -EPERM;
 }
 
 /* Every thread runs new code. Also called when a disable was turned round. */
 static void raise_it(struct suture_patch *patch, struct suture_state *state)
 {
-    (void)patch, (void)state;
-    struct rlimit raised = {before.rlim_max, before.rlim_max};
+    (void)patch;
+    struct rlimit raised = *before(state);
+    raised.rlim_cur = raised.rlim_max;
     setrlimit(RLIMIT_NOFILE, &raised);
 }
 
 /* Every thread still runs new code. Undone by the callback above when it is turned round. */
 static void lower_it(struct suture_patch *patch, struct suture_state *state)
 {
-    (void)patch, (void)state;
-    setrlimit(RLIMIT_NOFILE, &before);
+    (void)patch;
+    setrlimit(RLIMIT_NOFILE, before(state));
 }
 
 SUTURE_PATCH("raise-limit",
-    SUTURE_STATE(RAISED_LIMIT, 0, can_be_raised, raise_it, lower_it, 0, 0));
+    SUTURE_STATE(RAISED_LIMIT, SUTURE_IS_SHADOW, can_be_raised, raise_it, lower_it, 0, 0));

@@ -98,7 +98,8 @@ impl<F: FnPointer> Default for Old<F> {
 }
 
 /// End of a function table.
-pub const END_FUNC: Func = Func { old_name: ptr::null(), new_func: ptr::null(), sympos: 0 };
+pub const END_FUNC: Func =
+    Func { old_name: ptr::null(), new_func: ptr::null(), sympos: 0, offset: 0, expected: ptr::null() };
 /// End of an object table.
 pub const END_OBJECT: Object = Object { name: ptr::null(), build_id: ptr::null(), funcs: ptr::null() };
 /// End of a reference table.
@@ -181,6 +182,8 @@ pub const fn describe(
 ///     objects: [
 ///         main: ["price" => new_price, old OLD_PRICE],
 ///         "libgreet.so.1": ["greet" => new_greet, sympos 2],
+///         // A function without a symbol: where it is, and its first bytes.
+///         "libgone.so.1" build_id "00ff": [at 0x15b20 expected "4154498d" => new_greet],
 ///     ],
 ///     states: [
 ///         10, STATE_IS_SHADOW | STATE_BLOCK_DISABLE => { pre_patch: begin },
@@ -197,6 +200,10 @@ pub const fn describe(
 /// assert_eq!(greet.sympos, 2);
 /// assert_eq!((states[0].id, states[0].flags, states[1].id, states[2].id), (10, 3, 11, 0));
 /// assert!(states[0].callbacks.pre_patch.is_some() && states[0].callbacks.post_patch.is_none());
+/// // SAFETY: as above.
+/// let gone = unsafe { &*(*patch.objects.add(2)).funcs };
+/// assert!(gone.old_name.is_null() && !gone.expected.is_null());
+/// assert_eq!(gone.offset, 0x15b20);
 /// assert_eq!(old.slot, OLD_PRICE.slot());
 /// assert!(end.slot.is_null());
 /// ```
@@ -206,8 +213,9 @@ macro_rules! patch {
         name: $name:literal,
         $(flags: $flags:expr,)?
         objects: [
-            $($object:tt: [
-                $($old:literal => $new:expr $(, old $slot:path)? $(, sympos $sympos:literal)?),+ $(,)?
+            $($object:tt $(build_id $build_id:literal)?: [
+                $($($old:literal)? $(at $offset:literal expected $expected:literal)?
+                    => $new:expr $(, old $slot:path)? $(, sympos $sympos:literal)?),+ $(,)?
             ]),+ $(,)?
         ]
         $(, states: [
@@ -224,12 +232,14 @@ macro_rules! patch {
             const {
                 &[$($crate::descriptor::Object {
                     name: $crate::patch!(@object $object),
-                    build_id: ::core::ptr::null(),
+                    build_id: $crate::patch!(@maybe $($build_id)?),
                     funcs: const {
                         &[$($crate::descriptor::Func {
-                            old_name: $crate::patch!(@text $old),
+                            old_name: $crate::patch!(@maybe $($old)?),
                             new_func: $new as *const ::core::ffi::c_void,
                             sympos: 0 $(+ $sympos)?,
+                            offset: 0 $(+ $offset)?,
+                            expected: $crate::patch!(@maybe $($expected)?),
                         },)+ $crate::author::END_FUNC]
                     }.as_ptr(),
                 },)+ $crate::author::END_OBJECT]
@@ -249,14 +259,17 @@ macro_rules! patch {
                     slot: $crate::author::last(&[::core::ptr::null_mut() $(, $slot.slot())?]),
                     kind: $crate::descriptor::REFERENCE_OLD_FUNC,
                     object: $crate::patch!(@object $object),
-                    symbol: $crate::patch!(@text $old),
+                    symbol: $crate::patch!(@maybe $($old)?),
                     sympos: 0 $(+ $sympos)?,
+                    offset: 0 $(+ $offset)?,
                     ..$crate::author::END_REFERENCE
                 },)+)+ $crate::author::END_REFERENCE])
             }.as_ptr(),
         );
     };
     (@text $text:literal) => { ::core::concat!($text, "\0").as_ptr().cast() };
+    (@maybe) => { ::core::ptr::null() };
+    (@maybe $text:literal) => { $crate::patch!(@text $text) };
     (@object main) => { ::core::ptr::null() };
     (@object $name:literal) => { $crate::patch!(@text $name) };
 }

@@ -43,16 +43,21 @@ pub struct Object {
     pub funcs: *const Func,
 }
 
-/// One function to be replaced.
+/// One function to be replaced: by name, or by where it is in an object without symbols.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Func {
-    /// Symbol name of the function in its object.
+    /// Symbol name of the function in its object; null = it has none, `offset` and `expected` say which.
     pub old_name: *const c_char,
     /// The function that takes its place.
     pub new_func: *const c_void,
     /// Which of several symbols of that name, from 1; 0 = the name must be unique.
     pub sympos: u64,
+    /// Without a name: address of its entry as the file has it, the load address not added. The object's
+    /// build-id must be given.
+    pub offset: u64,
+    /// Without a name: the first bytes of the function in the file, four or more, in hexadecimal.
+    pub expected: *const c_char,
 }
 
 /// All `<*, id>` shadow variables are freed when the last holder of the state leaves.
@@ -112,11 +117,11 @@ pub struct Reference {
     pub reserved: u32,
     /// Object the reference is looked up in; null = the main executable.
     pub object: *const c_char,
-    /// Symbol name (kinds `SYMBOL` and `OLD_FUNC`).
+    /// Symbol name (kinds `SYMBOL` and `OLD_FUNC`); null for a function that is named by its offset.
     pub symbol: *const c_char,
     /// Which of several symbols of that name, from 1; 0 = must be unique.
     pub sympos: u64,
-    /// Offset from the object's load address (kind `OFFSET`).
+    /// Offset from the object's load address (kind `OFFSET`, and `OLD_FUNC` without a name).
     pub offset: u64,
     /// Bytes that must stand there, in hexadecimal (kind `OFFSET`).
     pub expected: *const c_char,
@@ -125,7 +130,7 @@ pub struct Reference {
 const _: () = {
     assert!(size_of::<Patch>() == 48);
     assert!(size_of::<Object>() == 24);
-    assert!(size_of::<Func>() == 24);
+    assert!(size_of::<Func>() == 40);
     assert!(size_of::<State>() == 56);
     assert!(size_of::<Reference>() == 56);
 };

@@ -90,6 +90,9 @@ pub mod word {
     /// A shadow variable was asked for and not made; `subject` = its id, `value` = why: `EEXIST` there was one,
     /// `EDEADLK` the thread is in its constructor or destructor, `ENOMEM`, else its constructor's errno.
     pub const SHADOW_REFUSED: u32 = 27;
+    /// More shadow variables of a state were freed than have a [`DTOR`] each; `subject` = state, `value` = how
+    /// many in all.
+    pub const SHADOW_FREED: u32 = 28;
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

@@ -188,11 +188,11 @@ fn patch_source(count: usize) -> String {
     }
     text.push_str("static const struct suture_func funcs[] = {\n");
     for index in 0..count {
-        let _ = writeln!(text, "{{\"subject_{index}\", (const void *)new_{index}, 0}},");
+        let _ = writeln!(text, "{{\"subject_{index}\", (const void *)new_{index}, 0, 0, 0}},");
     }
     let _ = writeln!(
         text,
-        "{{0, 0, 0}}}};\n\
+        "{{0, 0, 0, 0, 0}}}};\n\
          static const struct suture_object objects[] = {{{{SUTURE_MAIN, 0, funcs}}, {{0, 0, 0}}}};\n\
          __attribute__((visibility(\"default\"))) struct suture_patch suture_patch = {{\n\
          SUTURE_ABI, sizeof(struct suture_patch), \"{}\", 0, objects, 0, 0}};",

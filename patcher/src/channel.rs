@@ -198,6 +198,12 @@ impl Channel {
         })
     }
 
+    /// The worker's thread id, in our pid namespace.
+    #[must_use]
+    pub fn worker(&self) -> Option<i32> {
+        self.task.rsplit('/').next()?.parse().ok()
+    }
+
     /// Says good-bye; true if the worker stays for a transition.
     #[must_use]
     pub fn close(mut self, target: &Target) -> bool {

@@ -16,7 +16,8 @@ pub struct Cli {
     pub command: Command,
 }
 
-const EXIT_CODES: &str = "\
+/// What the exit status means, as every help text and manual page says it.
+pub const EXIT_CODES: &str = "\
 Exit status:
   0  done (processes that do not concern the patch are skipped with --name and --all)
   1  refused or failed; the process is unchanged
@@ -164,6 +165,26 @@ pub enum Command {
         #[command(flatten)]
         output: Output,
     },
+    /// List the shadow variables of a process: data that patches keep beside its objects
+    Shadow {
+        /// Process id
+        #[arg(long, value_name = "N")]
+        pid: i32,
+        /// Only those of this id (decimal, or hexadecimal with 0x)
+        #[arg(long, value_name = "ID", value_parser = id)]
+        id: Option<u64>,
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// An id of shadow variables.
+fn id(text: &str) -> Result<u64, String> {
+    let parsed = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u64::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "an id is a number of at most 64 bits, like 4660 or 0x1234".to_owned())
 }
 
 /// The processes a command works on; one kind must be given.
@@ -266,6 +287,7 @@ impl Waiting {
             timeout: (!self.timeout.is_zero()).then_some(self.timeout),
             reverse: self.on_timeout == OnTimeout::Reverse,
             no_wait: self.no_wait,
+            for_threads: true,
         }
     }
 }

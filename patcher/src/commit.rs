@@ -103,7 +103,7 @@ fn arm_all(
     let mut rows = books::read(target, session.block)?.sites;
     rows.retain(wanted);
     for row in &rows {
-        stores::write_pad(target, &row.plan, &name_of(row.plan.entry))?;
+        stores::write_pad(session, &row.plan, &name_of(row.plan.entry))?;
     }
     // The jumps in the padding, and the stubs, are to be seen by everybody before the first thread
     // is sent there.
@@ -112,7 +112,7 @@ fn arm_all(
         stop_here()?;
         // A site under another patch stands already, unless a probe took our byte with it.
         if stores::look(target, &row.plan)? != Live::Armed {
-            stores::arm(target, &row.plan, &name_of(row.plan.entry))?;
+            stores::arm(session, &row.plan, &name_of(row.plan.entry))?;
         }
         if row.depth == 0 {
             armed.push(*row);
@@ -131,7 +131,7 @@ pub fn restore_all(session: &mut Session<'_>, sites: &[SiteRow]) -> Result<usize
     let mut left = 0;
     let mut ids = Vec::new();
     for site in sites {
-        if stores::restore(session.target, &site.plan)? {
+        if stores::restore(session, &site.plan)? {
             ids.extend_from_slice(&site.id.to_le_bytes());
         } else {
             left += 1;

@@ -14,6 +14,8 @@ pub struct Wait {
     pub reverse: bool,
     /// Do not wait at all.
     pub no_wait: bool,
+    /// Wait for threads that cannot be moved at once; else only for callbacks.
+    pub for_threads: bool,
 }
 
 /// What a command works with besides the process.

@@ -12,7 +12,7 @@ use crate::target::{Target, books, runtime};
 use crate::transition::follow::State;
 use serde::Serialize;
 use std::time::Instant;
-use suture_abi::block::{PHASE_COMPLETING, SITE_ARMED, SiteRow, UNPATCHING};
+use suture_abi::block::{PATCHING, PHASE_COMPLETING, PHASE_INIT, SITE_ARMED, SiteRow, UNPATCHING};
 use suture_abi::channel::{error, op};
 
 /// What a disable, reverse or force did.
@@ -148,13 +148,18 @@ fn check(books: &Books, pid: i32, name: &str, action: Action) -> Result<(u32, u3
 /// When the process is gone.
 pub fn idle_sites(session: &Session<'_>) -> Result<Vec<SiteRow>, Error> {
     let books = books::read(session.target, session.block)?;
-    Ok(books.sites.into_iter().filter(is_idle).collect())
+    Ok(idle(&books).copied().collect())
 }
 
-/// Armed, and no function is on it.
-#[must_use]
-pub fn is_idle(site: &SiteRow) -> bool {
-    site.depth == 0 && site.state == SITE_ARMED && site.hook == 0
+/// The same sites in books. Those of a patch whose callbacks run before it starts are armed, and no function
+/// is on them yet.
+pub fn idle(books: &Books) -> impl Iterator<Item = &SiteRow> {
+    let starting = books.transition.filter(|t| t.begun == PATCHING && t.phase == PHASE_INIT);
+    let awaited = move |site: &SiteRow| {
+        starting.is_some_and(|t| books.funcs_of(t.patch).any(|func| func.site == site.id))
+    };
+    let armed = |s: &&SiteRow| s.depth == 0 && s.state == SITE_ARMED && s.hook == 0;
+    books.sites.iter().filter(armed).filter(move |site| !awaited(site))
 }
 
 /// The patch a user means: a name, or a patch file whose descriptor has the name.

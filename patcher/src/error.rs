@@ -245,6 +245,10 @@ pub enum Error {
     Redirect {
         /// What and why, one line per function.
         what: String,
+        /// Bytes of one of them are somebody else's.
+        foreign: bool,
+        /// What to do about the first.
+        hint: Option<String>,
     },
     /// It has nothing that the patch changes.
     #[error("process {pid} maps none of the patch's objects")]
@@ -590,18 +594,46 @@ impl Error {
                     "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
                 }
                 libc::EAGAIN => "raise the process's RLIMIT_MEMLOCK (prlimit --memlock)".into(),
-                _ => return None,
+                _ => "see what happened there with: suture log".into(),
             },
             Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
             Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
-            Self::Foreign { .. } => {
+            Self::Store { .. } => {
+                "the kernel forbids stores into code (boot with proc_mem.force_override=ptrace \
+                                   or always), and the program forbids them to itself"
+                    .into()
+            }
+            Self::Foreign { .. } | Self::Redirect { foreign: true, .. } => {
                 "remove the breakpoint, probe or other hook that stands there and try again".into()
             }
-            Self::Patch { hint, .. } => return hint.clone(),
-            Self::Elf(ElfError::NotElf { .. }) => {
-                "a patch is a shared object: cc -O2 -fPIC -shared -nostartfiles fix.c -o fix.so".into()
+            Self::Patch { hint, .. } | Self::Redirect { hint, .. } => return hint.clone(),
+            Self::Elf(error) => elf_hint(error)?.into(),
+            Self::Vanished { .. } => "find its successor with: suture status --all".into(),
+            Self::KernelThread { .. } => "patch the kernel with its own livepatch".into(),
+            Self::Narrow { .. } => "run a 64-bit build of the program".into(),
+            Self::ShadowStack { .. } => {
+                "start the program without shadow stacks: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off".into()
             }
-            _ => return None,
+            Self::Unreachable { .. } => "try again when the process has less to do".into(),
+            Self::NoAnswer { pid, .. } => {
+                format!(
+                    "see with suture status --pid {pid} what was done, and try again; is the machine overloaded?"
+                )
+            }
+            Self::NotConcerned { .. } => {
+                "name the process that runs the program; suture info PATCH.so shows the objects".into()
+            }
+            Self::CallbackFailed { .. } => "ask the author of the patch what that callback wants".into(),
+            Self::AttributeAccess { pid, .. } => {
+                format!("see what can be set with: suture get PATCH --pid {pid}")
+            }
+            Self::Reversed { .. } => "see who did it with: suture log".into(),
+            Self::NotInTransition { .. } => "see what is going on with: suture status".into(),
+            Self::Failed { .. } | Self::NoThread { .. } | Self::Worker { .. } | Self::Unreadable { .. } => {
+                "see what happened there with: suture log".into()
+            }
+            Self::AttributeValue { .. } | Self::Unchanged { .. } => return None,
+            Self::Interrupted { .. } | Self::Io { .. } => return None,
         })
     }
 
@@ -624,6 +656,7 @@ impl Error {
             | Self::HookingInUse { .. }
             | Self::AtCallbacks { .. }
             | Self::Foreign { .. }
+            | Self::Redirect { foreign: true, .. }
             | Self::MovingTarget { .. } => "EBUSY",
             Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
             Self::NoThread { .. } | Self::NoHost { .. } => "EAGAIN",
@@ -655,6 +688,18 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         EXIT_REFUSED
     }
+}
+
+fn elf_hint(error: &ElfError) -> Option<&'static str> {
+    Some(match error {
+        ElfError::NotElf { .. } => {
+            "a patch is a shared object: cc -O2 -fPIC -shared -nostartfiles fix.c -o fix.so"
+        }
+        ElfError::Foreign { .. } => "build it on, or for, x86-64: x86_64-linux-gnu-gcc",
+        ElfError::Malformed { .. } => "was it copied completely? Build it again",
+        ElfError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "is its name correct?",
+        ElfError::Io { .. } => return None,
+    })
 }
 
 /// Who held a transition up, in one line.

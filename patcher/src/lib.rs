@@ -30,6 +30,7 @@ pub mod report;
 pub mod run;
 pub mod seccomp;
 pub mod session;
+pub mod shadow;
 pub mod states;
 pub mod status;
 pub mod stores;

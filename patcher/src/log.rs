@@ -69,6 +69,8 @@ pub fn spelling(number: u32) -> &'static str {
         word::APPLY_OBJECT => "apply",
         word::REVERT_OBJECT => "revert",
         word::CALLBACK_CRASHED => "crashed",
+        word::SHADOW_REFUSED => "shadow-refused",
+        word::SHADOW_FREED => "shadow-freed",
         _ => "unknown",
     }
 }

@@ -9,6 +9,7 @@ use suture_patcher::cli::Cli;
 use suture_patcher::error::EXIT_USAGE;
 
 fn main() -> ExitCode {
+    suture_patcher::sys::heap::grow_in_steps();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -3,7 +3,7 @@
 use crate::channel::Refusal;
 use crate::commit::restore_all;
 use crate::context::Context;
-use crate::disable::idle_sites;
+use crate::disable::{idle, idle_sites};
 use crate::error::Error;
 use crate::session::{Session, explain};
 use crate::sys::time::Deadline;
@@ -75,7 +75,8 @@ pub fn see_through(
     }
     session.close()?;
     drop(alone);
-    if context.wait.no_wait {
+    let at_threads = found.waiting.is_none();
+    if context.wait.no_wait || at_threads && !context.wait.for_threads {
         return judge(target, block, name, found, (0, 0));
     }
     let patience = Patience { until };
@@ -171,8 +172,7 @@ pub fn tidy(session: &mut Session<'_>) -> Result<(usize, usize), Error> {
 fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
     let _alone = Exclusive::take(target)?;
     let block = crate::target::runtime::find_block(target, &target.maps()?)?;
-    let any = |b: &books::Books| b.sites.iter().any(crate::disable::is_idle);
-    if !any(&books::read(target, block)?) {
+    if idle(&books::read(target, block)?).next().is_none() {
         return Ok((0, 0));
     }
     let mut session = Session::open(target)?;

@@ -33,8 +33,11 @@ impl Patch {
         trusted(&shown, &meta)?;
         let object = ObjectFile::from_file(&file, shown.clone())?;
         let file = PatchFile::new(&object)?;
-        let descriptor = PatchDescriptor::read(&file)
-            .map_err(|e| refused(&shown, &e.to_string(), descriptor_errno(&e)))?;
+        let descriptor = PatchDescriptor::read(&file).map_err(|e| Error::Patch {
+            what: format!("{shown}: {e}"),
+            errno: descriptor_errno(&e),
+            hint: e.hint().map(Into::into),
+        })?;
         Ok(Self { path: absolute, file, descriptor })
     }
 }
@@ -65,10 +68,4 @@ pub fn descriptor_errno(error: &DescriptorError) -> &'static str {
         DescriptorError::Duplicate { .. } | DescriptorError::DuplicateObject { .. } => "EEXIST",
         _ => "EINVAL",
     }
-}
-
-/// A refusal of the patch file itself.
-#[must_use]
-pub fn refused(shown: &str, why: &str, errno: &'static str) -> Error {
-    Error::Patch { what: format!("{shown}: {why}"), errno, hint: None }
 }

@@ -21,8 +21,8 @@ use suture_link::{
     ResolvedFunc,
 };
 use suture_redirect::{
-    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Request,
-    code_ranges, plan_sites,
+    Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Replacement,
+    Request, code_ranges, plan_sites,
 };
 use suture_unwind::Module;
 
@@ -99,16 +99,35 @@ pub fn plan(
     let mut view = view::process(target, maps.clone(), cache)?;
     view.exports = runtime::exports(target, &maps)?;
     let linked = link(&view, patch)?;
+    not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
     let redirect = loop {
-        match redirect(target, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
+        match redirect(target, patch, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
             Err(PlanError::Refused(refused)) if give_up_optional(&mut hooks, &refused) => {}
             other => break other.map_err(refusal)?,
         }
     };
     let own_stacks = own_stacks::find(target, &view, books)?;
     Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, own_stacks, cache))
+}
+
+/// Refuses functions that the runtime redirects for itself. A patch on top of a hook would keep the runtime
+/// from seeing births and forks, and a forked child would mix old and new code in the next transition.
+fn not_the_runtimes_own(view: &ProcessView<'_>, linked: &LinkPlan) -> Result<(), Error> {
+    let own = hooks::missing(view, &[], true);
+    let is_own = |entry, object: u32| {
+        let index = linked.objects[object as usize].index;
+        own.iter().any(|hook| (hook.object, hook.entry) == (index, entry))
+    };
+    match linked.funcs.iter().find(|f| is_own(f.old_entry, f.object)) {
+        None => Ok(()),
+        Some(func) => Err(Error::Patch {
+            what: format!("cannot replace {}: the runtime redirects it for itself", func.name),
+            errno: "EBUSY",
+            hint: Some("replace the functions that call it".into()),
+        }),
+    }
 }
 
 /// Takes hooks off the list that were refused and can be done without; false when there is none.
@@ -120,8 +139,16 @@ fn give_up_optional(hooks: &mut Vec<Hook>, refused: &[(String, Refusal)]) -> boo
 
 fn refusal(error: PlanError) -> Error {
     match error {
-        PlanError::Refused(refused) => Error::Redirect { what: refusals(&refused) },
-        PlanError::NoRoom { .. } => Error::Patch { what: error.to_string(), errno: "ENOMEM", hint: None },
+        PlanError::Refused(refused) => {
+            let foreign = refused.iter().any(|(_, why)| matches!(why, Refusal::Bytes { .. }));
+            let hint = refused.first().map(|(_, why)| why.hint());
+            Error::Redirect { what: refusals(&refused), foreign, hint }
+        }
+        PlanError::NoRoom { .. } => Error::Patch {
+            what: error.to_string(),
+            errno: "ENOMEM",
+            hint: Some("restart the program, which then may lie elsewhere".into()),
+        },
     }
 }
 
@@ -134,7 +161,8 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
             LinkError::Descriptor(e) => descriptor_errno(e),
             _ => "EINVAL",
         };
-        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint: None }
+        let hint = e.hint().map(Into::into);
+        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint }
     })
 }
 
@@ -142,6 +170,7 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
 #[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
 fn redirect(
     target: &Target,
+    patch: &Patch,
     view: &ProcessView<'_>,
     linked: &LinkPlan,
     hooks: &[Hook],
@@ -170,6 +199,7 @@ fn redirect(
         })
         .collect();
     let position = |index: usize| used.binary_search(&index).unwrap_or(0);
+    let new_code = cache.analysis(patch.file.file());
     let mut requests: Vec<Request> = linked
         .funcs
         .iter()
@@ -177,12 +207,17 @@ fn redirect(
             object: position(linked.objects[f.object as usize].index),
             entry: f.old_entry,
             name: f.name.clone(),
+            replacement: Some(Replacement {
+                analysis: new_code.clone(),
+                entry: Vaddr(f.new_addr.0.wrapping_sub(linked.base.0)),
+            }),
         })
         .collect();
     requests.extend(hooks.iter().map(|h| Request {
         object: position(h.object),
         entry: h.entry,
         name: h.name.to_owned(),
+        replacement: None,
     }));
     let existing: Vec<ExistingSite> =
         books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();

@@ -1,6 +1,7 @@
 //! What the user sees: plain lines, or one JSON document (schema 1).
 
 use crate::error::Error;
+use crate::shadow::Count;
 use crate::states::StateStatus;
 use crate::status::{FunctionStatus, ProcessStatus};
 use crate::transition::TransitionStatus;
@@ -144,6 +145,7 @@ pub fn status_text(status: &ProcessStatus) -> String {
         let _ =
             writeln!(text, "  thread {} ({}): patch_state {}", thread.tid, thread.name, thread.patch_state);
     }
+    status.shadow.iter().for_each(|count| text += &shadow_line("  ", count));
     if !status.hooking {
         let _ = writeln!(text, "  hooking is switched off: patches are refused");
     }
@@ -196,6 +198,16 @@ fn state_line(text: &mut String, patch: &str, state: &StateStatus) {
     let others =
         if others.is_empty() { String::new() } else { format!("  also held by {}", others.join(" ")) };
     let _ = writeln!(text, "     state {}{flags}{others}", state.id);
+}
+
+/// How many shadow variables an id has.
+#[must_use]
+pub fn shadow_line(indent: &str, count: &Count) -> String {
+    let variables = if count.variables == 1 { "variable" } else { "variables" };
+    format!(
+        "{indent}shadow id {} ({:#x}): {} {variables}, {} bytes\n",
+        count.id, count.id, count.variables, count.bytes
+    )
 }
 
 fn function_line(text: &mut String, f: &FunctionStatus) {

@@ -74,11 +74,12 @@ impl Progress {
     }
 }
 
-/// Runs `work` on every process and gives the results in the order of `pids`. `draw` is called on
-/// this thread about 20 times a second while there is work.
+/// Runs `work` on every process and gives the results in the order of `pids`. `meanwhile` is done once
+/// on this thread, then `draw` is called about 20 times a second while there is work.
 pub fn on_each<T: Send>(
     pids: &[i32],
     work: impl Fn(i32, &Progress) -> Result<T, Error> + Sync,
+    meanwhile: impl FnOnce(),
     mut draw: impl FnMut(&Snapshot),
 ) -> Vec<(i32, Result<T, Error>)> {
     let progress = Progress::new(pids.len());
@@ -103,6 +104,7 @@ pub fn on_each<T: Send>(
             });
         }
         drop(results);
+        meanwhile();
         let mut finished = Vec::new();
         loop {
             match done.recv_timeout(Duration::from_millis(50)) {
@@ -135,6 +137,7 @@ mod tests {
                 progress.step(pid, "work");
                 if pid % 7 == 0 { Err(Error::NoProcess { pid }) } else { Ok(pid * 2) }
             },
+            || {},
             |_| {},
         );
         assert_eq!(results.iter().map(|(p, _)| *p).collect::<Vec<_>>(), pids);

@@ -105,6 +105,12 @@ impl<'t> Session<'t> {
         self.expect("the barrier", op::SYNC, [0; 4], &[]).map(|_| ())
     }
 
+    /// The worker's thread id, in our pid namespace.
+    #[must_use]
+    pub fn worker(&self) -> Option<i32> {
+        self.channel.worker()
+    }
+
     /// Ends the session and waits until the worker has left the process, unless a transition keeps it.
     ///
     /// # Errors

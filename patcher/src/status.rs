@@ -5,6 +5,7 @@
 
 use crate::description::{Description, ObjectDescription};
 use crate::error::Error;
+use crate::shadow;
 use crate::states::{self, CallbackStatus, Callbacks, StateStatus};
 use crate::stores::{self, Live};
 use crate::target::{Target, books, runtime, worker};
@@ -51,6 +52,8 @@ pub struct ProcessStatus {
     pub images_left: usize,
     /// Bytes mapped for patches.
     pub mapped_bytes: u64,
+    /// Shadow variables by id.
+    pub shadow: Vec<shadow::Count>,
     /// Sites whose bytes are no longer ours although a function is on them.
     pub sites_lost: usize,
 }
@@ -196,6 +199,7 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
         images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
+        shadow: shadow::counts(target, block)?,
         sites_lost: lost,
         patches,
         hooks,

@@ -4,11 +4,109 @@
 //! `pwrite` is two stores on processors without fast short moves. Bytes of the word that are not the
 //! site's own are written back as they were read; if a neighbour changed in between, the read-back
 //! shows it and the error says so.
+//!
+//! The bytes are written in the first of three ways that is not forbidden: from here through
+//! `/proc/PID/mem`; by the worker, which makes the page writable for a moment; from here through ptrace,
+//! with the worker as the thread that is held. Kernels may forbid the first (`proc_mem.force_override`),
+//! programs the second (`PR_SET_MDWE`, SELinux). Each is one store.
 
 use crate::error::Error;
+use crate::session::Session;
+use crate::sys::memory::is_forbidden;
+use crate::sys::ptrace::{StopError, StoppedThread};
+use crate::sys::time::Deadline;
 use crate::target::Target;
+use std::io;
+use std::time::Duration;
 use suture_abi::batch::Site;
+use suture_abi::channel::{error, op};
 use suture_elf::{Addr, Memory};
+
+/// Who makes a store. The bytes `old` were just read.
+pub trait Writer {
+    /// The process.
+    fn target(&self) -> &Target;
+
+    /// Writes `new` over `old`: 1 byte or 8 aligned ones in one store, others in several.
+    ///
+    /// # Errors
+    /// When nobody can.
+    fn store(&mut self, addr: Addr, old: &[u8], new: &[u8]) -> Result<(), Error>;
+}
+
+/// How long the worker may take to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+impl Writer for Session<'_> {
+    fn target(&self) -> &Target {
+        self.target
+    }
+
+    fn store(&mut self, addr: Addr, old: &[u8], new: &[u8]) -> Result<(), Error> {
+        let forbidden = match self.target.memory.write_forced(addr, new) {
+            Ok(()) => return Ok(()),
+            Err(e) => e,
+        };
+        let failed = |source| Error::Store { pid: self.target.pid(), addr: addr.0, source };
+        if !is_forbidden(&forbidden) {
+            return Err(failed(forbidden));
+        }
+        if self.store_inside(addr, old, new)? {
+            return Ok(());
+        }
+        self.poke(addr, new).map_err(|_| Error::Store {
+            pid: self.target.pid(),
+            addr: addr.0,
+            source: forbidden,
+        })
+    }
+}
+
+impl Session<'_> {
+    /// By the worker. `false`: the program may not make its code writable.
+    fn store_inside(&mut self, addr: Addr, old: &[u8], new: &[u8]) -> Result<bool, Error> {
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0, |n, &b| n << 8 | u64::from(b));
+        let width = if new.len() == 8 && addr.0.is_multiple_of(8) { 8 } else { 1 };
+        for ((old, new), at) in old.chunks(width).zip(new.chunks(width)).zip((addr.0..).step_by(width)) {
+            let args = [at, number(old), number(new), width as u64];
+            match self.request(op::STORE, args, &[])? {
+                Ok(_) => {}
+                Err(refusal) if refusal.code == error::PROTECT => return Ok(false),
+                Err(refusal) => {
+                    let what = crate::session::words(refusal);
+                    return Err(Error::Worker { pid: self.target.pid(), step: "a store", what });
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Through ptrace, word by word. No thread of the program is held: the worker is.
+    fn poke(&mut self, addr: Addr, new: &[u8]) -> io::Result<()> {
+        let gone = || io::Error::from_raw_os_error(libc::ESRCH);
+        let worker = self.worker().ok_or_else(gone)?;
+        let refused = |e| match e {
+            StopError::Os(e) => e,
+            StopError::Gone | StopError::Stopped => gone(),
+        };
+        let mut held = StoppedThread::ask(worker).map_err(refused)?;
+        if !held.await_stop(Deadline::after(STOP)).map_err(refused)? {
+            return Err(io::Error::from_raw_os_error(libc::ETIMEDOUT));
+        }
+        let end = addr + new.len() as u64;
+        for word in (addr.0 & !7..end.0).step_by(8) {
+            let live = self.target.memory.read_u64(Addr(word)).map_err(|_| gone())?;
+            let mut bytes = live.to_le_bytes();
+            for (byte, at) in bytes.iter_mut().zip(word..) {
+                if let Some(new) = at.checked_sub(addr.0).and_then(|i| new.get(usize::try_from(i).ok()?)) {
+                    *byte = *new;
+                }
+            }
+            held.poke(word, u64::from_le_bytes(bytes))?;
+        }
+        held.release()
+    }
+}
 
 /// What stands at a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +174,8 @@ fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
 ///
 /// # Errors
 /// When the padding is no longer what the plan saw, or cannot be written.
-pub fn write_pad(target: &Target, site: &Site, function: &str) -> Result<(), Error> {
+pub fn write_pad(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), Error> {
+    let target = writer.target();
     let len = usize::from(site.pad_len).min(8);
     if len == 0 {
         return Ok(());
@@ -89,24 +188,24 @@ pub fn write_pad(target: &Target, site: &Site, function: &str) -> Result<(), Err
     if live != site.pad_old[..len] {
         return Err(foreign(function, addr, &live, &site.pad_old[..len]));
     }
-    store(target, addr, &site.pad_new[..len])
+    writer.store(addr, &live, &site.pad_new[..len])
 }
 
 /// Makes the arming store.
 ///
 /// # Errors
 /// When the live word is not the planned one, or the store did not take.
-pub fn arm(target: &Target, site: &Site, function: &str) -> Result<(), Error> {
+pub fn arm(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), Error> {
     let len = store_len(site);
     let addr = Addr(site.store_addr);
-    let live = read_word(target, site)?;
+    let live = read_word(writer.target(), site)?;
     let (old, new) = (site.old_word.to_le_bytes(), site.new_word.to_le_bytes());
     let mask = own_mask(site);
     if live & !mask != site.old_word & !mask || !only_old_or_new(site, live) {
         return Err(foreign(function, addr, &live.to_le_bytes()[..len], &old[..len]));
     }
-    store(target, addr, &new[..len])?;
-    let now = read_word(target, site)?;
+    writer.store(addr, &live.to_le_bytes()[..len], &new[..len])?;
+    let now = read_word(writer.target(), site)?;
     if now == site.new_word {
         Ok(())
     } else {
@@ -119,9 +218,9 @@ pub fn arm(target: &Target, site: &Site, function: &str) -> Result<(), Error> {
 ///
 /// # Errors
 /// When the process is gone or the store did not take.
-pub fn restore(target: &Target, site: &Site) -> Result<bool, Error> {
+pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
     let mask = own_mask(site);
-    let live = read_word(target, site)?;
+    let live = read_word(writer.target(), site)?;
     if live & mask == site.old_word & mask {
         return Ok(true);
     }
@@ -129,16 +228,9 @@ pub fn restore(target: &Target, site: &Site) -> Result<bool, Error> {
         return Ok(false);
     }
     let word = (live & !mask | site.old_word & mask).to_le_bytes();
-    store(target, Addr(site.store_addr), &word[..store_len(site)])?;
-    Ok(look(target, site)? == Live::Original)
-}
-
-fn store(target: &Target, addr: Addr, bytes: &[u8]) -> Result<(), Error> {
-    target.memory.write_forced(addr, bytes).map_err(|source| Error::Store {
-        pid: target.pid(),
-        addr: addr.0,
-        source,
-    })
+    let len = store_len(site);
+    writer.store(Addr(site.store_addr), &live.to_le_bytes()[..len], &word[..len])?;
+    Ok(look(writer.target(), site)? == Live::Original)
 }
 
 fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {
@@ -165,8 +257,22 @@ fn hex(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn own_target() -> Target {
-        Target::open(std::process::id().cast_signed()).unwrap()
+    /// Writes its own memory.
+    struct Own(Target);
+
+    impl Writer for Own {
+        fn target(&self) -> &Target {
+            &self.0
+        }
+
+        fn store(&mut self, addr: Addr, _: &[u8], new: &[u8]) -> Result<(), Error> {
+            self.0.memory.write_forced(addr, new).unwrap();
+            Ok(())
+        }
+    }
+
+    fn own_target() -> Own {
+        Own(Target::open(std::process::id().cast_signed()).unwrap())
     }
 
     fn site(word: &u64, old: u64, new: u64, len: u8) -> Site {
@@ -182,47 +288,47 @@ mod tests {
 
     #[test]
     fn a_site_is_armed_and_restored_and_neighbours_stay() {
-        let target = own_target();
+        let mut own = own_target();
         let word = 0x1111_2222_3333_4444u64;
         let site = site(&word, word, 0x1111_2222_3333_55eb, 8);
-        assert_eq!(look(&target, &site).unwrap(), Live::Original);
-        arm(&target, &site, "f").unwrap();
-        assert_eq!(look(&target, &site).unwrap(), Live::Armed);
+        assert_eq!(look(&own.0, &site).unwrap(), Live::Original);
+        arm(&mut own, &site, "f").unwrap();
+        assert_eq!(look(&own.0, &site).unwrap(), Live::Armed);
         // A neighbour changes while the site is armed: restoring must not undo that.
         let at = Addr(site.store_addr);
-        target.memory.write(at + 7, &[0x99]).unwrap();
-        assert!(restore(&target, &site).unwrap());
-        assert_eq!(target.memory.read_u64(at).unwrap(), 0x9911_2222_3333_4444);
+        own.0.memory.write(at + 7, &[0x99]).unwrap();
+        assert!(restore(&mut own, &site).unwrap());
+        assert_eq!(own.0.memory.read_u64(at).unwrap(), 0x9911_2222_3333_4444);
         std::hint::black_box(&word);
     }
 
     #[test]
     fn bytes_torn_by_a_removed_probe_are_mended() {
-        let target = own_target();
+        let mut own = own_target();
         let word = 0x1111_2222_3333_4455u64;
         let site = site(&word, word, 0x1111_2222_3333_7aeb, 8);
         let at = Addr(site.store_addr);
-        arm(&target, &site, "f").unwrap();
-        target.memory.write(at, &[0x55]).unwrap();
-        assert_eq!(look(&target, &site).unwrap(), Live::Foreign(0x1111_2222_3333_7a55));
-        arm(&target, &site, "f").unwrap();
-        assert_eq!(look(&target, &site).unwrap(), Live::Armed);
-        target.memory.write(at, &[0x55]).unwrap();
-        assert!(restore(&target, &site).unwrap());
-        assert_eq!(target.memory.read_u64(at).unwrap(), 0x1111_2222_3333_4455);
+        arm(&mut own, &site, "f").unwrap();
+        own.0.memory.write(at, &[0x55]).unwrap();
+        assert_eq!(look(&own.0, &site).unwrap(), Live::Foreign(0x1111_2222_3333_7a55));
+        arm(&mut own, &site, "f").unwrap();
+        assert_eq!(look(&own.0, &site).unwrap(), Live::Armed);
+        own.0.memory.write(at, &[0x55]).unwrap();
+        assert!(restore(&mut own, &site).unwrap());
+        assert_eq!(own.0.memory.read_u64(at).unwrap(), 0x1111_2222_3333_4455);
         std::hint::black_box(&word);
     }
 
     #[test]
     fn foreign_bytes_are_neither_overwritten_nor_removed() {
-        let target = own_target();
+        let mut own = own_target();
         let word = 0x55u64;
         let site = site(&word, 0x55, 0xe9, 1);
         let at = Addr(site.store_addr);
-        target.memory.write(at, &[0xcc]).unwrap();
-        assert!(arm(&target, &site, "f").unwrap_err().to_string().contains("a breakpoint or probe"));
-        assert!(!restore(&target, &site).unwrap());
-        assert_eq!(look(&target, &site).unwrap(), Live::Foreign(0xcc));
+        own.0.memory.write(at, &[0xcc]).unwrap();
+        assert!(arm(&mut own, &site, "f").unwrap_err().to_string().contains("a breakpoint or probe"));
+        assert!(!restore(&mut own, &site).unwrap());
+        assert_eq!(look(&own.0, &site).unwrap(), Live::Foreign(0xcc));
         std::hint::black_box(&word);
     }
 }

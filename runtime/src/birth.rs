@@ -26,6 +26,7 @@
 
 use crate::arch;
 use crate::record::DIRECTORY;
+use crate::word::Word;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering};
 use suture_abi::batch::{HOOK_FORK, HOOK_PTHREAD_CREATE};
@@ -33,7 +34,11 @@ use suture_abi::dispatch::{passes, side, word};
 
 /// The transition as births see it: low half its number (0 = none), high half one of the constants
 /// below. Written by the worker only.
-static NOW: AtomicU64 = AtomicU64::new(0);
+#[derive(Debug)]
+pub struct Now<W>(W);
+
+/// That of the process.
+static NOW: Now<AtomicU64> = Now(AtomicU64::new(0));
 
 /// Children start on their creator's side.
 const OPEN: u32 = 0;
@@ -42,27 +47,74 @@ const CLOSING_SWITCHED: u32 = 1;
 /// Children start unswitched.
 const CLOSING_UNSWITCHED: u32 = 2;
 
+impl<W: Word<u64>> Now<W> {
+    /// No transition.
+    pub const fn new(word: W) -> Self {
+        Now(word)
+    }
+
+    /// Children start on their creator's side from now on.
+    pub fn open(&self, transition: u32) {
+        self.0.store(word(transition, OPEN), Ordering::SeqCst);
+    }
+
+    /// Children start at the goal from now on.
+    pub fn close(&self, transition: u32, to_switched: bool) {
+        let how = if to_switched { CLOSING_SWITCHED } else { CLOSING_UNSWITCHED };
+        // pairs with: the load in `settle` (see the protocol above)
+        self.0.store(word(transition, how), Ordering::SeqCst);
+    }
+
+    /// A transition runs and is not being closed.
+    pub fn is_open(&self) -> bool {
+        let now = self.0.load(Ordering::SeqCst);
+        side(now) != 0 && passes(now) == OPEN
+    }
+
+    /// No transition runs.
+    pub fn end(&self) {
+        self.0.store(0, Ordering::SeqCst);
+    }
+
+    /// Puts a newborn on a side of `transition`. See the protocol above.
+    pub fn settle(&self, record: &impl Word<u64>, transition: u32, switched: bool) {
+        loop {
+            let seen = record.load(Ordering::SeqCst);
+            let now = self.0.load(Ordering::SeqCst);
+            if side(now) != transition {
+                return;
+            }
+            let switched = match passes(now) {
+                CLOSING_SWITCHED => true,
+                CLOSING_UNSWITCHED => false,
+                _ => switched,
+            };
+            let next = word(if switched { transition } else { 0 }, passes(seen).wrapping_add(1));
+            if record.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
+                return;
+            }
+        }
+    }
+}
+
 /// Children start on their creator's side from now on.
 pub fn open(transition: u32) {
-    NOW.store(word(transition, OPEN), Ordering::SeqCst);
+    NOW.open(transition);
 }
 
 /// Children start at the goal from now on.
 pub fn close(transition: u32, to_switched: bool) {
-    let how = if to_switched { CLOSING_SWITCHED } else { CLOSING_UNSWITCHED };
-    // pairs with: the load in `settle_on` (see the protocol above)
-    NOW.store(word(transition, how), Ordering::SeqCst);
+    NOW.close(transition, to_switched);
 }
 
 /// A transition runs and is not being closed: threads may move themselves.
 pub fn is_open() -> bool {
-    let now = NOW.load(Ordering::SeqCst);
-    side(now) != 0 && passes(now) == OPEN
+    NOW.is_open()
 }
 
 /// No transition runs.
 pub fn end() {
-    NOW.store(0, Ordering::SeqCst);
+    NOW.end();
 }
 
 /// Copies of the redirected functions. Written by the worker before a slot leads to a handler.
@@ -149,7 +201,7 @@ extern "C" fn create(thread: u64, attr: u64, start: u64, arg: u64) -> c_int {
     }
     // SAFETY: the copy of the redirected function, which has this type.
     let original: Create = unsafe { core::mem::transmute(original as usize) };
-    let now = NOW.load(Ordering::Acquire);
+    let now = NOW.0.load(Ordering::Acquire);
     if side(now) == 0 {
         return original(thread, attr, start, arg);
     }
@@ -181,34 +233,14 @@ pub extern "C" fn settle(number: u64) -> Start {
         Start { routine: ticket.start.load(Ordering::Relaxed), arg: ticket.arg.load(Ordering::Relaxed) };
     give_back(number as usize);
     let tid = arch::own_thread_id();
-    let closing = passes(NOW.load(Ordering::SeqCst)) != OPEN;
+    let closing = passes(NOW.0.load(Ordering::SeqCst)) != OPEN;
     // While the transition closes, shared records lead to the goal. At other times a thread without memory
     // for a record counts as unswitched, and so it was born.
     let record = if closing { DIRECTORY.find(tid) } else { DIRECTORY.ensure(tid).ok() };
     if let Some(record) = record {
-        settle_on(record, side(from), passes(from) != 0);
+        NOW.settle(record, side(from), passes(from) != 0);
     }
     start
-}
-
-/// Puts a newborn on a side of `transition`. See the protocol above.
-fn settle_on(record: &AtomicU64, transition: u32, switched: bool) {
-    loop {
-        let seen = record.load(Ordering::SeqCst);
-        let now = NOW.load(Ordering::SeqCst);
-        if side(now) != transition {
-            return;
-        }
-        let switched = match passes(now) {
-            CLOSING_SWITCHED => true,
-            CLOSING_UNSWITCHED => false,
-            _ => switched,
-        };
-        let next = word(if switched { transition } else { 0 }, passes(seen).wrapping_add(1));
-        if record.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
-            return;
-        }
-    }
 }
 
 /// `_Fork`: the child goes on where its parent was, under another thread id.
@@ -219,7 +251,7 @@ extern "C" fn fork() -> c_int {
     }
     // SAFETY: the copy of the redirected function, which has this type.
     let original: Fork = unsafe { core::mem::transmute(original as usize) };
-    let transition = side(NOW.load(Ordering::Acquire));
+    let transition = side(NOW.0.load(Ordering::Acquire));
     if transition == 0 {
         return original();
     }
@@ -253,21 +285,22 @@ mod tests {
     #[test]
     fn newborns_follow_their_creator_until_the_transition_closes() {
         let record = AtomicU64::new(word(3, 8));
-        open(9);
-        settle_on(&record, 9, true);
+        let now = Now::new(AtomicU64::new(0));
+        now.open(9);
+        now.settle(&record, 9, true);
         assert_eq!(record.load(Ordering::Relaxed), word(9, 9));
-        settle_on(&record, 9, false);
+        now.settle(&record, 9, false);
         assert_eq!(record.load(Ordering::Relaxed), word(0, 10));
-        settle_on(&record, 8, true);
+        now.settle(&record, 8, true);
         assert_eq!(record.load(Ordering::Relaxed), word(0, 10), "a ticket of another transition");
-        close(9, true);
-        settle_on(&record, 9, false);
+        now.close(9, true);
+        now.settle(&record, 9, false);
         assert_eq!(record.load(Ordering::Relaxed), word(9, 11));
-        close(9, false);
-        settle_on(&record, 9, true);
+        now.close(9, false);
+        now.settle(&record, 9, true);
         assert_eq!(record.load(Ordering::Relaxed), word(0, 12));
-        end();
-        settle_on(&record, 9, true);
+        now.end();
+        now.settle(&record, 9, true);
         assert_eq!(record.load(Ordering::Relaxed), word(0, 12));
     }
 }

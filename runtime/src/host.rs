@@ -152,11 +152,6 @@ pub fn was_given(work: &Work) -> bool {
     BLOCK.host().serial.load(Ordering::Relaxed) == work.serial
 }
 
-/// True while a callback runs, or is about to. Worker only.
-pub fn is_at_work() -> bool {
-    matches!(BLOCK.host().state.load(Ordering::Acquire), GIVEN | RUNNING)
-}
-
 fn wait_a_moment(host: &Host) {
     let until = thread::monotonic().saturating_add(u64::from(GRACE));
     loop {

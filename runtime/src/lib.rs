@@ -55,4 +55,8 @@ pub mod stacks;
 pub mod sys;
 pub mod transition;
 pub mod unwind;
+pub mod word;
 pub mod worker;
+
+#[cfg(all(test, loom))]
+mod loom_tests;

@@ -15,9 +15,10 @@
 use crate::block::BLOCK;
 use crate::books::Books;
 use crate::list::{self, NoMemory};
+use crate::word::{Word, fence};
 use alloc_crate::vec::Vec;
 use core::ptr::{addr_of_mut, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering, fence};
+use core::sync::atomic::{AtomicPtr, Ordering};
 use suture_abi::block::{Rows, RuntimeBlock};
 
 /// The published books, null before the first. Written by the worker, read by it and its successors.
@@ -67,10 +68,7 @@ impl Ready {
         let books = self.books();
         // SAFETY: the block is a static whose plain fields the worker alone writes.
         unsafe {
-            let seq = (*block).rows_seq.load(Ordering::Relaxed) | 1;
-            (*block).rows_seq.store(seq, Ordering::Relaxed);
-            // pairs with: the reader's second look at `rows_seq`
-            fence(Ordering::Release);
+            let changing = begin_change(&(*block).rows_seq);
             show(addr_of_mut!((*block).patches), &books.patches);
             show(addr_of_mut!((*block).sites), &books.sites);
             show(addr_of_mut!((*block).funcs), &books.funcs);
@@ -80,13 +78,28 @@ impl Ready {
             show(addr_of_mut!((*block).states), &books.states);
             show(addr_of_mut!((*block).ranges), &books.ranges);
             (*block).generation.fetch_add(1, Ordering::Relaxed);
-            (*block).rows_seq.store(seq.wrapping_add(1), Ordering::Release);
+            end_change(&(*block).rows_seq, changing);
         }
         if !old.is_null() {
             // SAFETY: made by `list::keep` with capacity 1 and not used any more (caller).
             drop(unsafe { Vec::from_raw_parts(old, 1, 1) });
         }
     }
+}
+
+/// Says that the rows change: whoever has seen an earlier number and sees any of what is stored from now on sees
+/// another number afterwards. Also for stores that come after the change, into memory that was freed with it.
+pub fn begin_change(seq: &impl Word<u32>) -> u32 {
+    let odd = seq.load(Ordering::Relaxed) | 1;
+    seq.store(odd, Ordering::Relaxed);
+    // pairs with: the reader's second look at `rows_seq`
+    fence(Ordering::Release);
+    odd
+}
+
+/// Says that they are whole again.
+pub fn end_change(seq: &impl Word<u32>, changing: u32) {
+    seq.store(changing.wrapping_add(1), Ordering::Release);
 }
 
 /// Changes what one of the block's tables names.

@@ -29,6 +29,7 @@
 
 use crate::sys::Errno;
 use crate::sys::mem;
+use crate::word::Word;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use suture_abi::dispatch::{CHUNKS, RECORDS_PER_CHUNK, Record, passes, side, word};
@@ -162,17 +163,17 @@ fn map_chunk() -> Result<*mut Record, Errno> {
 }
 
 /// Puts a thread on a side if it passed no dispatcher since `seen` was read.
-pub fn move_to(record: &AtomicU64, seen: u64, to: u32) -> bool {
+pub fn move_to(record: &impl Word<u64>, seen: u64, to: u32) -> bool {
     // pairs with: the locked add in every dispatcher
     record.compare_exchange(seen, word(to, passes(seen)), Ordering::AcqRel, Ordering::Relaxed).is_ok()
 }
 
 /// Puts a thread on a side whatever it does meanwhile. Makes every look that is under way void.
-pub fn set_side(record: &AtomicU64, to: u32) {
+pub fn set_side(record: &impl Word<u64>, to: u32) {
     let mut seen = record.load(Ordering::Relaxed);
     loop {
         let next = word(to, passes(seen).wrapping_add(1));
-        match record.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
+        match record.compare_exchange(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
             Ok(_) => return,
             Err(now) => seen = now,
         }
@@ -180,15 +181,9 @@ pub fn set_side(record: &AtomicU64, to: u32) {
 }
 
 /// Counts a pass: whoever read the word before finds it changed.
-pub fn fence(record: &AtomicU64) {
-    let mut seen = record.load(Ordering::Relaxed);
-    loop {
-        let next = word(side(seen), passes(seen).wrapping_add(1));
-        match record.compare_exchange_weak(seen, next, Ordering::AcqRel, Ordering::Relaxed) {
-            Ok(_) => return,
-            Err(now) => seen = now,
-        }
-    }
+pub fn fence(record: &impl Word<u64>) {
+    // The passes are the upper half: what they carry is lost, and never reaches the side.
+    record.fetch_add(word(0, 1), Ordering::AcqRel);
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Running `suture`, and judging what it says.
 
 use crate::dist::dist;
-use crate::sys;
-use crate::target::prepare;
+use crate::sys::{self, Forbidden};
+use crate::target::{before_exec, prepare};
 use serde_json::Value;
 use std::io::Read;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -52,11 +52,23 @@ pub fn suture_as<S: AsRef<str>>(user: u32, args: &[S]) -> Outcome {
     start(args, Some(user)).finish()
 }
 
+/// Runs `suture` with some ways of writing into code closed to it.
+///
+/// # Panics
+/// When it does not end.
+pub fn suture_without<S: AsRef<str>>(what: Forbidden, args: &[S]) -> Outcome {
+    spawn(args, None, |command| before_exec(command, move || sys::forbid(what))).finish()
+}
+
 /// Starts `suture`.
 ///
 /// # Panics
 /// When it cannot be started.
 pub fn start<S: AsRef<str>>(args: &[S], user: Option<u32>) -> Running {
+    spawn(args, user, |_| {})
+}
+
+fn spawn<S: AsRef<str>>(args: &[S], user: Option<u32>, more: impl FnOnce(&mut Command)) -> Running {
     let mut command = Command::new(&dist().suture);
     command.args(args.iter().map(AsRef::as_ref));
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -64,6 +76,7 @@ pub fn start<S: AsRef<str>>(args: &[S], user: Option<u32>) -> Running {
         command.uid(user).gid(user);
     }
     prepare(&mut command, Vec::new());
+    more(&mut command);
     let mut child = command.spawn().expect("starting suture");
     let args = args.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(" ");
     let stdout = collect(child.stdout.take());

@@ -13,14 +13,14 @@
 //! | [`code`] | live code bytes against the files |
 //! | [`block`] | the runtime's block and records, read and written |
 //! | [`stall`] | a target whose threads take orders, wherever they stand |
-//! | [`server`] | distribution servers: redis and nginx |
+//! | [`server`] | distribution servers: redis, nginx and memcached |
 //! | [`campaign`] | all distribution servers, unprepared, again and again under load |
 //! | [`sys`] | the few system calls that std does not have |
 //!
 //! Nothing here sleeps for a fixed time: tests wait for a line, for the end of a process, or poll a
 //! condition with a deadline ([`poll`]).
 //!
-//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, nginx-light, redis-server,
+//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, memcached, nginx-light, redis-server,
 //! redis-tools, util-linux. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 

@@ -140,3 +140,15 @@ pub fn events(pid: i32) -> Vec<String> {
     let text = |field: &Value| field.as_str().unwrap_or("?").to_owned();
     rows.iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
 }
+
+/// Waits until a transition is held up by one thread, and all others have moved.
+///
+/// # Panics
+/// When it never is.
+#[track_caller]
+pub fn held_by_one(pid: i32) {
+    poll::until_true("all threads but one to move", || {
+        let transition = status(pid)["transition"].clone();
+        transition["phase"] == "running" && transition["pending"] == 1
+    });
+}

@@ -84,6 +84,60 @@ pub fn die_with_parent() -> io::Result<()> {
     check(result.into()).map(|_| ())
 }
 
+/// Forbids the calling process, and whatever it executes, to make its memory writable and executable.
+///
+/// # Errors
+/// When the kernel does not know that (before 6.3).
+pub fn refuse_exec_gain() -> io::Result<()> {
+    const PR_SET_MDWE: i32 = 65;
+    const PR_MDWE_REFUSE_EXEC_GAIN: u64 = 1;
+    // SAFETY: prctl with plain numbers.
+    let result = unsafe { libc::prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0) };
+    check(result.into()).map(|_| ())
+}
+
+/// Which ways of writing into another process's code a filter closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forbidden {
+    /// Writes through `/proc/PID/mem`, as `proc_mem.force_override=never` does.
+    Mem,
+    /// Those, and `PTRACE_POKETEXT`.
+    MemAndPoke,
+}
+
+/// Puts the calling process, and whatever it executes, under a filter. Writes to `/proc/PID/mem` are told
+/// from those to files by their offset: no file is 4 GiB long, no code lies below that.
+///
+/// # Errors
+/// When the kernel refuses it.
+pub fn forbid(what: Forbidden) -> io::Result<()> {
+    const NUMBER: u32 = 0;
+    const FIRST: u32 = 16;
+    const OFFSET_HIGH: u32 = 16 + 3 * 8 + 4;
+    let step = |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let load = |at: u32| step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, at, 0, 0);
+    let equal = |k: u32, jt: u8, jf: u8| step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, k, jt, jf);
+    let end = |k: u32| step(libc::BPF_RET | libc::BPF_K, k, 0, 0);
+    // A request that nobody makes stands for "no request".
+    let poke = if what == Forbidden::MemAndPoke { libc::PTRACE_POKETEXT } else { u32::MAX };
+    let mut program = [
+        load(NUMBER),
+        equal(libc::SYS_pwrite64 as u32, 0, 2),
+        load(OFFSET_HIGH),
+        equal(0, 4, 3),
+        equal(libc::SYS_ptrace as u32, 0, 3),
+        load(FIRST),
+        equal(poke, 0, 1),
+        end(libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
+        end(libc::SECCOMP_RET_ALLOW),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: plain numbers, and a program that lives for the call.
+    let result =
+        unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter, 0, 0) };
+    check(result.into()).map(|_| ())
+}
+
 /// A resource limit, by number (`libc::RLIMIT_*`), as (soft, hard).
 pub type Limit = (u64, u64);
 

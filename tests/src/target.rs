@@ -19,11 +19,13 @@ pub struct Options {
     pub user: Option<u32>,
     /// Limits set before the program starts, as (resource, limit).
     pub limits: Vec<(u32, sys::Limit)>,
+    /// May not make its memory writable and executable.
+    pub mdwe: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { preload: true, user: None, limits: Vec::new() }
+        Self { preload: true, user: None, limits: Vec::new(), mdwe: false }
     }
 }
 
@@ -73,6 +75,9 @@ impl Target {
             command.uid(user).gid(user);
         }
         prepare(&mut command, options.limits);
+        if options.mdwe {
+            before_exec(&mut command, sys::refuse_exec_gain);
+        }
         let mut child = command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", program.display()));
         let questions = child.stdin.take();
         let (send, answers) = channel();
@@ -250,4 +255,15 @@ pub fn prepare(command: &mut Command, limits: Vec<(u32, sys::Limit)>) {
             limits.iter().try_for_each(|&(resource, limit)| sys::set_limit(0, resource, limit))
         });
     }
+}
+
+/// Does one thing in a child before it executes its program.
+#[allow(unsafe_code)]
+pub(crate) fn before_exec(
+    command: &mut Command,
+    act: impl FnMut() -> std::io::Result<()> + Send + Sync + 'static,
+) {
+    // SAFETY: callers hand over functions of `sys` that make one system call with plain numbers or with
+    // memory of their own stack frame.
+    unsafe { command.pre_exec(act) };
 }

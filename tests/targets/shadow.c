@@ -14,7 +14,10 @@
  *     forks T K    ->  forks K wrong W            K children made while T threads touch; each touches, looks at
  *                      and drops objects by itself
  *
- * Usage: shadow */
+ *     enter        ->  inside                     a second thread is inside drop_all()
+ *     leave        ->  left                       it came out; what it calls there returns when `released` is 1
+ *
+ * Usage: shadow [waiter]     with `waiter` a second thread waits from the beginning */
 #include "line.h"
 #include <pthread.h>
 #include <signal.h>
@@ -27,6 +30,8 @@ struct object {
 };
 
 enum { OBJECTS = 20000, OWN = 100 };
+
+volatile int inside, released;
 
 static struct object objects[OBJECTS + OWN];
 static atomic_long touches, wrong;
@@ -147,10 +152,28 @@ __attribute__((noinline)) static void run_forks(long count, long children)
     join(threads, count);
 }
 
-int main(void)
+static void *wait_for_ever(void *unused)
+{
+    (void)unused;
+    for (;;)
+        pause();
+    return 0;
+}
+
+static void *enter(void *unused)
+{
+    (void)unused;
+    drop_all();
+    return 0;
+}
+
+int main(int argc, char **argv)
 {
     char line[128];
     long n, m;
+    pthread_t thread;
+    if (argc > 1 && !strcmp(argv[1], "waiter"))
+        start(&thread, 1, wait_for_ever, 0);
     answer("ready");
     while (read_line(line, sizeof line)) {
         wrong = 0;
@@ -158,7 +181,17 @@ int main(void)
             answer("touch %ld", touch(&objects[n % OBJECTS]));
         else if (sscanf(line, "look %ld", &n) == 1)
             answer("look %ld", look(&objects[n % OBJECTS]));
-        else if (!strcmp(line, "drop_all"))
+        else if (!strcmp(line, "enter")) {
+            inside = released = 0;
+            start(&thread, 1, enter, 0);
+            while (!inside)
+                usleep(1000);
+            answer("inside");
+        } else if (!strcmp(line, "leave")) {
+            released = 1;
+            pthread_join(thread, 0);
+            answer("left");
+        } else if (!strcmp(line, "drop_all"))
             answer("drop_all %ld", drop_all());
         else if (sscanf(line, "drop %ld", &n) == 1)
             answer("drop %ld", drop(&objects[n % OBJECTS]));

@@ -20,10 +20,15 @@ impl Victim {
         Self { target, before }
     }
 
-    /// The patch is refused with all of `words`, and nothing has happened.
+    /// The patch is refused with all of `words` and with what to do, and nothing has happened.
     #[track_caller]
     fn refuses(&mut self, patch: &Path, words: &[&str]) {
-        apply(patch, self.target.pid()).expect_refused(words);
+        let refused = apply(patch, self.target.pid());
+        let said = &refused.expect_refused(words).stderr;
+        // On a line of its own, or as the end of the message.
+        let advice =
+            ["\n  try: ", "; did you mean", "; name ", "; compile ", "; write ", " Use ", " Initialise "];
+        assert!(advice.iter().any(|a| said.contains(a)), "it does not say what to do: {said}");
         Snapshot::of(self.target.pid()).assert_untouched(&self.before);
         assert_eq!(self.target.call(1), 2);
     }
@@ -101,7 +106,10 @@ fn a_patch_of_another_abi() {
     let at = descriptor(&file);
     assert_eq!(file[at..at + 4], suture_abi::DESCRIPTOR_VERSION.to_le_bytes());
     file[at..at + 4].copy_from_slice(&99u32.to_le_bytes());
-    victim.refuses(&lab.write("future.so", &file), &["version 99", "knows 2"]);
+    victim.refuses(
+        &lab.write("future.so", &file),
+        &["version 99", &format!("knows {}", suture_abi::DESCRIPTOR_VERSION)],
+    );
 }
 
 #[test]

@@ -210,3 +210,29 @@ fn a_program_that_just_executed_another_is_not_mixed_up() {
     apply(&patch, target.pid()).expect(0);
     assert_eq!(target.call(1), 101);
 }
+
+#[test]
+fn what_the_runtime_redirects_for_itself_is_not_replaced() {
+    let lab = Lab::new();
+    let fix = lab.value_patch("fix", 100);
+    let mut target = lab.start_several();
+    let pid = target.pid();
+    let before = Snapshot::of(pid);
+    let refused = |function: &str| {
+        let text = format!(
+            "#include <suture.h>\n\
+             static int patched(void) {{ return -1; }}\n\
+             SUTURE_PATCH(\"own\", SUTURE_OBJECT(\"libc.so.6\", SUTURE_FUNC(\"{function}\", patched)));\n"
+        );
+        let patch = lab.patch("own", &text);
+        apply(&patch, pid).expect_refused_with_hint(&[function, "the runtime redirects it"]);
+        let json = suture(&["apply", &patch.to_string_lossy(), "--json", "--pid", &pid.to_string()]);
+        assert_eq!(json.expect(1).json()["results"][0]["error"]["errno"], "EBUSY", "{}", json.stdout);
+    };
+    // Before it does so, and while it does.
+    ["pthread_create", "_Fork"].iter().for_each(|f| refused(f));
+    Snapshot::of(pid).assert_untouched(&before);
+    apply(&fix, pid).expect(0);
+    ["pthread_create", "_Fork"].iter().for_each(|f| refused(f));
+    assert_eq!(target.call(1), 101);
+}

@@ -193,7 +193,11 @@ fn no_thread_may_be_made() {
     let patch = lab.value_patch("fix", 100);
     let start = |limit: sys::Limit| {
         let limits = vec![(libc::RLIMIT_NPROC, limit)];
-        lab.start_with("memory.c", &[], Options { preload: false, user: Some(NOBODY), limits })
+        lab.start_with(
+            "memory.c",
+            &[],
+            Options { preload: false, user: Some(NOBODY), limits, ..Options::default() },
+        )
     };
     // A user may lift the soft limit of an own process; it is back before the command has ended.
     let mut target = start((0, 4096));

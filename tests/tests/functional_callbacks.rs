@@ -155,10 +155,11 @@ fn refusal(outcome: &Outcome) -> (String, String) {
     (field("errno"), field("message"))
 }
 
-/// Begins to enable; the transition is left going on.
+/// Begins to enable; the transition is left going on, held up by one thread.
 #[track_caller]
 fn begin(patch: &Path, pid: i32) {
     run(&["apply", &patch.to_string_lossy(), "--timeout", "0.01"], pid).expect(3);
+    report::held_by_one(pid);
 }
 
 #[track_caller]
@@ -599,6 +600,13 @@ fn a_callback_that_blocks_is_shown_and_waited_for() {
         assert_eq!(target.ask("beta 1"), "beta 1 = 21", "the program goes on");
         assert_eq!(get("a/enabled", pid), "0", "nobody can run the new code yet");
         assert_eq!(refusal(&run(&["reverse", "a"], pid)).0, "EBUSY");
+        let b = Patch { name: "b", functions: &["beta"], ..PLAIN }.make(lab);
+        assert_eq!(refusal(&run(&["apply", &b.to_string_lossy()], pid)).0, "EBUSY");
+        assert_ne!(
+            target.entry("alpha"),
+            target.file_entry("alpha"),
+            "nobody takes a's entries for forgotten"
+        );
         assert_eq!(target.ask("level 6"), "level 6");
         running("post_patch");
         assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001");
@@ -610,6 +618,48 @@ fn a_callback_that_blocks_is_shown_and_waited_for() {
         applying.finish().expect(0);
         assert_eq!(events(pid), up("a", &["pre_patch a,10"], &["post_patch a,10"]));
     });
+}
+
+#[test]
+fn a_write_waits_for_callbacks_and_not_for_threads() {
+    both(|lab, mut target| {
+        let pid = target.pid();
+        let slow = "usleep(300000);";
+        let functions = &["alpha", "blocker"];
+        let a = Patch { functions, states: &[(10, "0")], after: ["", slow, slow], ..PLAIN }.make(lab);
+        apply(&a, pid).expect(0);
+        assert_eq!(target.ask("enter"), "inside");
+        let before = events(pid).len();
+        let written = report::details(&run(&["set", "a/enabled", "0"], pid).expect(0).json());
+        assert_eq!(written["finished"], false, "{written:#}");
+        assert_eq!(events(pid)[before..], lines(&["init- a", "pre_unpatch a,10", "start- a"]));
+        assert_eq!(target.ask("leave"), "left 1000");
+        settled(pid);
+        assert_eq!(target.ask("enter"), "inside");
+        assert_eq!(target.ask("leave"), "left 1");
+        apply(&a, pid).expect(0);
+        let written = report::details(&run(&["set", "a/enabled", "0"], pid).expect(0).json());
+        assert_eq!(written["finished"], true, "nobody is in the way, and callbacks take long: {written:#}");
+        assert_eq!(report::patches(pid), [""; 0]);
+    });
+}
+
+#[test]
+fn slow_callbacks_are_waited_for_and_entries_are_restored() {
+    for kind in KINDS {
+        let lab = Lab::new();
+        let mut target = start(&lab, kind);
+        let pid = target.pid();
+        // Longer than the command keeps the process to itself.
+        let slow = "usleep(1200000);";
+        let a = Patch { states: &[(10, "0")], before: slow, after: ["", "", slow], ..PLAIN }.make(&lab);
+        apply(&a, pid).expect(0);
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001", "{kind:?}");
+        disable("a", pid).expect(0);
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 11", "{kind:?}");
+        assert_eq!(target.entry("alpha"), target.file_entry("alpha"), "{kind:?}");
+        assert_eq!(report::patches(pid), [""; 0], "{kind:?}");
+    }
 }
 
 /// Soft limit of open files.
@@ -633,6 +683,20 @@ fn the_sample_raises_a_limit_while_it_is_in() {
     apply(&sample, target.pid()).expect(0);
     assert_eq!(open_files(target.pid()), "1024");
     disable("raise-limit", target.pid()).expect(0);
+    assert_eq!(open_files(target.pid()), "256");
+
+    // A newer one that takes over keeps the limit, and knows what to go back to.
+    let sample_path = suture_tests::dist::root().join("samples/state-limit.c");
+    let newer = std::fs::read_to_string(sample_path).expect("the sample");
+    let newer = newer.replace("\"raise-limit\",", "\"raise-newer\", SUTURE_REPLACE_ALL,");
+    let newer = lab.patch("newer", &newer);
+    apply(&sample, target.pid()).expect(0);
+    apply(&newer, target.pid()).expect(0);
+    assert_eq!(
+        (open_files(target.pid()).as_str(), report::patches(target.pid())),
+        ("1024", vec!["raise-newer".into()])
+    );
+    disable("raise-newer", target.pid()).expect(0);
     assert_eq!(open_files(target.pid()), "256");
     let full = start(256, 256);
     let (errno, message) = refusal(&run(&["apply", &sample.to_string_lossy()], full.pid()));

@@ -2,7 +2,6 @@
 
 use suture_tests::code::{self, Change};
 use suture_tests::command::{apply, disable, suture};
-use suture_tests::dist::root;
 use suture_tests::lab::{replacing, replacing_all};
 use suture_tests::{Lab, Snapshot, Target, poll, report};
 
@@ -346,11 +345,4 @@ fn check_and_info_say_what_would_happen_and_change_nothing() {
     ["good", "alpha", "beta"].iter().for_each(|w| assert!(info.stdout.contains(w), "{}", info.stdout));
     Snapshot::of(target.pid()).assert_untouched(&before);
     assert_eq!(target.ask("all 1"), "all 11 21 31");
-}
-
-#[test]
-fn the_minimal_sample_is_accepted() {
-    let lab = Lab::new();
-    let patch = lab.patch_file(&root().join("samples/minimal.c"), "minimal");
-    suture(&["info", &patch.to_string_lossy()]).expect(0);
 }

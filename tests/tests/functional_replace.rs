@@ -186,6 +186,7 @@ fn blocking(name: &str, version: i64, items: &str) -> String {
 fn held(patch: &std::path::Path, pid: i32) -> String {
     let args = ["apply", &patch.to_string_lossy(), "--timeout", "0.01", "--pid", &pid.to_string()];
     suture(&args).expect(3);
+    report::held_by_one(pid);
     let held = suture(&["get", "r/pending", "--pid", &pid.to_string()]);
     held.expect(0);
     held.stdout

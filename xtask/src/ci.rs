@@ -35,5 +35,6 @@ pub fn run(project: &Project) -> Result<()> {
     step("checking include/suture.h");
     header::run(project, true)?;
     check_lints(project)?;
+    suite::models(project)?;
     suite::run(project, &[])
 }

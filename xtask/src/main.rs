@@ -31,6 +31,8 @@ struct Cli {
 enum Verb {
     /// Build the command and the runtime for use: dist/suture and dist/libsuture.so
     Build,
+    /// Write manual pages and shell completions, from the command line's definition, into dist/share
+    Manual,
     /// Compile the sample patches, without any warning, into dist/samples
     Samples,
     /// Patch a running service under load and take it back, checking every step
@@ -57,6 +59,13 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Play the conformance rows: all, or those of scenario files. See tests/conformance/README.md
+    #[command(disable_help_flag = true)]
+    Conformance {
+        /// Arguments of the runner: [FILE…] [--row ID] [--mode MODE] [--jobs N] [--json]
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Store into code that threads are running, for long; arguments go to the stress program
     #[command(disable_help_flag = true)]
     Stress {
@@ -72,6 +81,12 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Run random functions against their relocated copies, in child processes
+    Fuzz {
+        /// How long
+        #[arg(long, value_name = "S", default_value_t = 1200)]
+        seconds: u64,
+    },
     /// Run the tests again and again for a while
     Soak {
         /// How long
@@ -83,6 +98,8 @@ enum Verb {
         /// Packages, suture-tests when none is given
         packages: Vec<String>,
     },
+    /// Explore the interleavings of the runtime's lock-free protocols with loom
+    Models,
     /// Everything the continuous integration checks
     Ci,
 }
@@ -101,14 +118,18 @@ fn run(verb: Verb) -> Result<()> {
     let project = Project::find()?;
     match verb {
         Verb::Build => dist::build(&project),
+        Verb::Manual => dist::manual(&project),
         Verb::Samples => dist::samples(&project),
         Verb::Demo { target } => demo::run(&project, target),
         Verb::Test { packages } => suite::run(&project, &packages),
         Verb::Header { check } => header::run(&project, check),
         Verb::Bench { args } => programs::bench(&project, &args),
+        Verb::Conformance { args } => programs::conformance(&project, &args),
         Verb::Stress { args } => programs::stress(&project, &args),
+        Verb::Fuzz { seconds } => programs::fuzz(&project, seconds),
         Verb::Servers { args } => programs::servers(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
+        Verb::Models => suite::models(&project),
         Verb::Ci => ci::run(&project),
     }
 }

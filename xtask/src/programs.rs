@@ -1,8 +1,8 @@
-//! `cargo xtask bench`, `stress` and `servers`: programs of the project with a life of their own.
+//! `cargo xtask bench`, `conformance`, `stress`, `servers` and `fuzz`: programs of the project with a life of their own.
 
 use anyhow::Result;
 
-use crate::step::{Project, is_root, run, step};
+use crate::step::{Project, is_root, privileged, run, step};
 use crate::{dist, packages};
 
 /// Runs the benchmarks against the finished products, with the arguments given.
@@ -29,4 +29,21 @@ pub fn servers(project: &Project, args: &[String]) -> Result<()> {
         command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
     }
     run(command.args(["--bin", "suture-servers", "--"]).args(args))
+}
+
+/// Plays conformance rows with the arguments given, which may name files relative to where the user is.
+pub fn conformance(project: &Project, args: &[String]) -> Result<()> {
+    packages::ensure(packages::TESTS)?;
+    dist::build(project)?;
+    step("building the runner");
+    run(&mut project.cargo(["build", "--quiet", "--package", "suture-conformance"]))?;
+    let dist = format!("SUTURE_DIST={}", project.dist().display());
+    run(privileged("env").arg(dist).arg(project.target.join("debug/suture-conformance")).args(args))
+}
+
+/// Runs random functions against their relocated copies for that long, each time others.
+pub fn fuzz(project: &Project, seconds: u64) -> Result<()> {
+    step(format!("running random functions against their copies for {seconds} s"));
+    let mut tests = project.cargo(["test", "--quiet", "--release", "--package", "suture-redirect"]);
+    run(tests.args(["--test", "fuzz", "--", "--nocapture"]).env("SUTURE_FUZZ_SECONDS", seconds.to_string()))
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::step::{Project, is_root, step};
+use crate::step::{Project, is_root, run as run_command, step};
 use crate::{dist, packages};
 
 /// What the test runners of a package said.
@@ -40,6 +40,15 @@ pub fn soak(project: &Project, seconds: u64, long: bool, only: &[String]) -> Res
     }
     println!("{rounds} rounds without a failure");
     Ok(())
+}
+
+/// Explores the models. They are compiled with words of another kind, so they have a directory of their own.
+pub fn models(project: &Project) -> Result<()> {
+    step("exploring the models of the runtime's protocols");
+    let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
+    let mut command = project.cargo(["test", "--quiet", "--release", "--package", "suture-runtime", "--lib"]);
+    command.arg("--target-dir").arg(project.target.join("loom"));
+    run_command(command.arg("loom_tests").env("RUSTFLAGS", format!("{flags} --cfg loom")))
 }
 
 fn prepare(project: &Project) -> Result<()> {

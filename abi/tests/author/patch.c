@@ -9,6 +9,7 @@ SUTURE_EXTERN_END
 
 SUTURE_OLD(long, old_price, (long item));
 SUTURE_OLD(int, old_second, (int n));
+SUTURE_OLD(int, old_nameless, (int n));
 SUTURE_POINTER(int, hits);
 SUTURE_FUNCTION(int, hidden_function, (int n));
 
@@ -21,6 +22,11 @@ static long new_price(long item)
 static int new_second(int n)
 {
     return old_second(n) + 1;
+}
+
+static int new_nameless(int n)
+{
+    return old_nameless(n) + 2;
 }
 
 SUTURE_PRESERVE static int preserving(int n)
@@ -51,7 +57,9 @@ SUTURE_PATCH("every-macro",
         SUTURE_FUNC("preserving", preserving)),
     SUTURE_OBJECT_ID("libone.so.1", "00ff",
         SUTURE_FUNC_AT("first", 2, preserving),
-        SUTURE_FUNC_AT_OLD("second", 3, new_second, old_second)),
+        SUTURE_FUNC_AT_OLD("second", 3, new_second, old_second),
+        SUTURE_FUNC_OFFSET(0x15b20, "4154498d", preserving),
+        SUTURE_FUNC_OFFSET_OLD(0x15b40, "4154498d", new_nameless, old_nameless)),
     SUTURE_SYMBOL(hits, "libone.so.1", "hits", 4),
     SUTURE_OFFSET(hidden_function, SUTURE_MAIN, 0x1234, "f30f1efa"),
     SUTURE_STATE(10, SUTURE_IS_SHADOW | SUTURE_BLOCK_DISABLE, pre_patch, post_patch, 0, 0, destroy),

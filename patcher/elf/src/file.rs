@@ -1,14 +1,19 @@
 //! One ELF file, mapped and checked.
 
-use crate::{BuildId, ElfError, Symbol, SymbolKind, SymbolTable, Vaddr};
+use crate::symbols::{RawTable, Row, Table};
+use crate::{BuildId, ElfError, SymbolKind, Symbols, Vaddr};
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadRef};
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 type Header = elf::FileHeader64<Endianness>;
+
+/// Size of a page of memory.
+const PAGE: u64 = 0x1000;
 
 /// Executable or shared object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +88,7 @@ struct Inner {
     program_headers: Vec<(u32, Segment)>,
     dynamic: Vec<(u64, u64)>,
     build_id: Option<BuildId>,
-    symbols: OnceLock<SymbolTable>,
+    symbols: OnceLock<Table>,
 }
 
 impl std::fmt::Debug for ObjectFile {
@@ -302,6 +307,26 @@ impl ObjectFile {
         self.data().get(start..end)
     }
 
+    /// The part of the last page of an executable segment that the segment does not use, when the file
+    /// has nothing but zeros there: the loader maps it with the segment, and nothing runs or reads it.
+    #[must_use]
+    pub fn page_tail(&self, segment: &Segment) -> Option<Range<Vaddr>> {
+        let end = segment.addr + segment.filesz;
+        let page_end = Vaddr(end.0.next_multiple_of(PAGE));
+        let alone = self.0.segments.iter().all(|other| {
+            let pages = other.addr.0 & !(PAGE - 1)..(other.addr.0 + other.memsz).next_multiple_of(PAGE);
+            other == segment || !pages.contains(&(page_end.0 - 1))
+        });
+        let from = usize::try_from(segment.offset + segment.filesz).ok()?;
+        let zeros = self.data().get(from..from + (page_end.0 - end.0) as usize)?;
+        let usable = alone
+            && segment.executable()
+            && !segment.writable()
+            && segment.memsz == segment.filesz
+            && zeros.iter().all(|byte| *byte == 0);
+        (usable && end < page_end).then_some(end..page_end)
+    }
+
     /// Contents and address of a section by name (files without section headers have none).
     #[must_use]
     pub fn section(&self, name: &str) -> Option<(Vaddr, &[u8])> {
@@ -315,38 +340,47 @@ impl ObjectFile {
 
     /// Defined symbols of `.symtab` and `.dynsym`.
     #[must_use]
-    pub fn symbols(&self) -> &SymbolTable {
-        self.0.symbols.get_or_init(|| {
-            SymbolTable::new(self.read_symbols(elf::SHT_SYMTAB), self.read_symbols(elf::SHT_DYNSYM))
-        })
+    pub fn symbols(&self) -> Symbols<'_> {
+        let table = self.0.symbols.get_or_init(|| {
+            let [symtab, dynsym] = [elf::SHT_SYMTAB, elf::SHT_DYNSYM].map(|kind| self.read_symbols(kind));
+            Table::new(self.data(), symtab, dynsym)
+        });
+        Symbols { data: self.data(), table }
     }
 
-    fn read_symbols(&self, kind: elf::SectionType) -> Vec<Symbol> {
+    fn read_symbols(&self, kind: elf::SectionType) -> RawTable {
         let bytes = self.data();
-        let read = || -> object::Result<Vec<Symbol>> {
+        let read = || -> object::Result<RawTable> {
             let header = Header::parse(bytes)?;
             let endian = header.endian()?;
             let sections = header.sections(endian, bytes)?;
             let table = sections.symbols(endian, bytes, kind)?;
-            let strings = table.strings();
+            let range = match table.is_empty() {
+                true => None,
+                false => sections.section(table.string_section())?.file_range(endian),
+            };
+            let (start, size) = range.unwrap_or_default();
+            let start = usize::try_from(start).unwrap_or(usize::MAX);
+            let strings = start..start.saturating_add(usize::try_from(size).unwrap_or(usize::MAX));
             let dynamic = kind == elf::SHT_DYNSYM;
-            let symbols = table.iter().filter_map(|sym| {
+            let rows = table.iter().filter_map(|sym| {
                 let kind = symbol_kind(sym.st_type())?;
-                let name = std::str::from_utf8(sym.name(endian, strings).ok()?).ok()?;
-                if name.is_empty() || sym.is_undefined(endian) || sym.st_shndx(endian) == elf::SHN_ABS {
+                let name = sym.st_name(endian);
+                if name == 0 || sym.is_undefined(endian) || sym.st_shndx(endian) == elf::SHN_ABS {
                     return None;
                 }
-                Some(Symbol {
-                    name: name.to_owned(),
-                    addr: Vaddr(sym.st_value(endian)),
+                Some(Row {
+                    addr: sym.st_value(endian),
                     size: sym.st_size(endian),
+                    name,
                     kind,
                     global: sym.st_bind() != elf::STB_LOCAL,
                     weak: sym.st_bind() == elf::STB_WEAK,
                     dynamic,
+                    in_dynamic: dynamic,
                 })
             });
-            Ok(symbols.collect())
+            Ok(RawTable { rows: rows.collect(), strings })
         };
         // A damaged symbol table is no symbol table: names are then simply not found.
         read().unwrap_or_default()
@@ -431,7 +465,7 @@ mod tests {
                 bytes[at] = (state >> 20) as u8;
             }
             if let Ok(file) = ObjectFile::from_bytes(bytes, "noise".into()) {
-                let _ = (file.symbols().all().len(), file.needed().len(), file.soname().map(str::len));
+                let _ = (file.symbols().all().count(), file.needed().len(), file.soname().map(str::len));
                 let _ = file.section(".text");
             }
         }

@@ -301,7 +301,7 @@ fn check_kind(file: &ObjectFile) -> Result<(), AcceptError> {
 fn check_rust(file: &ObjectFile) -> Result<(), AcceptError> {
     let std = |name: &str| name.starts_with("_ZN3std2rt") || name.starts_with("_ZN3std9panicking");
     let v0 = |name: &str| name.starts_with("_RN") && name.contains("3std9panicking");
-    if file.symbols().all().iter().any(|s| std(&s.name) || v0(&s.name)) {
+    if file.symbols().all().any(|s| std(s.name) || v0(s.name)) {
         return Err(AcceptError::StdRust);
     }
     Ok(())

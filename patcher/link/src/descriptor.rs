@@ -19,11 +19,24 @@ use suture_elf::{BuildId, Vaddr};
 /// Longest name of a patch.
 pub const MAX_NAME: usize = 55;
 
+/// Where a function without a symbol lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PlaceDescriptor {
+    /// Its entry, as the file has it.
+    #[serde(serialize_with = "crate::vaddr")]
+    pub offset: Vaddr,
+    /// Its first bytes in the file.
+    pub expected: Vec<u8>,
+}
+
 /// One function to be replaced, and by what.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct FuncDescriptor {
-    /// Symbol name of the function in its object, mangled or demangled.
+    /// Symbol name of the function in its object, mangled or demangled; `+0x1234` when it is named by
+    /// its place.
     pub old_name: String,
+    /// The place instead of a name.
+    pub place: Option<PlaceDescriptor>,
     /// Which of several symbols of that name, from 1; 0 = unique.
     pub sympos: u64,
     /// The new function, in the patch.

@@ -1,9 +1,10 @@
 //! The functions that are replaced, found in the objects that have them.
 
-use crate::descriptor::{FuncDescriptor, object_label};
+use crate::descriptor::{FuncDescriptor, PlaceDescriptor, object_label};
 use crate::lookup::bound_bodies;
 use crate::process::{DebugFile, LoadedObject, ProcessView};
-use suture_elf::{Symbol, SymbolKind, SymbolTable, Vaddr, demangle};
+use std::cell::OnceCell;
+use suture_elf::{Frames, ObjectFile, Symbol, SymbolKind, Symbols, Vaddr, demangle};
 use thiserror::Error;
 
 /// Why a function cannot be replaced.
@@ -79,6 +80,30 @@ pub enum FunctionError {
         /// The bodies.
         bodies: Vec<String>,
     },
+    /// An offset at which other bytes stand.
+    #[error(
+        "{object} has the bytes {found} at {offset}, the patch expects a function that begins with {expected}"
+    )]
+    Bytes {
+        /// Object.
+        object: String,
+        /// Offset.
+        offset: Vaddr,
+        /// Bytes in the file.
+        found: String,
+        /// Bytes the patch expects.
+        expected: String,
+    },
+    /// An offset at which no function begins.
+    #[error("no function of {object} begins at {offset}{}", inside.map_or_else(String::new, |at| format!(": it lies in the one at {at}")))]
+    NotEntry {
+        /// Object.
+        object: String,
+        /// Offset.
+        offset: Vaddr,
+        /// Where the function begins that the offset lies in.
+        inside: Option<Vaddr>,
+    },
     /// Two names of one function (`EEXIST`).
     #[error("`{first}` and `{second}` are one function in {object}; replace it once")]
     Same {
@@ -91,11 +116,12 @@ pub enum FunctionError {
     },
 }
 
-fn suggest(similar: &[String]) -> String {
+/// Names that may have been meant.
+pub(crate) fn suggest(similar: &[String]) -> String {
     if similar.is_empty() {
         return String::new();
     }
-    let names: Vec<String> = similar.iter().map(|name| format!("`{}`", demangle(name))).collect();
+    let names: Vec<String> = similar.iter().map(|name| format!("`{name}`")).collect();
     format!("; did you mean {}?", names.join(" or "))
 }
 
@@ -112,7 +138,17 @@ pub struct OldFunc {
     pub size: u64,
 }
 
-/// Finds the function a descriptor entry means.
+/// Unwind ranges of an object, read for the first function that is named by its place.
+#[derive(Debug, Default)]
+pub struct LazyFrames(OnceCell<Frames>);
+
+impl LazyFrames {
+    fn of(&self, file: &ObjectFile) -> &Frames {
+        self.0.get_or_init(|| Frames::new(file))
+    }
+}
+
+/// Finds the function a descriptor entry means. `frames` are those of the object.
 ///
 /// # Errors
 /// When there is none, or several, or it is an indirect function without one known body.
@@ -121,8 +157,12 @@ pub fn find(
     object: usize,
     func: &FuncDescriptor,
     debug_file: DebugFile<'_>,
+    frames: &LazyFrames,
 ) -> Result<OldFunc, FunctionError> {
     let loaded = &view.objects[object];
+    if let Some(place) = &func.place {
+        return at_place(loaded, object, &func.old_name, place, frames.of(&loaded.file));
+    }
     let label = label(loaded);
     let mut found = candidates(loaded.file.symbols(), &func.old_name);
     if found.is_empty()
@@ -137,7 +177,7 @@ pub fn find(
         (0, 1) => found[0],
         (0, _) => {
             let place =
-                |(i, s): (usize, &&Symbol)| format!("{} at {} ({})", i + 1, s.addr, demangle(&s.name));
+                |(i, s): (usize, &Symbol<'_>)| format!("{} at {} ({})", i + 1, s.addr, demangle(s.name));
             let places = found.iter().enumerate().map(place).collect();
             return Err(FunctionError::Ambiguous { name: name(), object: label, places });
         }
@@ -145,23 +185,59 @@ pub fn find(
         (sympos, _) => return Err(FunctionError::Position { name: name(), sympos, object: label, count }),
     };
     if symbol.kind != SymbolKind::Ifunc {
-        return Ok(OldFunc { object, symbol: symbol.name.clone(), entry: symbol.addr, size: symbol.size });
+        return Ok(OldFunc { object, symbol: symbol.name.to_owned(), entry: symbol.addr, size: symbol.size });
     }
-    let bodies = bound_bodies(view, object, symbol.addr, Some(&symbol.name));
+    let bodies = bound_bodies(view, object, symbol.addr, Some(symbol.name));
     match bodies[..] {
         [(object, entry)] => {
             let body = view.symbol_at(object, view.objects[object].base + entry);
-            let symbol = body.map_or_else(|| symbol.name.clone(), |s| s.name.clone());
+            let symbol = body.map_or_else(|| symbol.name.to_owned(), |s| s.name.to_owned());
             Ok(OldFunc { object, symbol, entry, size: body.map_or(0, |s| s.size) })
         }
         [] => Err(FunctionError::IndirectUnbound { name: name(), object: label }),
         _ => {
             let body = |&(o, at): &(usize, Vaddr)| {
                 let base = view.objects[o].base;
-                view.symbol_at(o, base + at).map_or_else(|| at.to_string(), |s| s.name.clone())
+                view.symbol_at(o, base + at).map_or_else(|| at.to_string(), |s| s.name.to_owned())
             };
             let bodies = bodies.iter().map(body).collect();
             Err(FunctionError::IndirectSeveral { name: name(), object: label, bodies })
+        }
+    }
+}
+
+/// The function at an offset, if one begins there with the bytes that the patch knows.
+fn at_place(
+    loaded: &LoadedObject,
+    object: usize,
+    name: &str,
+    place: &PlaceDescriptor,
+    frames: &Frames,
+) -> Result<OldFunc, FunctionError> {
+    let offset = place.offset;
+    let code = loaded.file.segments().iter().any(|s| s.executable() && s.backs(offset));
+    let found = loaded.file.bytes_at(offset, place.expected.len() as u64).filter(|_| code);
+    let Some(found) = found else {
+        return Err(FunctionError::NotEntry { object: label(loaded), offset, inside: None });
+    };
+    if found != place.expected {
+        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+        let (found, expected) = (hex(found), hex(&place.expected));
+        return Err(FunctionError::Bytes { object: label(loaded), offset, found, expected });
+    }
+    let frame = frames.at(offset);
+    let named = loaded.file.symbols().at(offset).find(is_function);
+    match (frame, named) {
+        (Some(frame), _) if frame.start == offset => {
+            let size = frame.end.0 - frame.start.0;
+            Ok(OldFunc { object, symbol: name.to_owned(), entry: offset, size })
+        }
+        (_, Some(symbol)) => {
+            Ok(OldFunc { object, symbol: name.to_owned(), entry: offset, size: symbol.size })
+        }
+        (frame, None) => {
+            let inside = frame.map(|f| f.start);
+            Err(FunctionError::NotEntry { object: label(loaded), offset, inside })
         }
     }
 }
@@ -172,7 +248,7 @@ fn label(object: &LoadedObject) -> String {
 
 /// Functions of that name: the symbol name itself, else the name as people read it, with or without
 /// its parameters.
-fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
+fn candidates<'v>(symbols: Symbols<'v>, name: &str) -> Vec<Symbol<'v>> {
     let exact = symbols.functions_named(name);
     if !exact.is_empty() {
         return exact;
@@ -185,9 +261,9 @@ fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
     if !last.chars().all(|c| c.is_alphanumeric() || c == '_') || last.is_empty() {
         return Vec::new();
     }
-    let mut found: Vec<&Symbol> = Vec::new();
-    for symbol in symbols.all().iter().filter(|s| is_function(s) && s.name.contains(last)) {
-        let readable = demangle(&symbol.name);
+    let mut found: Vec<Symbol<'v>> = Vec::new();
+    for symbol in symbols.all().filter(|s| is_function(s) && s.name.contains(last)) {
+        let readable = demangle(symbol.name);
         let fits = readable == name || !name.contains('(') && readable.split('(').next() == Some(name);
         if fits && readable != symbol.name && !found.iter().any(|s| s.addr == symbol.addr) {
             found.push(symbol);
@@ -196,7 +272,7 @@ fn candidates<'v>(symbols: &'v SymbolTable, name: &str) -> Vec<&'v Symbol> {
     found
 }
 
-fn is_function(symbol: &Symbol) -> bool {
+fn is_function(symbol: &Symbol<'_>) -> bool {
     matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc)
 }
 
@@ -206,9 +282,32 @@ fn unknown(object: &LoadedObject, name: &str) -> FunctionError {
     if symbols.named(&name).next().is_some() {
         return FunctionError::NotFunction { name, object: label };
     }
-    let similar: Vec<String> = symbols.similar_functions(&name, 3).into_iter().map(str::to_owned).collect();
-    if similar.is_empty() && symbols.all().iter().all(|s| s.dynamic) {
+    let similar = symbols.similar(&name, is_function, 3);
+    if similar.is_empty() && symbols.all().all(|s| s.dynamic) {
         return FunctionError::Stripped { name, object: label };
     }
     FunctionError::Unknown { name, object: label, similar }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[inline(never)]
+    fn marker_of_this_test(n: u64) -> u64 {
+        std::hint::black_box(n) + 1
+    }
+
+    #[test]
+    fn rust_functions_are_found_by_readable_and_by_mangled_name() {
+        assert_eq!(marker_of_this_test(1), 2);
+        let file = ObjectFile::open(Path::new("/proc/self/exe")).unwrap();
+        let symbols = file.symbols();
+        let found = candidates(symbols, "suture_link::functions::tests::marker_of_this_test");
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert_eq!(candidates(symbols, found[0].name), found);
+        let similar = symbols.similar("suture_link::functions::tests::marker_of_that_test", is_function, 3);
+        assert_eq!(similar, ["suture_link::functions::tests::marker_of_this_test"]);
+    }
 }

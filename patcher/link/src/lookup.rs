@@ -227,7 +227,11 @@ impl<'v, 'm> Resolver<'v, 'm> {
     pub fn bind_in(&self, object: usize, name: &str, sympos: u64) -> Result<Binding, SymbolError> {
         let symbol = self.private_symbol(object, name, sympos)?;
         let label = || self.view.objects[object].name.clone();
-        let symbol = symbol.ok_or_else(|| SymbolError::NotInObject { name: name.into(), object: label() })?;
+        let symbol = symbol.ok_or_else(|| SymbolError::NotInObject {
+            name: name.into(),
+            object: label(),
+            similar: self.view.objects[object].file.symbols().similar(name, |_| true, 3),
+        })?;
         match symbol.kind {
             SymbolKind::Tls => Err(SymbolError::TlsPointer { name: name.into() }),
             SymbolKind::Ifunc => Ok(self.bind_ifunc(object, symbol.addr, None)),
@@ -257,7 +261,9 @@ impl<'v, 'm> Resolver<'v, 'm> {
             Some(_) => Vec::new(),
             None => self.not_loaded.clone(),
         };
-        SymbolError::Missing { name, not_loaded, absent: self.absent.clone() }
+        let objects = self.patched.iter().map(|&object| &self.view.objects[object]);
+        let similar = objects.flat_map(|o| o.file.symbols().similar(&name, |_| true, 3)).take(3).collect();
+        SymbolError::Missing { name, not_loaded, absent: self.absent.clone(), similar }
     }
 }
 

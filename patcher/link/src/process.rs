@@ -128,11 +128,11 @@ impl<'m> ProcessView<'m> {
 
     /// The defined symbol that starts at an address of an object, functions first.
     #[must_use]
-    pub fn symbol_at(&self, object: usize, addr: Addr) -> Option<&Symbol> {
+    pub fn symbol_at(&self, object: usize, addr: Addr) -> Option<Symbol<'_>> {
         let object = &self.objects[object];
         let vaddr = addr - object.base;
-        let symbols = object.file.symbols().all();
-        let starts = || symbols.iter().filter(|s| s.addr == vaddr);
+        let symbols = object.file.symbols();
+        let starts = || symbols.at(vaddr);
         starts().find(|s| s.kind == suture_elf::SymbolKind::Func && s.size > 0).or_else(|| starts().next())
     }
 }

@@ -135,3 +135,24 @@ fn without_tables_a_throw_through_the_patch_ends_the_program() {
     let (answer, _) = process.run(&plan, 7);
     assert!(answer.contains("signal"), "{answer}");
 }
+
+/// C++ functions are named as people read them, and misspelt ones are guessed at.
+#[test]
+fn readable_names_are_accepted_and_guessed_at() {
+    let program = host("host-readable", "g++", HOST, &[]);
+    let process = Host::start(&program, &[]);
+    let link = |index: usize, name: &str| {
+        let source = format!(
+            "#include <suture.h>\nstatic int fixed(void *shape) {{ return shape != 0; }}\n\
+             SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"{name}\", fixed)));\n"
+        );
+        let file = patch(&format!("patch-readable-{index}"), "gcc", &source, &[]);
+        process.link(&file).map(|plan| plan.funcs[0].name.clone()).map_err(|e| e.to_string())
+    };
+    for (index, name) in ["Square::sides", "Square::sides() const", "_ZNK6Square5sidesEv"].iter().enumerate()
+    {
+        assert_eq!(link(index, name), Ok("Square::sides() const".into()), "{name}");
+    }
+    let wrong = link(7, "Square::side").unwrap_err();
+    assert!(wrong.contains("did you mean `Square::sides`?"), "{wrong}");
+}

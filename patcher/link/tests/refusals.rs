@@ -67,6 +67,8 @@ fn patches_that_are_refused() {
         with(&["-z", "execstack"], row("exec-stack", "", "executable stack")),
         row("missing-symbol", "SUTURE_EXTERN int nobody_has_this(void);\n#define FIXED static long fixed(long x) { return nobody_has_this() + x; }",
             "`nobody_has_this` is neither exported by a loaded object nor a private symbol of a patched one"),
+        row("similar-import", "SUTURE_EXTERN int dup_alik(int);\n#define FIXED static long fixed(long x) { return dup_alik((int)x); }", "did you mean `dup_alike`?"),
+        row("similar-reference", "SUTURE_POINTER(int, p);\n#define PATCH SUTURE_PATCH(\"row\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"target\", fixed)), SUTURE_SYMBOL(p, SUTURE_MAIN, \"exported_dta\", 0));", "has no symbol `exported_dta`; did you mean `exported_data`?"),
         // libc exports a `dup` of its own, which comes first: the private ones are called `dup_alike`.
         row("ambiguous", "SUTURE_EXTERN int dup_alike(int);\n#define FIXED static long fixed(long x) { return dup_alike((int)x); }", "`dup_alike` is ambiguous: position 1 in"),
         row("folded", "SUTURE_EXTERN void split_up(void);\n#define FIXED static long fixed(long x) { split_up(); return x; }", "took `split_up` apart"),

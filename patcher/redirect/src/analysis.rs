@@ -78,6 +78,22 @@ impl ObjectAnalysis {
         self.0.file.bytes_at(addr, segment.addr.0 + segment.filesz - addr.0)
     }
 
+    /// Where the executable segment of the address starts.
+    pub(crate) fn segment_start(&self, addr: Vaddr) -> Option<Vaddr> {
+        self.0.file.segments().iter().find(|s| s.executable() && s.backs(addr)).map(|s| s.addr)
+    }
+
+    /// Code as it is in memory: the segment's, or the zeros behind it in its last page.
+    pub(crate) fn mapped_bytes(&self, addr: Vaddr, len: u64) -> Option<&[u8]> {
+        static ZEROS: [u8; 16] = [0; 16];
+        if let Some(bytes) = self.0.file.bytes_at(addr, len) {
+            return Some(bytes);
+        }
+        let within = |tail: Range<Vaddr>| tail.start <= addr && addr + len <= tail.end;
+        let mut tails = self.0.file.segments().iter().filter_map(|s| self.0.file.page_tail(s));
+        tails.any(within).then(|| ZEROS.get(..usize::try_from(len).ok()?)).flatten()
+    }
+
     /// From the first to the last address of any segment.
     pub(crate) fn image_hull(&self) -> Range<u64> {
         let segments = self.0.file.segments();
@@ -145,20 +161,19 @@ impl ObjectAnalysis {
     fn entries(&self) -> &[(Vaddr, u32)] {
         self.0.entries.get_or_init(|| {
             let kinds = [SymbolKind::Func, SymbolKind::Ifunc, SymbolKind::Label];
-            let symbols = self.0.file.symbols().all().iter().enumerate();
-            let mut entries: Vec<(Vaddr, u32)> =
-                symbols.filter(|(_, s)| kinds.contains(&s.kind)).map(|(i, s)| (s.addr, i as u32)).collect();
+            let symbols = self.0.file.symbols().places().filter(|(_, _, kind)| kinds.contains(kind));
+            let mut entries: Vec<(Vaddr, u32)> = symbols.map(|(i, addr, _)| (addr, i as u32)).collect();
             entries.sort_unstable();
             entries
         })
     }
 
     /// Symbols that stand at the address.
-    pub(crate) fn symbols_at(&self, addr: Vaddr) -> impl Iterator<Item = &suture_elf::Symbol> {
+    pub(crate) fn symbols_at(&self, addr: Vaddr) -> impl Iterator<Item = suture_elf::Symbol<'_>> {
         let entries = self.entries();
         let from = entries.partition_point(|e| e.0 < addr);
         let here = entries[from..].iter().take_while(move |e| e.0 == addr);
-        here.map(|e| &self.0.file.symbols().all()[e.1 as usize])
+        here.filter_map(|e| self.0.file.symbols().get(e.1 as usize))
     }
 
     /// The first symbol in the range, if there is one.
@@ -172,7 +187,7 @@ impl ObjectAnalysis {
     pub(crate) fn name_of(&self, addr: Vaddr) -> String {
         let start = self.0.frames.at(addr).map_or(addr, |f| f.start);
         let named = self.symbols_at(start).next();
-        named.map_or_else(|| format!("the function at {start}"), |s| suture_elf::demangle(&s.name))
+        named.map_or_else(|| format!("the function at {start}"), |s| suture_elf::demangle(s.name))
     }
 
     /// References into the ranges.

@@ -98,7 +98,7 @@ fn judge(
     let function = Function::new(&loaded.analysis, entry)?;
     let places = boundaries(&function);
     let subject = Subject { object: 0, loaded, function: &function, places: &places, references };
-    check_registers(&subject, flow)?;
+    check_registers(&subject, flow, None)?;
     let mut tried = Tried::default();
     // A copy behind the object stands for one in the nearest hole.
     let copy = Addr((loaded.base + Vaddr(loaded.analysis.image_hull().end)).0 + 0x1_0000);

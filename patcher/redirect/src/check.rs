@@ -6,12 +6,13 @@ use crate::function::Function;
 use crate::options::Class;
 use crate::pointers;
 use crate::refs::References;
-use crate::window::{Boundary, Candidate, JUMP, movable};
+use crate::window::{Boundary, Candidate, JUMP, LONGEST, movable};
 use std::ops::Range;
 use suture_elf::Vaddr;
 
-/// How far around an entry references are needed: the prologue, and pads within a short jump.
-pub(crate) const AROUND: u64 = 160;
+/// How far around an entry references are needed: the prologue, pads within a short jump, and all of
+/// the padding these lie in.
+pub(crate) const AROUND: u64 = 144 + LONGEST;
 
 /// The addresses of a function about which the whole object is asked.
 pub(crate) fn neighbourhood(function: &Function, places: &[Boundary]) -> Range<Vaddr> {
@@ -49,7 +50,7 @@ pub(crate) fn check(
         no_arrival(object, function, &(place.at + 1..candidate.window.end), references)?;
     }
     if let Some(pad) = candidate.pad {
-        no_arrival(object, function, &(pad..pad + JUMP), references)?;
+        no_arrival(object, function, &(pad.run..pad.at + JUMP), references)?;
     }
     let changed = function.entry..candidate.window.end.max(place.at + insn.len() as u64);
     if let Some(place) = pointers::relocated_places(object.file(), &(changed.start.0..changed.end.0)).first()

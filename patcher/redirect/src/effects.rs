@@ -1,30 +1,61 @@
 //! What an instruction reads and writes, as sets of registers.
 
-use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, Register};
+use iced_x86::{Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register};
 use std::ops::{BitAnd, BitOr, BitOrAssign, Not, Sub, SubAssign};
 
-/// A set of registers: 16 general ones, 32 vector ones, 8 masks, and the six arithmetic flags.
+/// A set of registers: 16 general ones in two parts (their lowest byte and the rest), 32 vector ones, 8
+/// masks, and the six arithmetic flags.
+///
+/// Compilers write the lowest byte of a register, read that, and never look at the rest, which would
+/// look like a value that was there before.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct RegSet(u64);
+pub(crate) struct RegSet(u128);
 
-const FLAG_SHIFT: u32 = 56;
+/// Constants as wide as what they are combined with: all ones are all ones.
+const IMMEDIATES: [OpKind; 3] = [OpKind::Immediate8to32, OpKind::Immediate8to64, OpKind::Immediate32to64];
+
+const REST_SHIFT: u32 = 16;
+const VECTOR_SHIFT: u32 = 32;
+const MASK_SHIFT: u32 = 64;
+const FLAG_SHIFT: u32 = 72;
 
 impl RegSet {
     pub const EMPTY: Self = Self(0);
-    pub const VECTORS: Self = Self(0xffff_ffff << 16);
-    pub const MASKS: Self = Self(0xff << 48);
+    pub const VECTORS: Self = Self(0xffff_ffff << VECTOR_SHIFT);
+    pub const MASKS: Self = Self(0xff << MASK_SHIFT);
+    const REST: Self = Self(0xffff << REST_SHIFT);
     pub const FLAGS: Self = Self(0x3f << FLAG_SHIFT);
 
     /// The set of one register; empty for those that are not tracked.
     pub fn of(register: Register) -> Self {
         if register.is_gpr() {
-            Self(1 << register.full_register().number())
+            let register = register.full_register().number();
+            Self(1 << register | 1 << (REST_SHIFT as usize + register))
         } else if register.is_vector_register() {
-            Self(1 << (16 + register.number()))
+            Self(1 << (VECTOR_SHIFT as usize + register.number()))
         } else if register.is_k() {
-            Self(1 << (48 + register.number()))
+            Self(1 << (MASK_SHIFT as usize + register.number()))
         } else {
             Self::EMPTY
+        }
+    }
+
+    /// What an access to the register touches.
+    fn touched(register: Register) -> Self {
+        let whole = Self::of(register);
+        match register {
+            Register::AH | Register::CH | Register::DH | Register::BH => whole & Self::REST,
+            _ if register.is_gpr8() => whole - Self::REST,
+            _ => whole,
+        }
+    }
+
+    /// What a write of the register leaves nothing of: 16 bits and the second byte are a part of the rest.
+    fn replaced(register: Register) -> Self {
+        match register {
+            Register::AH | Register::CH | Register::DH | Register::BH => Self::EMPTY,
+            _ if register.is_gpr8() || register.is_gpr16() => Self::of(register) - Self::REST,
+            _ => Self::of(register),
         }
     }
 
@@ -35,7 +66,7 @@ impl RegSet {
     /// The arithmetic flags among iced's flag bits.
     fn flags(bits: u32) -> Self {
         // OF, SF, ZF, AF, CF, PF are iced's low bits; DF and the rest are not compiler temporaries.
-        Self(u64::from(bits & 0x3f) << FLAG_SHIFT)
+        Self(u128::from(bits & 0x3f) << FLAG_SHIFT)
     }
 
     pub fn is_empty(self) -> bool {
@@ -57,10 +88,10 @@ impl RegSet {
             "xmm12", "xmm13", "xmm14", "xmm15",
         ];
         match self.0.trailing_zeros() as usize {
-            n @ 0..16 => GENERAL[n],
-            n @ 16..32 => VECTOR[n - 16],
-            32..48 => "a register of xmm16 to xmm31",
-            48..56 => "a mask register",
+            n @ 0..32 => GENERAL[n % 16],
+            n @ 32..48 => VECTOR[n - 32],
+            48..64 => "a register of xmm16 to xmm31",
+            64..72 => "a mask register",
             _ => "flags",
         }
     }
@@ -135,32 +166,52 @@ impl Effects {
             writes: RegSet::flags(insn.rflags_modified()),
             kills: RegSet::flags(insn.rflags_modified()),
         };
+        let constant = is_constant(insn);
         for used in self.0.info(insn).used_registers() {
-            let set = RegSet::of(used.register());
+            let register = used.register();
+            let set = RegSet::touched(register);
             let (reads, writes) = match used.access() {
                 OpAccess::Read | OpAccess::CondRead => (true, false),
                 OpAccess::Write | OpAccess::CondWrite => (false, true),
                 OpAccess::ReadWrite | OpAccess::ReadCondWrite => (true, true),
                 OpAccess::None | OpAccess::NoMemAccess => (false, false),
             };
-            // A write of 8 or 16 bits keeps the rest of the register.
-            let register = used.register();
-            let whole = !register.is_gpr() || register.is_gpr64() || register.is_gpr32();
-            if reads {
+            if reads && !constant {
                 effect.reads |= set;
             }
             if writes {
                 effect.writes |= set;
             }
-            if used.access() == OpAccess::Write && whole {
-                effect.kills |= set;
+            if used.access() == OpAccess::Write || writes && constant {
+                effect.kills |= RegSet::replaced(register);
             }
         }
         effect
     }
 
+    pub fn writes_memory(&mut self, insn: &Instruction) -> bool {
+        let writes = |access| {
+            !matches!(access, OpAccess::None | OpAccess::NoMemAccess | OpAccess::Read | OpAccess::CondRead)
+        };
+        self.0.info(insn).used_memory().iter().any(|memory| writes(memory.access()))
+    }
+
     pub fn writes_register(&mut self, insn: &Instruction, register: Register) -> bool {
         self.of(insn).writes.intersects(RegSet::of(register))
+    }
+}
+
+/// Whether the result is the same whatever was in the register before. The decoder knows the ways to make
+/// a zero by one register and itself.
+fn is_constant(insn: &Instruction) -> bool {
+    let register = insn.op0_kind() == OpKind::Register;
+    let immediate = insn.op_count() == 2 && IMMEDIATES.contains(&insn.op1_kind());
+    let same = register && insn.op1_kind() == OpKind::Register && insn.op0_register() == insn.op1_register();
+    match insn.mnemonic() {
+        Mnemonic::Or => register && immediate && insn.immediate(1) == u64::MAX,
+        Mnemonic::And => register && immediate && insn.immediate(1) == 0,
+        Mnemonic::Pcmpeqb | Mnemonic::Pcmpeqw | Mnemonic::Pcmpeqd => insn.op_count() == 2 && same,
+        _ => false,
     }
 }
 
@@ -176,10 +227,18 @@ mod tests {
     #[test]
     fn whole_and_partial_writes_differ() {
         let rax = RegSet::of(Register::RAX);
+        let (al, rest) = (RegSet::touched(Register::AL), RegSet::touched(Register::AH));
+        assert_eq!((al | rest, al & rest), (rax, RegSet::EMPTY));
         let mov_eax = effect(&[0xb8, 1, 0, 0, 0]);
-        assert!(mov_eax.kills.intersects(rax) && !mov_eax.reads.intersects(rax));
+        assert!(mov_eax.kills & rax == rax && !mov_eax.reads.intersects(rax));
         let mov_al = effect(&[0xb0, 1]);
-        assert!(mov_al.writes.intersects(rax) && !mov_al.kills.intersects(rax));
+        assert_eq!((mov_al.writes, mov_al.kills), (al, al));
+        let mov_ah = effect(&[0xb4, 1]);
+        assert_eq!((mov_ah.writes, mov_ah.kills), (rest, RegSet::EMPTY));
+        let mov_ax = effect(&[0x66, 0xb8, 1, 0]);
+        assert_eq!((mov_ax.writes, mov_ax.kills), (rax, al));
+        let movzx_ecx_al = effect(&[0x0f, 0xb6, 0xc8]);
+        assert_eq!(movzx_ecx_al.reads, al);
         let xor = effect(&[0x31, 0xc0]);
         assert!(xor.kills.intersects(rax) && !xor.reads.intersects(rax), "zeroing idiom");
         assert_eq!(xor.kills & RegSet::FLAGS, RegSet::FLAGS);

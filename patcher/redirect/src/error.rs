@@ -138,6 +138,49 @@ impl Refusal {
     }
 }
 
+impl Refusal {
+    /// What the author of a patch, or whoever applies it, can do.
+    #[must_use]
+    pub fn hint(&self) -> String {
+        const OTHERS: &str = "replace the functions that call it instead, or build the program with -fpatchable-function-entry=16,14";
+        match self {
+            Self::NotCode(_) => "name a function; new code can change data itself (SUTURE_SYMBOL)".into(),
+            Self::NoSize => {
+                "install its unstripped build, or replace the functions that call it instead".into()
+            }
+            Self::Nature { .. } => "replace the functions that call it instead".into(),
+            Self::PltStub => {
+                "name the library that has the function: SUTURE_OBJECT(\"libNAME.so\", ...)".into()
+            }
+            Self::Bytes { .. } => {
+                "remove the breakpoint, probe or other hook that stands there and try again".into()
+            }
+            Self::TextRelocation(_) => "build that object with -fPIC".into(),
+            Self::LiveIn { .. } => "replace the functions that call it instead".into(),
+            // Nothing keeps flags.
+            Self::LiveAcross { caller, register: "flags", .. } => format!("replace {caller} instead"),
+            Self::LiveAcross { caller, .. } => {
+                format!("declare the new function SUTURE_PRESERVE (suture.h), or replace {caller} instead")
+            }
+            Self::Arrival { .. }
+            | Self::UnknownJump(_)
+            | Self::Instruction { .. }
+            | Self::TooShort { .. }
+            | Self::NoStore => OTHERS.into(),
+            Self::Overlap(_) => {
+                "replace only one of the two, or disable the patch that has the other one".into()
+            }
+            Self::CopyReach { .. } | Self::Target { .. } => {
+                format!("restart the program, which then may lie elsewhere; or {OTHERS}")
+            }
+            Self::TooManyPages { .. } => {
+                "replace fewer functions, or raise the sysctl vm.max_map_count".into()
+            }
+            Self::ClassesOff => "allow more of them with --classes".into(),
+        }
+    }
+}
+
 /// What continues at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error, Serialize)]
 pub enum Source {

@@ -9,7 +9,8 @@ use crate::effects::{Effects, RegSet};
 use crate::imports;
 use crate::refs::direct_branch;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
-use std::collections::{HashMap, HashSet};
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::collections::HashSet;
 use suture_elf::Vaddr;
 
 /// Instructions looked at for one question. What is not decided by then counts as read.
@@ -23,16 +24,24 @@ const DEPTH: usize = 12;
 const ARGUMENTS: [Register; 6] =
     [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
 
+/// Registers the kernel takes arguments of system calls in.
+const SYSCALL_ARGUMENTS: [Register; 6] =
+    [Register::RDI, Register::RSI, Register::RDX, Register::R10, Register::R8, Register::R9];
+
 /// Answers questions about one object; remembers what callees do.
 pub(crate) struct Flow<'a> {
-    object: &'a ObjectAnalysis,
+    pub(crate) object: &'a ObjectAnalysis,
     cursor: Cursor<'a>,
-    effects: Effects,
-    callees: HashMap<Vaddr, Callee>,
+    pub(crate) effects: Effects,
+    callees: FxHashMap<Vaddr, Callee>,
     /// What whole unwind ranges change, by their start.
-    frames: HashMap<Vaddr, RegSet>,
+    frames: FxHashMap<Vaddr, RegSet>,
+    /// Which functions have variable arguments.
+    variadic: FxHashMap<Vaddr, bool>,
     /// Slots of imported functions that do not return.
     endless: HashSet<Vaddr>,
+    /// The object asks for thread-local variables by descriptor.
+    descriptors: bool,
 }
 
 /// What a call of a function does to registers.
@@ -67,20 +76,31 @@ impl<'a> Flow<'a> {
             object,
             cursor: Cursor::new(object),
             effects: Effects::default(),
-            callees: HashMap::new(),
-            frames: HashMap::new(),
+            callees: FxHashMap::default(),
+            frames: FxHashMap::default(),
+            variadic: FxHashMap::default(),
             endless,
+            descriptors: imports::has_tls_descriptors(object.file()),
         }
     }
 
-    /// Registers of `query` that code from `at` on reads before it writes them.
-    pub fn live(&mut self, at: Vaddr, query: RegSet) -> RegSet {
-        self.live_within(at, query, DEPTH / 4)
+    /// Registers of `query` that code from `at` on reads before it writes them. A push of one of `fillers`
+    /// reads nothing.
+    pub fn read(&mut self, at: Vaddr, query: RegSet, fillers: RegSet) -> RegSet {
+        self.live_within(at, query, DEPTH / 4, Some(fillers))
     }
 
-    fn live_within(&mut self, start: Vaddr, query: RegSet, depth: usize) -> RegSet {
+    /// As [`Flow::read`], and what unknown functions and the kernel seem to be given as arguments.
+    pub fn live(&mut self, at: Vaddr, query: RegSet) -> RegSet {
+        self.live_within(at, query, DEPTH / 4, None)
+    }
+
+    fn live_within(&mut self, start: Vaddr, query: RegSet, depth: usize, strict: Option<RegSet>) -> RegSet {
+        let in_front_of = |recent, arguments| {
+            if strict.is_none() { in_front_of(recent, arguments) } else { RegSet::EMPTY }
+        };
         let mut live = RegSet::EMPTY;
-        let mut seen: HashMap<Vaddr, RegSet> = HashMap::new();
+        let mut seen: FxHashMap<Vaddr, RegSet> = FxHashMap::default();
         let mut work = vec![(start, query)];
         let mut budget = LIMIT;
         while let Some((mut at, mut open)) = work.pop() {
@@ -100,13 +120,18 @@ impl<'a> Flow<'a> {
                 budget -= 1;
                 let Some(insn) = self.cursor.instruction(at) else { break };
                 let effect = self.effects.of(&insn);
-                live |= open & effect.reads;
+                let filler = if insn.mnemonic() == Mnemonic::Push { strict } else { None };
+                live |= open & (effect.reads - filler.unwrap_or_default());
                 let branch = direct_branch(&insn);
                 match insn.flow_control() {
                     FlowControl::Call if insn.mnemonic() == Mnemonic::Call => {
                         let target = branch.map(|b| b.target);
-                        live |= open & self.taken(target, recent, open, depth);
-                        let callee = target.map(|t| self.callee(t, DEPTH / 2));
+                        live |= open
+                            & match self.known_callee(target.filter(|_| depth > 0)) {
+                                Some(callee) => self.live_within(callee, open, depth - 1, strict),
+                                None => in_front_of(recent, &ARGUMENTS),
+                            };
+                        let callee = target.map(|t| self.callee_of_call(t));
                         if callee.is_some_and(|c| !c.returns) {
                             break;
                         }
@@ -115,28 +140,31 @@ impl<'a> Flow<'a> {
                             break;
                         }
                     }
+                    FlowControl::IndirectCall if self.keeps_registers(&insn) => {
+                        open -= RegSet::of(Register::RAX);
+                    }
                     FlowControl::IndirectCall => {
-                        live |= open & in_front_of(recent);
+                        live |= open & in_front_of(recent, &ARGUMENTS);
                         open -= caller_saved();
                         if self.import_ends(&insn) || self.leaves_frame(&insn) {
                             break;
                         }
                     }
                     FlowControl::Call => {
-                        live |= open & in_front_of(recent);
+                        live |= open & in_front_of(recent, &SYSCALL_ARGUMENTS);
                         open -= effect.kills;
                     }
                     FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => break,
                     FlowControl::IndirectBranch if self.import_ends(&insn) => break,
                     FlowControl::IndirectBranch => {
                         // A table's targets are blocks of the same function; a tail call is a call.
-                        live |= open & in_front_of(recent);
+                        live |= open & in_front_of(recent, &ARGUMENTS);
                         break;
                     }
                     FlowControl::UnconditionalBranch => {
                         let Some(branch) = branch else { break };
                         if self.is_variadic_entry(branch.target) {
-                            live |= open & in_front_of(recent);
+                            live |= open & in_front_of(recent, &ARGUMENTS);
                             break;
                         }
                         at = branch.target;
@@ -165,14 +193,10 @@ impl<'a> Flow<'a> {
         live
     }
 
-    /// Registers of `open` that a callee takes as arguments. Decoded where the callee is known; for
-    /// others what the instructions in front of the call say.
-    fn taken(&mut self, target: Option<Vaddr>, recent: RegSet, open: RegSet, depth: usize) -> RegSet {
-        let known = target.filter(|t| depth > 0 && !self.leaves_object(*t) && !self.variadic(*t));
-        match known {
-            Some(target) => self.live_within(target, open, depth - 1),
-            None => in_front_of(recent),
-        }
+    /// The callee, where its code says which arguments it takes. Elsewhere what the instructions in front
+    /// of the call write has to tell.
+    fn known_callee(&mut self, target: Option<Vaddr>) -> Option<Vaddr> {
+        target.filter(|t| !self.leaves_object(*t) && !self.variadic(*t))
     }
 
     /// Whether the code is a stub that jumps through a pointer at once.
@@ -189,6 +213,15 @@ impl<'a> Flow<'a> {
         (insn.flow_control() == FlowControl::IndirectBranch).then_some(insn)
     }
 
+    /// Whether it asks for a thread-local variable by descriptor: then rax and flags change, nothing else.
+    pub fn keeps_registers(&self, call: &Instruction) -> bool {
+        self.descriptors
+            && call.op0_kind() == OpKind::Memory
+            && call.memory_base() == Register::RAX
+            && call.memory_index() == Register::None
+            && call.memory_displacement64() == 0
+    }
+
     /// Whether it calls or jumps to an import that does not return.
     fn import_ends(&self, insn: &Instruction) -> bool {
         insn.is_ip_rel_memory_operand() && self.endless.contains(&Vaddr(insn.ip_rel_memory_address()))
@@ -202,14 +235,23 @@ impl<'a> Flow<'a> {
     }
 
     /// Whether a branch there is a tail call of a function with variable arguments.
-    fn is_variadic_entry(&self, target: Vaddr) -> bool {
+    fn is_variadic_entry(&mut self, target: Vaddr) -> bool {
         self.object.frames().next_start(Vaddr(target.0 - 1)) == Some(target) && self.variadic(target)
     }
 
     /// Whether the function has variable arguments: it then stores all registers that could hold
     /// arguments, not only those that do. Either `al` is asked whether vector registers do, or r8 and
     /// r9 go to neighbouring words of the frame.
-    fn variadic(&self, target: Vaddr) -> bool {
+    fn variadic(&mut self, target: Vaddr) -> bool {
+        if let Some(known) = self.variadic.get(&target) {
+            return *known;
+        }
+        let variadic = self.stores_all_arguments(target);
+        self.variadic.insert(target, variadic);
+        variadic
+    }
+
+    fn stores_all_arguments(&self, target: Vaddr) -> bool {
         let code = self.object.decode(&(target..target + 192));
         let stores = |i: &Instruction, register: Register| {
             let stores = i.code() == Code::Mov_rm64_r64 && i.op0_kind() == OpKind::Memory;
@@ -236,6 +278,11 @@ impl<'a> Flow<'a> {
             ) && i.op1_register() == Register::XMM0
         };
         code[at..].iter().take(16).any(saves)
+    }
+
+    /// What a call of the function at `entry`, met on the way, does.
+    pub fn callee_of_call(&mut self, entry: Vaddr) -> Callee {
+        self.callee(entry, DEPTH / 2)
     }
 
     /// What a call of the function at `entry` does.
@@ -269,7 +316,7 @@ impl<'a> Flow<'a> {
     fn frame_clobbers(&mut self, start: Vaddr) -> RegSet {
         let Some(frame) = self.object.frames().at(start) else { return RegSet::EMPTY };
         let unknown = |flow: &mut Self, insn: &Instruction| match insn.flow_control() {
-            FlowControl::IndirectCall => true,
+            FlowControl::IndirectCall => !flow.keeps_registers(insn),
             FlowControl::Call => direct_branch(insn).is_some_and(|b| flow.leaves_object(b.target)),
             _ => false,
         };
@@ -285,7 +332,7 @@ impl<'a> Flow<'a> {
         let mut writes = RegSet::EMPTY;
         let (mut pushed, mut popped) = (RegSet::EMPTY, RegSet::EMPTY);
         let mut returns = false;
-        let mut seen = HashSet::new();
+        let mut seen = FxHashSet::default();
         let mut work = vec![entry];
         while let Some(mut at) = work.pop() {
             while seen.insert(at) {
@@ -308,6 +355,9 @@ impl<'a> Flow<'a> {
                         if !callee.returns || self.leaves_frame(&insn) {
                             break;
                         }
+                    }
+                    FlowControl::IndirectCall if self.keeps_registers(&insn) => {
+                        writes |= RegSet::of(Register::RAX);
                     }
                     FlowControl::IndirectCall => {
                         writes |= caller_saved();
@@ -353,9 +403,9 @@ fn saved_register(insn: &Instruction) -> Register {
 
 /// The argument register that must have been set earlier, when the instructions in front of a call
 /// wrote the arguments before it and the one behind it: arguments are passed in order.
-fn in_front_of(recent: RegSet) -> RegSet {
+fn in_front_of(recent: RegSet, arguments: &[Register; 6]) -> RegSet {
     let written = |r: &Register| recent.intersects(RegSet::of(*r));
-    let Some(hole) = ARGUMENTS.iter().position(|r| !written(r)) else { return RegSet::EMPTY };
-    let behind = ARGUMENTS.get(hole + 1).is_some_and(written);
-    if behind { RegSet::of(ARGUMENTS[hole]) } else { RegSet::EMPTY }
+    let Some(hole) = arguments.iter().position(|r| !written(r)) else { return RegSet::EMPTY };
+    let behind = arguments.get(hole + 1).is_some_and(written);
+    if behind { RegSet::of(arguments[hole]) } else { RegSet::EMPTY }
 }

@@ -4,6 +4,7 @@
 
 use object::elf::{
     DT_JMPREL, DT_PLTRELSZ, DT_RELA, DT_RELASZ, DT_STRTAB, DT_SYMTAB, R_X86_64_GLOB_DAT, R_X86_64_JUMP_SLOT,
+    R_X86_64_TLSDESC,
 };
 use std::collections::HashSet;
 use suture_elf::{ObjectFile, Vaddr};
@@ -89,6 +90,16 @@ pub(crate) fn slots(file: &ObjectFile) -> HashSet<Vaddr> {
         }
     }
     slots
+}
+
+/// Whether the object asks for thread-local variables by descriptor.
+pub(crate) fn has_tls_descriptors(file: &ObjectFile) -> bool {
+    let value = |tag: object::elf::DynamicTag| file.dynamic_value(tag.0 as u64);
+    [(DT_JMPREL, DT_PLTRELSZ), (DT_RELA, DT_RELASZ)].into_iter().any(|(table, size)| {
+        let bytes = value(table).zip(value(size)).and_then(|(at, size)| file.bytes_at(Vaddr(at), size));
+        let kind = |entry: &[u8; 24]| u32::from_le_bytes([entry[8], entry[9], entry[10], entry[11]]);
+        bytes.is_some_and(|b| b.as_chunks::<24>().0.iter().any(|e| kind(e) == R_X86_64_TLSDESC.0))
+    })
 }
 
 #[cfg(test)]

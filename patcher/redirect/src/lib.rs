@@ -22,7 +22,8 @@
 //!    and `v`: no branch, symbol, landing pad, jump-table entry, code pointer. Windows of A, S and P
 //!    have no arrivals inside either; those of J may, since their bytes stay.
 //! 4. *Registers*: the entry takes nothing in the flags or r11, and no caller keeps a value in a
-//!    register across the call that the old code happens to leave alone.
+//!    register across the call that the old code happens to leave alone, unless the new code leaves it
+//!    alone too.
 //! 5. *Instruction*: no call, system call or interrupt is displaced; the copy reaches its operands.
 //! 6. *Store*: one byte (J) or one aligned word (A, S, P); sites are disjoint.
 //! 7. *Target*: the page a pun leads to is free and reserved for nothing, and reaches a slot.
@@ -40,7 +41,9 @@ mod effects;
 mod error;
 mod flow;
 mod function;
+mod held;
 mod imports;
+mod kept;
 mod nature;
 mod options;
 mod padding;
@@ -52,7 +55,9 @@ mod process;
 mod refs;
 mod relocate;
 mod stub;
+mod sweep;
 mod tables;
+mod warm;
 mod window;
 
 pub use analysis::ObjectAnalysis;
@@ -60,8 +65,10 @@ pub use census::{Census, census};
 pub use dispatcher::dispatcher;
 pub use error::{PlanError, Refusal, Source, TargetFault};
 pub use function::Function;
+pub use kept::Kept;
 pub use options::{Class, Classes, Options};
 pub use parts::{FunctionCode, code_ranges, split_parts};
-pub use plan::{LoadedObject, PlannedSite, RedirectPlan, Request, plan_sites};
+pub use plan::{LoadedObject, PlannedSite, RedirectPlan, Replacement, Request, plan_sites};
 pub use process::{ExistingSite, ProcessView, check_bytes};
+pub use warm::warm_up;
 pub use window::Undo;

@@ -48,14 +48,14 @@ pub(crate) fn check(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>
     for symbol in object.symbols_at(entry) {
         if symbol.kind == SymbolKind::Ifunc {
             return nature(
-                &symbol.name,
+                symbol.name,
                 "this is the resolver that chooses an implementation; replace the implementation",
             );
         }
-        let exact = NAMES.iter().find(|(names, _)| names.contains(&symbol.name.as_str()));
+        let exact = NAMES.iter().find(|(names, _)| names.contains(&symbol.name));
         let prefix = PREFIXES.iter().find(|(prefix, _)| symbol.name.starts_with(prefix));
         if let Some(why) = exact.map(|e| e.1).or(prefix.map(|p| p.1)) {
-            return nature(&symbol.name, why);
+            return nature(symbol.name, why);
         }
     }
     if frame.is_some_and(|f| f.signal) {

@@ -279,10 +279,10 @@ impl Search<'_> {
             self.object.symbols_at(addr).filter(|s| matches!(s.kind, SymbolKind::Func | SymbolKind::Ifunc))
         };
         let part = |name: &str| name.contains(".cold") || name.contains(".part.");
-        if functions().any(|s| !part(&s.name)) {
+        if functions().any(|s| !part(s.name)) {
             return Some(Name::Function);
         }
-        self.object.symbols_at(addr).any(|s| part(&s.name)).then_some(Name::Part)
+        self.object.symbols_at(addr).any(|s| part(s.name)).then_some(Name::Part)
     }
 
     /// Whether the code there only jumps through a pointer: a tail call of an import.

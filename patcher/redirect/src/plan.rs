@@ -13,6 +13,7 @@ use crate::check::{check, neighbourhood};
 use crate::error::{PlanError, Refusal, TargetFault};
 use crate::flow::Flow;
 use crate::function::Function;
+use crate::kept::Kept;
 use crate::options::{Class, Options};
 use crate::pages::{PAGE, Pages};
 use crate::process::{Claims, ProcessView, Room, check_bytes, claimed};
@@ -33,8 +34,17 @@ pub struct LoadedObject {
     pub base: Base,
 }
 
+/// The function that takes the place of another.
+#[derive(Clone, Debug)]
+pub struct Replacement {
+    /// What is known of its file.
+    pub analysis: ObjectAnalysis,
+    /// Its entry.
+    pub entry: Vaddr,
+}
+
 /// A function to redirect.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// Index of its object.
     pub object: usize,
@@ -42,6 +52,8 @@ pub struct Request {
     pub entry: Vaddr,
     /// Its name, for messages.
     pub name: String,
+    /// What it is redirected to; unknown code destroys every register it may.
+    pub replacement: Option<Replacement>,
 }
 
 /// A planned site and how it came about.
@@ -105,7 +117,7 @@ pub fn plan_sites(
         let mut flow = Flow::new(&loaded.analysis);
         for (index, places, function) in &functions {
             let subject = Subject { object, loaded, function, places, references: &references };
-            match planner.site(&subject, &requests[*index].name, &mut flow) {
+            match planner.site(&subject, &requests[*index], &mut flow) {
                 Ok(site) => sites[*index] = Some(site),
                 Err(Failure::Refused(why)) => refused.push((requests[*index].name.clone(), why)),
                 Err(Failure::Plan(error)) => return Err(error),
@@ -190,9 +202,12 @@ impl<'a> Planner<'a> {
     fn site(
         &mut self,
         subject: &Subject<'_>,
-        name: &str,
+        request: &Request,
         flow: &mut Flow<'_>,
     ) -> Result<PlannedSite, Failure> {
+        let name = request.name.as_str();
+        // Of a site that is there too: another new function may destroy what the first one keeps.
+        check_registers(subject, flow, request.replacement.as_ref())?;
         let entry = (subject.loaded.base + subject.function.entry).0;
         if let Some(twin) = self.planned.iter().find(|p| p.site.entry == entry) {
             return Ok(PlannedSite { name: name.to_owned(), ..twin.clone() });
@@ -202,7 +217,6 @@ impl<'a> Planner<'a> {
             let site = Site { id: existing.id, ..existing.site };
             return Ok(self.describe(subject, name, class.unwrap_or(Class::J), site, 0));
         }
-        check_registers(subject, flow)?;
         let mut tried = Tried::default();
         for candidate in candidates(&subject.loaded.analysis, subject.function, subject.places) {
             if !self.allows(candidate.class) {
@@ -255,7 +269,7 @@ impl<'a> Planner<'a> {
         let pun = (candidate.class == Class::J).then(|| pun_target(&site));
         let arena = self.arena(subject, pun)?;
         let before = self.arenas[arena].len();
-        let hop = Hop { from: base + candidate.pad.unwrap_or(place.at), pun };
+        let hop = Hop { from: base + candidate.pad.map_or(place.at, |pad| pad.at), pun };
         self.fill(arena, base, code, &place.undo, hop, &mut site).inspect_err(|_| {
             self.arenas[arena].truncate(before);
         })?;
@@ -285,10 +299,10 @@ impl<'a> Planner<'a> {
         let instruction = place.at + subject.function.code[place.index].len() as u64;
         let word = Vaddr((site.store_addr + u64::from(site.store_len)).wrapping_sub(base.0));
         let code = subject.function.entry..candidate.window.end.max(instruction).max(word);
-        let pad = candidate.pad.map(|pad| pad..pad + JUMP);
+        let pad = candidate.pad.map(|pad| pad.at..pad.at + JUMP);
         let store = Vaddr(site.store_addr.wrapping_sub(base.0))..word;
         for range in [Some(code), pad, Some(store)].into_iter().flatten() {
-            let file = subject.loaded.analysis.file().bytes_at(range.start, range.end.0 - range.start.0);
+            let file = subject.loaded.analysis.mapped_bytes(range.start, range.end.0 - range.start.0);
             check_bytes(memory, base, range.start, file.ok_or(Refusal::NotCode(range.start))?)?;
         }
         Ok(())
@@ -320,7 +334,19 @@ fn image(object: &LoadedObject) -> Range<u64> {
 }
 
 /// Rule 4.
-pub(crate) fn check_registers(subject: &Subject<'_>, flow: &mut Flow<'_>) -> Result<(), Refusal> {
+pub(crate) fn check_registers(
+    subject: &Subject<'_>,
+    flow: &mut Flow<'_>,
+    replacement: Option<&Replacement>,
+) -> Result<(), Refusal> {
     callers::check_entry(flow, subject.function)?;
-    callers::check_callers(&subject.loaded.analysis, flow, subject.function, subject.references)
+    let mut check = |kept: Kept| {
+        let (analysis, function) = (&subject.loaded.analysis, subject.function);
+        callers::check_callers(analysis, flow, function, subject.references, kept.0)
+    };
+    match (check(Kept::default()), replacement) {
+        // Only now is it worth looking at the new code.
+        (Err(Refusal::LiveAcross { .. }), Some(new)) => check(new.analysis.kept_by(new.entry)),
+        (verdict, _) => verdict,
+    }
 }

@@ -7,6 +7,7 @@
 
 use crate::analysis::ObjectAnalysis;
 use crate::pointers;
+use crate::sweep;
 use iced_x86::{Code, Instruction, OpKind};
 use std::ops::Range;
 use suture_elf::{Type, Vaddr};
@@ -153,8 +154,7 @@ pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
             }
         };
         match &filter {
-            // One narrow range: whole blocks of code are passed over with vector instructions.
-            None => displacements(bytes, addr.0, &hull, hit),
+            None => sweep::displacements(bytes, addr.0, &wanted.0, hit),
             Some(filter) => filter.displacements(bytes, addr.0, &mut hit),
         }
         if absolute {
@@ -188,10 +188,10 @@ impl Filter {
     /// Bytes per piece, as a shift.
     const PIECE: u32 = 6;
 
-    /// `None` when comparing with the hull is as good.
+    /// `None` for so few ranges that each is compared with.
     fn new(wanted: &Ranges) -> Option<Self> {
         let hull = wanted.hull();
-        if wanted.len() < 2 {
+        if wanted.len() <= sweep::MOST {
             return None;
         }
         let count = ((hull.end - hull.start) >> Self::PIECE) as usize + 1;
@@ -219,47 +219,6 @@ impl Filter {
                     hit(offset, self.hull.start + place);
                 }
             }
-        }
-    }
-}
-
-/// Calls `hit(offset, target)` for every offset whose 32-bit word, taken as a displacement from the
-/// end of the word, leads into the hull.
-fn displacements(bytes: &[u8], addr: u64, hull: &Range<u64>, mut hit: impl FnMut(usize, u64)) {
-    let Ok(span) = u32::try_from(hull.end - hull.start) else { return };
-    // Modulo 2^32: `hit` gets the full address and the caller compares it again.
-    let origin = (addr.wrapping_add(4).wrapping_sub(hull.start)) as u32;
-    const BLOCK: usize = 64;
-    let mut at = 0;
-    while at + BLOCK + 3 < bytes.len() {
-        let block = &bytes[at..at + BLOCK + 3];
-        let start = origin.wrapping_add(at as u32);
-        let mut any = false;
-        for i in 0..BLOCK {
-            let word = u32::from_le_bytes([block[i], block[i + 1], block[i + 2], block[i + 3]]);
-            any |= word.wrapping_add(start.wrapping_add(i as u32)) < span;
-        }
-        if any {
-            exact(bytes, addr, hull, at..at + BLOCK, &mut hit);
-        }
-        at += BLOCK;
-    }
-    exact(bytes, addr, hull, at..bytes.len().saturating_sub(3), &mut hit);
-}
-
-fn exact(
-    bytes: &[u8],
-    addr: u64,
-    hull: &Range<u64>,
-    offsets: Range<usize>,
-    hit: &mut impl FnMut(usize, u64),
-) {
-    for offset in offsets {
-        let Some(word) = bytes.get(offset..offset + 4).and_then(|w| w.try_into().ok()) else { return };
-        let end = addr + offset as u64 + 4;
-        let target = end.wrapping_add_signed(i64::from(i32::from_le_bytes(word)));
-        if hull.contains(&target) {
-            hit(offset, target);
         }
     }
 }
@@ -329,6 +288,11 @@ mod tests {
             ];
             let found = search(&object, &alone);
             let among = search(&object, &Ranges::new(others.to_vec()));
+            // More than a pass compares with.
+            let spread = (0..20).map(|i| starts[starts.len() * i / 20]).map(|s| s.0..s.0 + 2);
+            let many = search(&object, &Ranges::new(spread.chain(others.to_vec()).collect()));
+            assert_eq!(many.branches(&range), found.branches(&range));
+            assert_eq!(many.pointers(&range), found.pointers(&range));
             assert_eq!(among.branches(&range), found.branches(&range));
             assert_eq!(among.pointers(&range), found.pointers(&range));
             let short = |bs: &[Branch]| bs.iter().map(|b| (b.target, b.call)).collect::<Vec<_>>();

@@ -20,6 +20,13 @@ pub(crate) struct Tables {
     pub unresolved: Option<Vaddr>,
 }
 
+impl Tables {
+    /// (jump, target) of all jumps, if all are known.
+    pub fn known(self) -> Option<Vec<(Vaddr, Vaddr)>> {
+        self.unresolved.is_none().then_some(self.targets)
+    }
+}
+
 /// What is known of one indirect jump.
 enum Jump {
     /// Through a plain pointer in memory, or one that somebody passed. Pointers to code inside a

@@ -36,16 +36,27 @@ pub(crate) struct Candidate {
     pub boundary: usize,
     /// Bytes that belong to the site.
     pub window: Range<Vaddr>,
-    /// Five bytes of padding that get a near jump first (P, S).
-    pub pad: Option<Vaddr>,
+    /// Padding that gets a near jump first (P, S).
+    pub pad: Option<Pad>,
+}
+
+/// Five bytes of padding.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pad {
+    /// Their address.
+    pub at: Vaddr,
+    /// Where the padding begins: what arrives there would run on into them.
+    pub run: Vaddr,
 }
 
 /// Length of a near jump.
 pub(crate) const JUMP: u64 = 5;
+/// Longest padding that assemblers make.
+pub(crate) const LONGEST: u64 = 256;
 /// Boundaries looked at, prologues of more steps do not occur.
 const MAX_STEPS: usize = 12;
-/// Pads offered for one boundary.
-const MAX_PADS: usize = 6;
+/// Pads offered for one boundary: as many as a short jump reaches on one side.
+const MAX_PADS: usize = 26;
 
 /// The entry (behind `endbr64`) and every boundary behind an undoable prologue.
 pub(crate) fn boundaries(function: &Function) -> Vec<Boundary> {
@@ -111,7 +122,7 @@ pub(crate) fn candidates(
         if boundary == 0
             && let Some(pad) = compiler_pad(object, function, place)
         {
-            add(Class::P, 2, Some(pad));
+            add(Class::P, 2, Some(Pad { at: pad, run: pad }));
         }
         let len = insn.len() as u64;
         if len >= 2 && in_one_word(place.at, 2) {
@@ -181,20 +192,20 @@ fn compiler_pad(object: &ObjectAnalysis, function: &Function, place: &Boundary) 
 }
 
 /// Class S: places for a near jump in padding that a short jump at `at` reaches, nearest first.
-fn short_pads(object: &ObjectAnalysis, at: Vaddr) -> Vec<Vaddr> {
+fn short_pads(object: &ObjectAnalysis, at: Vaddr) -> Vec<Pad> {
     let from = at + 2;
     let reach = Vaddr(from.0.saturating_sub(128))..from + 128;
-    let mut pads: Vec<Vaddr> = Vec::new();
+    let mut pads: Vec<Pad> = Vec::new();
     for padding in padding::around(object, &reach) {
         let mut pad = Vaddr(padding.start.0.max(reach.start.0));
         while pad + JUMP <= padding.end && pad < reach.end {
             if pad_fits(pad, at) {
-                pads.push(pad);
+                pads.push(Pad { at: pad, run: padding.start.max(Vaddr(pad.0.saturating_sub(LONGEST))) });
             }
             pad = pad + JUMP;
         }
     }
-    pads.sort_by_key(|p| p.0.abs_diff(from.0));
+    pads.sort_by_key(|p| p.at.0.abs_diff(from.0));
     pads.truncate(MAX_PADS);
     pads
 }

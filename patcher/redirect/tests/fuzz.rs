@@ -14,7 +14,7 @@ use suture_redirect::{Class, Classes, Options, PlanError};
 const SAVED: [&str; 6] = ["%rbx", "%rbp", "%r12", "%r13", "%r14", "%r15"];
 
 /// Instructions a body is made of; labels are filled in.
-const BODY: [&str; 26] = [
+const BODY: [&str; 40] = [
     "mov %rsi,%rax",
     "add %rdx,%rax",
     "xor %ecx,%ecx",
@@ -41,6 +41,20 @@ const BODY: [&str; 26] = [
     "mov $3,%ecx\n8: add %rcx,%rax\ndec %ecx\njnz 8b",
     "mov %rsi,-8(%rsp)\nadd -8(%rsp),%rax",
     "jrcxz 7f\nadd $1,%rax\n7:",
+    "loop 7f\nadd $2,%rax\n7:",
+    "lea cell(%rip),%r9\nmov (%r9),%r9",
+    "cmpb $5,cell(%rip)\nsetb %al",
+    "movw $0x1234,8(%rdi)",
+    "lock cmpxchg %rsi,32(%rdi)",
+    "xchg %rsi,%rdx",
+    "push %rsi\npop %rax",
+    "cmp %rsi,%rdx\npushfq\npop %rcx\nand $0x8c5,%ecx",
+    "nopw %cs:0x0(%rax,%rax,1)",
+    "nopl 0(%rax)",
+    "shld $7,%rsi,%rdx",
+    "movd %esi,%xmm4\npshufd $0,%xmm4,%xmm5",
+    "1: add $1,%rax\nsub $0x20000000,%edx\njnc 1b",
+    "push %rsp\npop %rcx\nsub %rsp,%rcx",
 ];
 
 #[derive(Clone, Debug)]

@@ -24,8 +24,8 @@ struct Twins {
 }
 
 fn functions(file: &ObjectFile) -> Vec<(String, Range<Vaddr>)> {
-    let all = file.symbols().all().iter().filter(|s| s.kind == SymbolKind::Func && s.size > 0);
-    all.map(|s| (s.name.clone(), s.addr..s.addr + s.size)).collect()
+    let all = file.symbols().all().filter(|s| s.kind == SymbolKind::Func && s.size > 0);
+    all.map(|s| (s.name.to_owned(), s.addr..s.addr + s.size)).collect()
 }
 
 fn twins(source: &str, extension: &str, flags: &[&str]) -> Twins {
@@ -305,7 +305,7 @@ fn frames(object: &ObjectAnalysis) -> Vec<Frame> {
 fn jumps(object: &ObjectAnalysis) -> Jumps {
     let all = frames(object);
     let starts: BTreeSet<Vaddr> = all.iter().map(|f| f.start).collect();
-    let named = object.file().symbols().all().iter().map(|s| s.addr).collect();
+    let named = object.file().symbols().all().map(|s| s.addr).collect();
     let mut jumps = Jumps { into: BTreeMap::new(), called: BTreeSet::new(), named };
     for frame in &all {
         let bytes = object.file().bytes_at(frame.start, frame.end.0 - frame.start.0).unwrap();

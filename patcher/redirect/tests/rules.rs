@@ -16,7 +16,8 @@ fn only(classes: &str) -> Options {
 fn refusal(result: Result<RedirectPlan, PlanError>) -> Refusal {
     match result {
         Err(PlanError::Refused(mut why)) => why.remove(0).1,
-        other => panic!("a refusal expected, found {other:?}"),
+        Err(error) => panic!("{error}"),
+        Ok(plan) => panic!("planned: {:?}", plan.sites),
     }
 }
 
@@ -44,6 +45,99 @@ fn live_bytes_must_be_the_files() {
         })
         .unwrap();
     }
+}
+
+/// Rule 1: what another hooking tool left at the entry is named, and not built upon.
+#[test]
+fn other_peoples_jumps_are_not_built_upon() {
+    let loaded = Loaded::assembled(&(function("f", FRAME) + ".p2align 5\n"));
+    let entry = loaded.address("f");
+    for (jump, what) in [
+        (&[0xe9, 0x10, 0, 0, 0][..], "another hooking tool"),
+        (&[0xff, 0x25, 0, 0, 0, 0], "another hooking tool"),
+    ] {
+        in_child(|| {
+            let page = (entry & !0xfff) as *mut libc::c_void;
+            let prot = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
+            for (at, byte) in (entry..).zip(jump) {
+                // SAFETY: bytes of the function, which this child never runs.
+                unsafe {
+                    libc::mprotect(page, 0x1000, prot);
+                    (at as *mut u8).write_volatile(*byte);
+                }
+            }
+            match refusal(loaded.plan(&["f"], &Options::default())) {
+                Refusal::Bytes { whose, .. } if whose.contains(what) => Ok(()),
+                other => Err(format!("{jump:x?}: {other}")),
+            }
+        })
+        .unwrap();
+    }
+}
+
+/// Addresses that are no function, or one that nobody may replace.
+#[test]
+fn what_is_no_ordinary_function_is_named() {
+    let trampoline = ".text\n.p2align 4\n.globl back\n.type back,@function\nback:\n.cfi_startproc\n.cfi_signal_frame\n\
+        mov $15,%rax\nsyscall\n.cfi_endproc\n.size back,.-back\n";
+    let bare = ".globl bare\n.type bare,@function\nbare: mov %rdi,%rax\nret\n.p2align 4\n";
+    let source = function("f", FRAME)
+        + trampoline
+        + bare
+        + &function("caller", "jmp outside@PLT")
+        + ".data\n.globl number\n.type number,@object\nnumber: .quad 5\n.size number,8\n";
+    let path = build(&source, "s", &["-nostdlib", "-Wl,-z,lazy", "-Wl,--unresolved-symbols=ignore-all"]);
+    // Never loaded: the import is nobody's.
+    let file = suture_elf::ObjectFile::open(&path).unwrap();
+    let object = suture_redirect::LoadedObject {
+        analysis: suture_redirect::ObjectAnalysis::new(&file),
+        base: suture_elf::Base(0x7f00_0000_0000),
+    };
+    let refused = |entry| {
+        let request = suture_redirect::Request { object: 0, entry, name: "it".into(), replacement: None };
+        let objects = std::slice::from_ref(&object);
+        refusal(plan_sites(objects, &[request], &ProcessView::default(), &Options::default()))
+    };
+    let at = |name: &str| file.symbols().named(name).next().unwrap_or_else(|| panic!("no {name}")).addr;
+    assert!(matches!(refused(at("number")), Refusal::NotCode(_)));
+    assert_eq!(refused(at("bare")), Refusal::NoSize);
+    assert_eq!(refused(at("f") + 1), Refusal::NoSize, "the middle of a function");
+    assert!(matches!(refused(at("back")), Refusal::Nature { .. }), "the way out of a signal handler");
+    let (plt, _) = file.section(".plt").expect("a call of an import");
+    assert_eq!(refused(plt + 16), Refusal::PltStub);
+}
+
+/// Rule 5: an operand that the instruction reaches from where it is and its copy does not.
+#[test]
+fn operands_out_of_the_copys_reach_are_named() {
+    let far = |name: &str, distance: &str| {
+        function(name, &format!(".byte 0x48,0x8b,0x05\n.long {distance}\nadd %rsi,%rax\nret"))
+    };
+    let source = far("up", "0x7ffff000") + &far("down", "-0x7ffff000") + ".p2align 5\n";
+    let loaded = Loaded::assembled(&source);
+    let of = |name: &str| loaded.plan(&[name], &only("S"));
+    // The arena lies on one side of the object; from there only one of the two can be reached.
+    let out_of_reach: Vec<&str> = ["up", "down"]
+        .into_iter()
+        .filter(|name| of(name).is_err_and(|e| matches!(refusal(Err(e)), Refusal::CopyReach { .. })))
+        .collect();
+    assert_eq!(out_of_reach.len(), 1, "{out_of_reach:?}");
+}
+
+/// No hole in reach of the object: nothing is planned, and the object is named.
+#[test]
+fn without_room_nearby_nothing_is_planned() {
+    let loaded = Loaded::assembled(&(function("f", FRAME) + ".p2align 5\n"));
+    let base = loaded.object.base.0;
+    let mut maps = own_maps();
+    maps.regions = vec![
+        Region { start: base - (4 << 30), end: base, ..Region::default() },
+        Region { start: base, end: base + (4 << 30), ..Region::default() },
+    ];
+    let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), ..ProcessView::default() };
+    let objects = std::slice::from_ref(&loaded.object);
+    let none = plan_sites(objects, &[loaded.request("f")], &view, &only("PSA"));
+    assert!(matches!(none, Err(PlanError::NoRoom { .. })), "{none:?}");
 }
 
 /// Rule 3: the branch comes from another function, as out of a `.cold` part or hand-written code.

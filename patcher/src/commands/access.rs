@@ -64,7 +64,7 @@ fn look(pids: &[i32], output: Output) -> Vec<Outcome<Access>> {
         let target = Target::open(pid)?;
         access::check(&target, &cache).map_err(|error| target.ended_or(error))
     };
-    show::outcomes(run::on_each(pids, one, show::bar(pids.len(), output)), |_| None)
+    show::outcomes(run::on_each(pids, one, || {}, show::bar(pids.len(), output)), |_| None)
 }
 
 fn way(access: &Access) -> String {

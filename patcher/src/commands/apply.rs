@@ -31,7 +31,7 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, outp
         let done = apply::apply(&target, &patch, classes, selection.skips(), &context);
         done.map_err(|error| target.ended_or(error))
     };
-    let results = run::on_each(&pids, one, show::bar(pids.len(), output));
+    let results = run::on_each(&pids, one, suture_redirect::warm_up, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
         Error::NotConcerned { .. } => Some("it maps none of the patch's objects".into()),

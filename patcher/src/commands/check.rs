@@ -73,7 +73,7 @@ fn loaded(file: &Path, pid: i32, options: &Options) -> Result<Census, Error> {
     let object = seen.objects.iter().find(|o| is(&o.path)).ok_or_else(|| Error::Patch {
         what: format!("process {pid} does not map {}", file.display()),
         errno: "ENOENT",
-        hint: None,
+        hint: Some(format!("see what it maps in /proc/{pid}/maps, or leave out --pid")),
     })?;
     let process = suture_redirect::ProcessView {
         maps: Some(&maps),
@@ -113,7 +113,7 @@ fn dry_run(path: &Path, selection: &Selection, classes: Classes, output: Output)
         let target = Target::open(pid)?;
         apply::check(&target, &patch, classes, &cache).map(|plan| plan.functions)
     };
-    let results = run::on_each(&pids, one, |_| {});
+    let results = run::on_each(&pids, one, suture_redirect::warm_up, |_| {});
     let outcomes = show::outcomes(results, |error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
         _ => None,

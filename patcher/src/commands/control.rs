@@ -13,6 +13,9 @@ use suture_patcher::target::books::Books;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
 
+/// How long callbacks are waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub fn get(path: &str, selection: &Selection, output: Output) -> u8 {
     let pids = match selection.pids() {
         Ok(pids) => pids,
@@ -23,7 +26,7 @@ pub fn get(path: &str, selection: &Selection, output: Output) -> u8 {
         let target = Target::open(pid)?;
         control::get(&target, path, &cache).map_err(|error| target.ended_or(error))
     };
-    let outcomes = show::outcomes(run::on_each(&pids, one, |_| {}), |error| skip(selection, error));
+    let outcomes = show::outcomes(run::on_each(&pids, one, || {}, |_| {}), |error| skip(selection, error));
     let several = outcomes.len() > 1;
     show::results("get", &outcomes, output, |o, found: &Found| {
         // One process: the value alone, for scripts.
@@ -54,8 +57,9 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
         Err(error) => return show::failure("set", &error, output),
     };
     let (cache, interrupted) = (Cache::default(), show::interrupted());
-    // A write begins; the worker, or any other command, ends it.
-    let wait = Wait { timeout: Some(Duration::ZERO), reverse: false, no_wait: false };
+    // As the kernel's: callbacks run within the write, and the worker or any other command moves the threads
+    // that cannot be moved at once.
+    let wait = Wait { timeout: Some(PATIENCE), reverse: false, no_wait: false, for_threads: false };
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "writing");
         let target = Target::open(pid)?;
@@ -63,7 +67,7 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
         let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
         control::set(&target, path, value, &context).map_err(|error| target.ended_or(error))
     };
-    let results = run::on_each(&pids, one, show::bar(pids.len(), output));
+    let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));
     let outcomes = show::outcomes(results, |error| skip(selection, error));
     show::results("set", &outcomes, output, |o, written: &Written| {
         let more = if written.finished { "" } else { "; threads are still moving, see: suture status" };

@@ -26,7 +26,7 @@ pub fn run(patch: &str, action: Action, selection: &Selection, wait: Wait, outpu
         let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
         disable::act(&target, &name, action, &context).map_err(|error| target.ended_or(error))
     };
-    let results = run::on_each(&pids, one, show::bar(pids.len(), output));
+    let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));
     let skip = |error: &Error| match error {
         Error::NotEnabled { .. } if selection.skips() => Some("the patch is not enabled there".into()),
         Error::NotInTransition { .. } if selection.skips() => Some("the patch is not in transition".into()),

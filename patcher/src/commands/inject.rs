@@ -53,7 +53,7 @@ pub fn run(selection: &Selection, output: Output) -> u8 {
             wall_us: micros(started.elapsed()),
         })
     };
-    let results = run::on_each(&pids, one, show::bar(pids.len(), output));
+    let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));
     let outcomes = show::outcomes(results, |_| None);
     show::results("inject", &outcomes, output, |o, i: &Injected| {
         let what = if i.injected { "the runtime was put in" } else { "the runtime is there already" };

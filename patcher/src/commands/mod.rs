@@ -8,6 +8,7 @@ mod disable;
 mod info;
 mod inject;
 mod log;
+mod shadow;
 mod show;
 mod status;
 
@@ -43,5 +44,6 @@ pub fn run(cli: Cli) -> u8 {
         Command::Inject { targets, output } => inject::run(&targets.selection(), output),
         Command::Info { patch, output } => info::run(&patch, output),
         Command::Log { pid, follow, output } => log::run(pid, follow, output),
+        Command::Shadow { pid, id, output } => shadow::run(pid, id, output),
     }
 }

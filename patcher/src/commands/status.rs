@@ -16,7 +16,7 @@ pub fn run(selection: Option<Selection>, threads: bool, output: Output) -> u8 {
     };
     let cache = Cache::default();
     let one = |pid: i32, _: &run::Progress| status::read(&Target::open(pid)?, threads, &cache);
-    let results = run::on_each(&pids, one, |_| {});
+    let results = run::on_each(&pids, one, || {}, |_| {});
     let skip = |error: &Error| match error {
         Error::NotPrepared { .. } | Error::Vanished { .. } | Error::NoProcess { .. } if selection.skips() => {
             Some("no runtime".into())

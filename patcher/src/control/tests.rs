@@ -49,6 +49,7 @@ fn status() -> ProcessStatus {
         hooks: Vec::new(),
         images_left: 0,
         mapped_bytes: 0,
+        shadow: Vec::new(),
         sites_lost: 0,
     }
 }

@@ -69,7 +69,11 @@ impl ProcessMemory {
     /// `EFAULT` when the range is not writable, `ESRCH` when the process is gone.
     pub fn write(&self, addr: Addr, bytes: &[u8]) -> io::Result<()> {
         match self.is_writable(addr, bytes.len()) {
-            Ok(true) => self.write_forced(addr, bytes),
+            Ok(true) => match self.write_forced(addr, bytes) {
+                // A filter that we run under may forbid such writes altogether.
+                Err(e) if is_forbidden(&e) && self.is_there() => self.write_by_number(addr, bytes),
+                done => done,
+            },
             Ok(false) => Err(io::Error::from_raw_os_error(libc::EFAULT)),
             // Kernels before 6.11 cannot be asked. Their other way goes by the number of the process,
             // so a process that executes another program right now is written to by mistake.
@@ -106,6 +110,11 @@ impl ProcessMemory {
             Err(_) => Err(io::Error::last_os_error()),
         }
     }
+}
+
+/// Whether the error says that this way of writing is closed; another one may be open.
+pub fn is_forbidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EIO | libc::EPERM | libc::EACCES))
 }
 
 /// `_IOWR('f', 17, struct procmap_query)` of `linux/fs.h`.

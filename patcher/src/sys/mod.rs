@@ -2,6 +2,7 @@
 
 pub mod cgroup;
 pub mod futex;
+pub mod heap;
 pub mod kcmp;
 pub mod limits;
 pub mod memory;

@@ -190,6 +190,15 @@ impl StoppedThread {
         }
     }
 
+    /// Writes one word of the process's memory, whatever the page's protection is.
+    ///
+    /// # Errors
+    /// When nothing is mapped there, or the thread was killed meanwhile.
+    pub fn poke(&self, addr: u64, word: u64) -> io::Result<()> {
+        let number = |n: u64| usize::try_from(n).map_err(|_| io::Error::from_raw_os_error(libc::EFAULT));
+        request(libc::PTRACE_POKETEXT, self.tid, number(addr)?, number(word)?)
+    }
+
     /// How many seccomp filters the thread has. A thread can get more, never fewer.
     ///
     /// # Errors

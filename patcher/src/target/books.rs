@@ -48,6 +48,15 @@ unsafe impl Plain for Event {}
 #[allow(unsafe_code)]
 // SAFETY: integers only.
 unsafe impl Plain for Rows {}
+#[allow(unsafe_code)]
+// SAFETY: an integer.
+unsafe impl Plain for u32 {}
+#[allow(unsafe_code)]
+// SAFETY: an integer.
+unsafe impl Plain for u64 {}
+#[allow(unsafe_code)]
+// SAFETY: an array of integers.
+unsafe impl Plain for [u8; 16] {}
 
 /// A listed patch with the description its command left.
 #[derive(Clone, Debug)]
@@ -188,11 +197,35 @@ pub fn read(target: &Target, block: Addr) -> Result<Books, Error> {
     }
 }
 
+/// The block's bytes, read at once: word by word takes as many system calls as it has fields.
+struct Head(Vec<u8>);
+
+impl Head {
+    fn read(target: &Target, block: Addr) -> Result<Self, Error> {
+        let bytes = target.memory.read_vec(block, size_of::<RuntimeBlock>());
+        bytes.map(Self).map_err(|e| Error::from_memory(target, e))
+    }
+
+    fn at<T: Plain>(&self, offset: usize) -> T {
+        from_bytes(&self.0[offset..offset + size_of::<T>()])
+    }
+
+    fn word(&self, offset: usize) -> u32 {
+        self.at(offset)
+    }
+
+    fn quad(&self, offset: usize) -> u64 {
+        self.at(offset)
+    }
+
+    fn rows(&self, offset: usize) -> Rows {
+        self.at(offset)
+    }
+}
+
 fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
-    let version = target.memory.read_vec(block + offset_of!(RuntimeBlock, version) as u64, 16);
-    let version = version.map_err(|e| Error::from_memory(target, e))?;
-    let rows = |offset: usize| plain::<Rows>(target, block + offset as u64);
-    let patches: Vec<PatchRow> = table(target, rows(offset_of!(RuntimeBlock, patches))?)?;
+    let head = Head::read(target, block)?;
+    let patches: Vec<PatchRow> = table(target, head.rows(offset_of!(RuntimeBlock, patches)))?;
     let patches = patches.into_iter().map(|row| {
         let length = usize::try_from(row.description_len.min(1 << 24)).unwrap_or(0);
         let description = target.memory.read_vec(Addr(row.description), length);
@@ -202,36 +235,33 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
             description: description.map_err(|e| Error::from_memory(target, e))?,
         })
     });
+    let path = [offset_of!(RuntimeBlock, path_start), offset_of!(RuntimeBlock, path_end)];
     Ok(Books {
-        version: text(&version),
-        generation: quad(target, block, offset_of!(RuntimeBlock, generation))?,
-        doorbell: quad(target, block, offset_of!(RuntimeBlock, doorbell_entry))?,
-        membarrier_errno: word(target, block, offset_of!(RuntimeBlock, membarrier_errno))?,
-        worker: word(target, block, offset_of!(RuntimeBlock, worker))?,
+        version: text(&head.at::<[u8; 16]>(offset_of!(RuntimeBlock, version))),
+        generation: head.quad(offset_of!(RuntimeBlock, generation)),
+        doorbell: head.quad(offset_of!(RuntimeBlock, doorbell_entry)),
+        membarrier_errno: head.word(offset_of!(RuntimeBlock, membarrier_errno)),
+        worker: head.word(offset_of!(RuntimeBlock, worker)),
         patches: patches.collect::<Result<_, Error>>()?,
-        sites: table(target, rows(offset_of!(RuntimeBlock, sites))?)?,
-        funcs: table(target, rows(offset_of!(RuntimeBlock, funcs))?)?,
-        images: table(target, rows(offset_of!(RuntimeBlock, images))?)?,
-        mappings: table(target, rows(offset_of!(RuntimeBlock, mappings))?)?,
-        transition: table(target, rows(offset_of!(RuntimeBlock, transition))?)?.first().copied(),
-        states: table(target, rows(offset_of!(RuntimeBlock, states))?)?,
-        ranges: table(target, rows(offset_of!(RuntimeBlock, ranges))?)?,
-        own: own_memory(target, quad(target, block, offset_of!(RuntimeBlock, own))?)?,
-        stacks: quad(target, block, offset_of!(RuntimeBlock, stacks))?,
-        records: quad(target, block, offset_of!(RuntimeBlock, records))?,
-        stand_in: quad(target, block, offset_of!(RuntimeBlock, stand_in))?,
-        slow_path: quad(target, block, offset_of!(RuntimeBlock, slow_path))?,
-        self_look: quad(target, block, offset_of!(RuntimeBlock, self_look))?,
-        path: quad(target, block, offset_of!(RuntimeBlock, path_start))?
-            ..quad(target, block, offset_of!(RuntimeBlock, path_end))?,
-        tick_ms: word(target, block, offset_of!(RuntimeBlock, tick_ms))?,
-        attempts: word(target, block, offset_of!(RuntimeBlock, attempts))?,
-        waits_for: word(target, block, offset_of!(RuntimeBlock, waits_for))?,
-        ended: (
-            word(target, block, offset_of!(RuntimeBlock, ended))?,
-            word(target, block, offset_of!(RuntimeBlock, ended_how))?,
-        ),
-        hooking_off: word(target, block, offset_of!(RuntimeBlock, hooking_off))? != 0,
+        sites: table(target, head.rows(offset_of!(RuntimeBlock, sites)))?,
+        funcs: table(target, head.rows(offset_of!(RuntimeBlock, funcs)))?,
+        images: table(target, head.rows(offset_of!(RuntimeBlock, images)))?,
+        mappings: table(target, head.rows(offset_of!(RuntimeBlock, mappings)))?,
+        transition: table(target, head.rows(offset_of!(RuntimeBlock, transition)))?.first().copied(),
+        states: table(target, head.rows(offset_of!(RuntimeBlock, states)))?,
+        ranges: table(target, head.rows(offset_of!(RuntimeBlock, ranges)))?,
+        own: own_memory(target, head.quad(offset_of!(RuntimeBlock, own)))?,
+        stacks: head.quad(offset_of!(RuntimeBlock, stacks)),
+        records: head.quad(offset_of!(RuntimeBlock, records)),
+        stand_in: head.quad(offset_of!(RuntimeBlock, stand_in)),
+        slow_path: head.quad(offset_of!(RuntimeBlock, slow_path)),
+        self_look: head.quad(offset_of!(RuntimeBlock, self_look)),
+        path: head.quad(path[0])..head.quad(path[1]),
+        tick_ms: head.word(offset_of!(RuntimeBlock, tick_ms)),
+        attempts: head.word(offset_of!(RuntimeBlock, attempts)),
+        waits_for: head.word(offset_of!(RuntimeBlock, waits_for)),
+        ended: (head.word(offset_of!(RuntimeBlock, ended)), head.word(offset_of!(RuntimeBlock, ended_how))),
+        hooking_off: head.word(offset_of!(RuntimeBlock, hooking_off)) != 0,
     })
 }
 

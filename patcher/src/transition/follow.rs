@@ -351,6 +351,9 @@ pub fn follow<'t>(
             found.blockers.clear();
             return Ok(found);
         }
+        if found.waiting.is_none() && !context.wait.for_threads {
+            return Ok(found);
+        }
         // Fast at first; a transition that is held up is looked at once a second.
         pause = (pause * 2).min(if looks < FAST_LOOKS { BRISK } else { Duration::from_secs(1) });
         await_end(target, block, transition, pause, interrupted, hands)?;

@@ -411,6 +411,8 @@ pub(crate) struct StackCache<'t> {
     target: &'t Target,
 }
 
+const PAGE: u64 = 4096;
+
 impl<'t> StackCache<'t> {
     /// Nothing is read yet.
     pub(crate) fn new(target: &'t Target) -> Self {
@@ -432,8 +434,6 @@ impl<'t> StackCache<'t> {
         Some(())
     }
 }
-
-const PAGE: u64 = 4096;
 
 impl Memory for StackCache<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {

@@ -119,7 +119,8 @@ pub fn states(target: &Target, books: &Books) -> Result<Vec<ThreadStatus>, Error
     let threads = threads::read(target, books.worker)?.into_iter().map(|thread| ThreadStatus {
         tid: thread.tid,
         name: threads::name(target.pid(), thread.tid),
-        patch_state: books.transition.filter(is_moving).map_or(-1, |t| {
+        // Until it is completing every thread has a side: before it starts, all have the one they are to leave.
+        patch_state: books.transition.filter(|t| t.phase != PHASE_COMPLETING).map_or(-1, |t| {
             let word = records.word(target, thread.own).unwrap_or(0);
             // Switched is patched while the patch comes, unpatched while it goes.
             i32::from((side(word) == t.id) == (t.begun == PATCHING))

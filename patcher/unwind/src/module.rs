@@ -137,11 +137,11 @@ impl Module {
         let vaddr = Addr(addr) - self.base;
         let Source::File(file) = &self.source else { return None };
         let kinds = [SymbolKind::Func, SymbolKind::Ifunc, SymbolKind::Label];
-        let symbols = file.symbols().all().iter().filter(|s| kinds.contains(&s.kind) && s.addr <= vaddr);
+        let symbols = file.symbols().all().filter(|s| kinds.contains(&s.kind) && s.addr <= vaddr);
         // A label without a size is believed as far as the next symbol.
         let nearest = symbols.max_by_key(|s| (s.addr, s.size))?;
         let within = nearest.size == 0 || vaddr.0 - nearest.addr.0 < nearest.size;
-        within.then(|| suture_elf::demangle(&nearest.name))
+        within.then(|| suture_elf::demangle(nearest.name))
     }
 
     pub(crate) fn file(&self) -> Option<&ObjectFile> {

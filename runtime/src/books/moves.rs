@@ -18,6 +18,12 @@ use suture_abi::block::{
 };
 use suture_abi::descriptor::STATE_BLOCK_DISABLE;
 
+/// True if a patch goes when the transition's takes the place of all others. One that is prepared is not listed
+/// yet.
+fn is_replaced(patch: &PatchRow, t: &TransitionRow) -> bool {
+    patch.id != t.patch && patch.state == PATCH_ENABLED
+}
+
 impl Books {
     /// True if a function belongs to the patch whose threads are moving.
     pub fn is_moving(&self, func: &FuncRow) -> bool {
@@ -142,13 +148,13 @@ impl Books {
     pub fn with_reversed(&self, now: u64) -> Result<Books, BooksError> {
         let (mut next, t) =
             self.changed(|t| t.target = if t.target == PATCHING { UNPATCHING } else { PATCHING })?;
-        if t.phase != PHASE_RUNNING {
-            return Err(BooksError::InTransition(t.patch));
-        }
         if t.target == UNPATCHING
             && let Some(state) = self.blocker(t.patch)
         {
             return Err(BooksError::Blocked(t.patch, state));
+        }
+        if t.phase != PHASE_RUNNING {
+            return Err(BooksError::State(t.phase));
         }
         if let Some(patch) = next.patches.iter_mut().find(|p| p.id == t.patch) {
             patch.time_ns = now;
@@ -165,7 +171,7 @@ impl Books {
         let replaces = self.replaces(&t);
         for patch in &mut next.patches {
             let own = patch.id == t.patch;
-            if t.target == UNPATCHING && own || t.target == PATCHING && replaces && !own {
+            if t.target == UNPATCHING && own || t.target == PATCHING && replaces && is_replaced(patch, &t) {
                 patch.flags |= PATCH_FORCED;
             }
         }
@@ -191,7 +197,7 @@ impl Books {
         let replaces = self.replaces(&t);
         for patch in &mut next.patches {
             let leaves = match t.target {
-                PATCHING => replaces && patch.id != t.patch,
+                PATCHING => replaces && is_replaced(patch, &t),
                 _ => patch.id == t.patch,
             };
             if leaves {

@@ -14,7 +14,7 @@ use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
 use suture_abi::block::{
     PATCHING, PHASE_COMPLETING, PHASE_INIT, STATE_FAILED, STATE_INTRODUCED, STATE_UNPATCHING, StateRow,
-    TransitionRow,
+    TRANSITION_FORCED, TransitionRow,
 };
 use suture_abi::descriptor::STATE_IS_SHADOW;
 use suture_abi::event::word;
@@ -106,7 +106,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
         }
         (PHASE_COMPLETING, PATCHING, PATCHING) => {
             for (at, state) in dropped() {
-                remove(&mut add, at, state)?;
+                remove(&mut add, t, at, state)?;
             }
             for (at, _) in of_patch().filter(|(_, s)| is_only_holder(books, s)) {
                 add(JobKind::PostPatch, at)?;
@@ -118,7 +118,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
             }
             for (at, state) in of_patch() {
                 if state.marks & STATE_INTRODUCED != 0 {
-                    remove(&mut add, at, state)?;
+                    remove(&mut add, t, at, state)?;
                 } else if state.marks & STATE_FAILED != 0 && state.plan.flags & STATE_IS_SHADOW != 0 {
                     add(JobKind::FreeShadow, at)?;
                 }
@@ -131,7 +131,7 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
         }
         (PHASE_COMPLETING, ..) => {
             for (at, state) in of_patch().filter(|(_, s)| is_only_holder(books, s)) {
-                remove(&mut add, at, state)?;
+                remove(&mut add, t, at, state)?;
             }
         }
         _ => {}
@@ -139,33 +139,39 @@ pub fn jobs(books: &Books) -> Result<Vec<Job>, NoMemory> {
     Ok(jobs)
 }
 
+/// The variables of a forced transition's states stay: threads that were moved without a look may use them.
 fn remove(
     add: &mut impl FnMut(JobKind, usize) -> Result<(), NoMemory>,
+    t: &TransitionRow,
     at: usize,
     state: &StateRow,
 ) -> Result<(), NoMemory> {
     add(JobKind::PostUnpatch, at)?;
-    if state.plan.flags & STATE_IS_SHADOW != 0 {
+    if state.plan.flags & STATE_IS_SHADOW != 0 && t.flags & TRANSITION_FORCED == 0 {
         add(JobKind::FreeShadow, at)?;
     }
     Ok(())
 }
 
+/// The states of that id that listed patches hold. One that is prepared is not listed yet, and may never be.
+fn holders(books: &Books, id: u64) -> impl Iterator<Item = &StateRow> {
+    let prepared = books.prepared().map_or(0, |batch| batch.0);
+    books.states.iter().filter(move |s| s.plan.id == id && s.patch != prepared)
+}
+
 /// No other listed patch has a state of that id.
 fn is_only_holder(books: &Books, state: &StateRow) -> bool {
-    !books.states.iter().any(|s| s.patch != state.patch && s.plan.id == state.plan.id)
+    !holders(books, state.plan.id).any(|s| s.patch != state.patch)
 }
 
 /// The state of a patch that the transition's patch replaces and does not take over. Of several holders
 /// the newest.
 fn is_dropped(books: &Books, t: &TransitionRow, state: &StateRow) -> bool {
     let order = |patch: u32| books.patches.iter().position(|p| p.id == patch);
-    let same = |s: &&StateRow| s.plan.id == state.plan.id && s.patch != state.patch;
+    let later = |s: &StateRow| s.patch == t.patch || order(s.patch) > order(state.patch);
+    let held = || holders(books, state.plan.id);
     books.replaces(t)
         && state.patch != t.patch
-        && !books
-            .states
-            .iter()
-            .filter(same)
-            .any(|s| s.patch == t.patch || order(s.patch) > order(state.patch))
+        && held().any(|s| s.patch == state.patch)
+        && !held().any(later)
 }

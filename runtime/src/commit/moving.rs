@@ -13,14 +13,14 @@ use crate::books::{Batch, Books, BooksError};
 use crate::host;
 use crate::jit;
 use crate::reply::Reply;
-use crate::sys::{ECANCELED, Errno, thread};
+use crate::sys::{Errno, thread};
 use crate::transition::look::Lookout;
 use crate::transition::machine::{self, Waits, World};
 use crate::transition::own;
 use crate::transition::settle::Settling;
 use crate::unwind::ranges;
 use core::sync::atomic::Ordering;
-use suture_abi::block::{PATCHING, PHASE_INIT, PHASE_RUNNING, TransitionRow, WAITS_CALLBACK, WAITS_HOST};
+use suture_abi::block::{PHASE_RUNNING, TransitionRow, WAITS_CALLBACK, WAITS_HOST};
 use suture_abi::channel::{MAY_LOOK, Move, error};
 use suture_abi::event::word;
 use suture_scan::Ranges;
@@ -160,15 +160,11 @@ impl Engine {
     /// Turns the transition of a patch round. One that has not started yet, because there was nobody to run its
     /// callbacks, is cancelled.
     pub(super) fn reverse(&mut self, id: u32) -> Result<Reply, Reply> {
-        let t = books().transition.first().filter(|t| t.patch == id);
-        if t.is_some_and(|t| t.phase == PHASE_INIT && t.begun == PATCHING) && !host::is_at_work() {
-            machine::cancel(self, ECANCELED.0)?;
-            return Ok(self.advance());
+        machine::reverse(self, id)?;
+        match books().transition.first() {
+            Some(t) if t.phase == PHASE_RUNNING => Ok(self.state()),
+            _ => Ok(self.advance()),
         }
-        self.transition_of(id)?;
-        let next = books().with_reversed(thread::realtime())?;
-        machine::reverse(self, next)?;
-        Ok(self.state())
     }
 
     /// Moves every thread without a look. The transition completes at the next attempt.

@@ -20,6 +20,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64};
 use suture_abi::event::word;
 use suture_table::remove::Afterwards;
 
+/// Variables that have an event each: the ring holds a few hundred, and other things are in it.
+const MOST_EVENTS: u64 = 64;
+
 /// What the job is about. Written by the worker before it gives the job (the release of the host's state is
 /// behind it), read by the host.
 #[derive(Debug)]
@@ -73,8 +76,19 @@ extern "C" fn free_variables(id: u64, dtor: u64) -> u64 {
             unsafe { dtor(pointer(obj), pointer(data)) };
         }
     };
-    let mut each = |obj| events::write(word::DTOR, About { patch, name: &name, subject: id, value: obj });
-    sweep::free_all(&MAP, id, Some(&mut call), afterwards, &mut each).unwrap_or(0)
+    let log = |word, value| events::write(word, About { patch, name: &name, subject: id, value });
+    let mut reported = 0u64;
+    let mut each = |obj| {
+        if reported < MOST_EVENTS {
+            log(word::DTOR, obj);
+            reported = reported.saturating_add(1);
+        }
+    };
+    let count = sweep::free_all(&MAP, id, Some(&mut call), afterwards, &mut each).unwrap_or(0);
+    if count > MOST_EVENTS {
+        log(word::SHADOW_FREED, count);
+    }
+    count
 }
 
 /// Takes away what a job left that did not come to its end on the thread `tid`. Worker only.

@@ -18,6 +18,8 @@ use suture_abi::event::word;
 
 /// `ENOMEM`.
 const ENOMEM: u32 = 12;
+/// `ECANCELED`.
+const ECANCELED: u32 = 125;
 
 /// What became of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,8 +135,23 @@ pub fn begin(world: &mut impl World, next: Books) -> Result<(), BooksError> {
     Ok(())
 }
 
-/// Turns round.
-pub fn reverse(world: &mut impl World, next: Books) -> Result<(), BooksError> {
+/// Turns the transition of a patch round, or gives up an enable that has not started because there is nobody
+/// to run its callbacks.
+///
+/// # Errors
+/// Threads are not moving, the patch's state forbids it, or there is no memory.
+pub fn reverse(world: &mut impl World, patch: u32) -> Result<(), BooksError> {
+    let of_patch = |world: &_| World::books(world).transition.first().copied().filter(|t| t.patch == patch);
+    let mut t = of_patch(world).ok_or(BooksError::NoEntry(patch))?;
+    // A callback that has returned counts, whether that was heard of or not.
+    while t.phase == PHASE_INIT {
+        match before(world, &t)? {
+            Step::Again => t = of_patch(world).ok_or(BooksError::NoEntry(patch))?,
+            Step::Wait(Waits::Host) if t.begun == PATCHING => return cancel(world, ECANCELED),
+            Step::Wait(_) => break,
+        }
+    }
+    let next = world.books().with_reversed(world.now())?;
     let Some(t) = next.transition.first().copied() else { return Ok(()) };
     let ready = world.ready(next)?;
     world.commit(ready);
@@ -172,15 +189,19 @@ fn before(world: &mut impl World, t: &TransitionRow) -> Stepped {
 }
 
 /// Gives an enable up that has not started.
-pub fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
+fn cancel(world: &mut impl World, errno: u32) -> Result<(), BooksError> {
     let Some(t) = world.books().transition.first().copied() else { return Ok(()) };
     let next = world.books().with_cancelled(errno)?;
     let ready = world.ready(next)?;
     world.commit(ready);
-    for event in [word::FAIL, word::CANCEL, word::COMPLETING_UNPATCH] {
-        world.log(event, t.patch, 0, u64::from(if event == word::FAIL { errno } else { 0 }));
-    }
+    log_cancel(world, t.patch, errno);
     Ok(())
+}
+
+fn log_cancel(world: &mut impl World, patch: u32, errno: u32) {
+    world.log(word::FAIL, patch, 0, u64::from(errno));
+    world.log(word::CANCEL, patch, 0, 0);
+    world.log(word::COMPLETING_UNPATCH, patch, 0, 0);
 }
 
 fn running(world: &mut impl World, t: &TransitionRow) -> Stepped {
@@ -229,12 +250,8 @@ fn work(world: &mut impl World, job: Job) -> Stepped {
         return Err(BooksError::NoEntry(0));
     };
     let code = job.code(world.books());
-    let errno = match (code, job.kind) {
-        (0, JobKind::FreeShadow) => {
-            world.free_shadow(state.plan.id);
-            0
-        }
-        (0, _) => 0,
+    let errno = match code {
+        0 => 0,
         _ => match world.run(job) {
             Ran::Done(errno) => errno,
             Ran::Running => return Ok(Step::Wait(Waits::Callback)),
@@ -242,15 +259,25 @@ fn work(world: &mut impl World, job: Job) -> Stepped {
         },
     };
     let failed = job.kind == JobKind::PrePatch && errno != 0;
-    let next = world.books().with_callback(job.state, job.marks(failed))?;
+    let mut next = world.books().with_callback(job.state, job.marks(failed))?;
+    if failed {
+        // In one step with the mark: a failure that is noted and not acted on would be forgotten.
+        next = next.with_cancelled(errno)?;
+    }
     let ready = world.ready(next)?;
+    if code == 0 && job.kind == JobKind::FreeShadow {
+        world.free_shadow(state.plan.id);
+    }
     world.commit(ready);
     // The destructor's events are written one by one as it runs.
     if code != 0 && job.kind != JobKind::FreeShadow {
         world.log(job.kind.word(), state.patch, state.plan.id, u64::from(errno));
     }
     if failed {
-        cancel(world, errno)?;
+        log_cancel(world, state.patch, errno);
     }
     Ok(Step::Again)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! Distribution servers as targets.
 
+pub mod memcached;
 pub mod nginx;
 pub mod redis;
 

@@ -74,7 +74,12 @@ pub fn world(cases: &[Case]) -> Result<World> {
             let name = format!("victim_{index}");
             let symbol = CString::new(name.as_str()).expect("names have no NUL");
             let entry = Vaddr(library.symbol(&symbol)? - base);
-            requests.push(Request { object: 0, entry, name: format!("{name} ({})", cases[index]) });
+            requests.push(Request {
+                object: 0,
+                entry,
+                name: format!("{name} ({})", cases[index]),
+                replacement: None,
+            });
         }
         let maps = fs::read_to_string("/proc/self/maps");
         let maps = maps.map_err(|source| Error::System { what: "read the own map", source })?;

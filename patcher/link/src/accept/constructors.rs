@@ -35,8 +35,8 @@ pub(super) fn check(patch: &PatchFile) -> Result<(), AcceptError> {
 }
 
 fn label(patch: &PatchFile, func: Vaddr) -> String {
-    let symbol = patch.file().symbols().all().iter().find(|s| s.addr == func);
-    symbol.map_or_else(|| format!("a function at {func}"), |s| suture_elf::demangle(&s.name))
+    let symbol = patch.file().symbols().at(func).next();
+    symbol.map_or_else(|| format!("a function at {func}"), |s| suture_elf::demangle(s.name))
 }
 
 /// Entries of an array of functions; null entries are skipped, as the loader's are.

@@ -112,6 +112,22 @@ pub enum DescriptorError {
         /// What stands there.
         text: String,
     },
+    /// A function that is named by its place in an object that may be any build.
+    #[error(
+        "the function `{function}` of {object} is named by its offset, which holds for one build only; state it with SUTURE_OBJECT_ID"
+    )]
+    NoBuildId {
+        /// Object.
+        object: String,
+        /// Function.
+        function: String,
+    },
+    /// Too few bytes to recognise a function by.
+    #[error("{field} are fewer than four: give more, so that a wrong offset is noticed")]
+    FewBytes {
+        /// Which bytes.
+        field: String,
+    },
     /// The same function twice (`EEXIST`).
     #[error("{object} replaces `{function}` twice")]
     Duplicate {
@@ -159,4 +175,31 @@ pub enum DescriptorError {
     /// Nothing to do.
     #[error("the patch replaces nothing: it has no objects and no states")]
     Empty,
+}
+
+const GENERATED: &str = "let the macros of suture.h write the descriptor, and do not change it afterwards";
+
+impl DescriptorError {
+    /// What to do, where the message itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        use DescriptorError as E;
+        Some(match self {
+            E::Missing | E::Abi { .. } | E::Size { .. } | E::NotRelocated { .. } | E::Unterminated { .. } => {
+                return None;
+            }
+            E::NoBuildId { .. } | E::FewBytes { .. } | E::DuplicateObject { .. } | E::NoSize { .. } => {
+                return None;
+            }
+            E::Name { .. } => "rename it",
+            E::Duplicate { .. } => "replace it once",
+            E::DuplicateState { .. } => "give each state an id of its own",
+            E::NotOwn { .. } => "only functions of the patch can be new ones: define it there",
+            E::NotCode { .. } => "give SUTURE_FUNC a function",
+            E::NotWritable { .. } => "do not declare it const",
+            E::Empty => "add a SUTURE_OBJECT with functions",
+            E::Dangling { .. } | E::Misaligned { .. } | E::BadString { .. } | E::Null { .. } => GENERATED,
+            E::Flags { .. } | E::Value { .. } | E::Hex { .. } => GENERATED,
+        })
+    }
 }

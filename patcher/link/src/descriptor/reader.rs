@@ -1,8 +1,8 @@
 //! Reading the descriptor's structures, believing none of them.
 
 use super::{
-    CALLBACKS, DescriptorError, FuncDescriptor, ObjectDescriptor, ReferenceDescriptor, ReferenceTarget,
-    StateDescriptor, object_label,
+    CALLBACKS, DescriptorError, FuncDescriptor, ObjectDescriptor, PlaceDescriptor, ReferenceDescriptor,
+    ReferenceTarget, StateDescriptor, object_label,
 };
 use crate::image::{PatchFile, Word};
 use std::collections::{HashMap, HashSet};
@@ -14,6 +14,8 @@ use suture_elf::{BuildId, Frames, Vaddr};
 const MAX_STRING: usize = 1 << 16;
 /// Most entries of one array. A patch of 65 536 functions is not hand-made and not sane.
 const MAX_ENTRIES: usize = 1 << 16;
+/// Fewer bytes than this stand at the entry of nearly every function.
+const LEAST_EXPECTED: usize = 4;
 
 pub(super) struct Reader<'p> {
     pub(super) patch: &'p PatchFile,
@@ -24,7 +26,7 @@ pub(super) struct Reader<'p> {
 
 impl<'p> Reader<'p> {
     pub(super) fn new(patch: &'p PatchFile) -> Self {
-        let symbols = patch.file().symbols().all().iter().rev().filter(|s| s.size > 0);
+        let symbols = patch.file().symbols().all().rev().filter(|s| s.size > 0);
         let sizes = symbols.map(|s| (s.addr, s.size)).collect();
         Self { patch, frames: Frames::new(patch.file()), sizes }
     }
@@ -137,7 +139,12 @@ impl Reader<'_> {
             let what = format!("the array of functions of {label}");
             let funcs = self.pointer(field(offset_of!(abi::Object, funcs)), &what)?;
             let funcs = funcs.ok_or(DescriptorError::Null { field: what })?;
-            objects.push(ObjectDescriptor { funcs: self.funcs(funcs, &label)?, name, build_id });
+            let funcs = self.funcs(funcs, &label)?;
+            // An offset means something in one build only.
+            if let Some(func) = funcs.iter().find(|f| f.place.is_some() && build_id.is_none()) {
+                return Err(DescriptorError::NoBuildId { object: label, function: func.old_name.clone() });
+            }
+            objects.push(ObjectDescriptor { funcs, name, build_id });
         }
         Ok(objects)
     }
@@ -149,8 +156,13 @@ impl Reader<'_> {
         for entry in self.entries(start, size_of::<abi::Func>(), &array)? {
             let field = |offset: usize| entry + offset as u64;
             let what = format!("the name of function {} of {object}", funcs.len() + 1);
-            let old_name = self.string(field(offset_of!(abi::Func, old_name)), &what)?;
-            let old_name = old_name.filter(|n| !n.is_empty()).ok_or(DescriptorError::Null { field: what })?;
+            let name = self.string(field(offset_of!(abi::Func, old_name)), &what)?.filter(|n| !n.is_empty());
+            let place = self.place(entry, name.is_some())?;
+            let old_name = match (name, &place) {
+                (Some(name), _) => name,
+                (None, Some(place)) => nameless(place.offset),
+                (None, None) => return Err(DescriptorError::Null { field: what }),
+            };
             let what = format!("the new function for `{old_name}`");
             let new_func = self.any_pointer(field(offset_of!(abi::Func, new_func)), &what)?;
             let new_func = new_func.ok_or_else(|| DescriptorError::Null { field: what.clone() })?;
@@ -162,9 +174,32 @@ impl Reader<'_> {
             }
             let new_size = self.size_of(new_func);
             let new_size = new_size.ok_or_else(|| DescriptorError::NoSize { function: old_name.clone() })?;
-            funcs.push(FuncDescriptor { old_name, sympos, new_func, new_size });
+            funcs.push(FuncDescriptor { old_name, place, sympos, new_func, new_size });
         }
         Ok(funcs)
+    }
+
+    /// The place that names a function without a symbol.
+    fn place(&self, entry: Vaddr, named: bool) -> Result<Option<PlaceDescriptor>, DescriptorError> {
+        let field = |offset: usize| entry + offset as u64;
+        let offset = self.number(field(offset_of!(abi::Func, offset)), "the offset of a function")?;
+        let what = format!("the first bytes of the function at {}", nameless(Vaddr(offset)));
+        let Some(text) = self.string(field(offset_of!(abi::Func, expected)), &what)? else {
+            return Ok(None);
+        };
+        if named {
+            let expected = "but the function has a name already";
+            let field = "the offset of a function".into();
+            return Err(DescriptorError::Value { field, value: offset, expected });
+        }
+        let bytes = BuildId::from_hex(&text).map(|bytes| bytes.as_bytes().to_vec());
+        match bytes {
+            Some(expected) if expected.len() >= LEAST_EXPECTED => {
+                Ok(Some(PlaceDescriptor { offset: Vaddr(offset), expected }))
+            }
+            Some(_) => Err(DescriptorError::FewBytes { field: what }),
+            None => Err(DescriptorError::Hex { field: what, text }),
+        }
     }
 
     fn code(&self, addr: Vaddr, what: &str) -> Result<(), DescriptorError> {
@@ -258,12 +293,17 @@ impl Reader<'_> {
             let text = self.string(field(offset), &what)?;
             text.filter(|t| !t.is_empty()).ok_or(DescriptorError::Null { field: what })
         };
-        let name = || text(offset_of!(abi::Reference, symbol), format!("the symbol {which}"));
         let number = |offset, what| self.number(field(offset), &format!("{what} {which}"));
+        let name = || text(offset_of!(abi::Reference, symbol), format!("the symbol {which}"));
+        // A function of the patch that has no name is called by its place, as in the function's entry.
+        let old_name = || match number(offset_of!(abi::Reference, offset), "the offset")? {
+            0 => name(),
+            offset => Ok(nameless(Vaddr(offset))),
+        };
         let sympos = || number(offset_of!(abi::Reference, sympos), "sympos");
         match self.u32(field(offset_of!(abi::Reference, kind)), &format!("the kind {which}"))? {
             abi::REFERENCE_SYMBOL => Ok(ReferenceTarget::Symbol { name: name()?, sympos: sympos()? }),
-            abi::REFERENCE_OLD_FUNC => Ok(ReferenceTarget::OldFunc { name: name()?, sympos: sympos()? }),
+            abi::REFERENCE_OLD_FUNC => Ok(ReferenceTarget::OldFunc { name: old_name()?, sympos: sympos()? }),
             abi::REFERENCE_OFFSET => {
                 let what = format!("the expected bytes {which}");
                 let text = text(offset_of!(abi::Reference, expected), what.clone())?;
@@ -278,4 +318,9 @@ impl Reader<'_> {
             }),
         }
     }
+}
+
+/// What a function is called that is named by its place.
+fn nameless(offset: Vaddr) -> String {
+    format!("+{:#x}", offset.0)
 }

@@ -1,5 +1,6 @@
 //! Why a name cannot be bound.
 
+use crate::functions::suggest;
 use thiserror::Error;
 
 /// Why a symbol cannot be bound. Each message says what, why, and what to do.
@@ -7,8 +8,9 @@ use thiserror::Error;
 pub enum SymbolError {
     /// Nobody has it.
     #[error(
-        "`{name}` is neither exported by a loaded object nor a private symbol of a patched one{}",
-        hint(not_loaded, absent)
+        "`{name}` is neither exported by a loaded object nor a private symbol of a patched one{}{}",
+        hint(not_loaded, absent),
+        suggest(similar)
     )]
     Missing {
         /// Name.
@@ -17,6 +19,8 @@ pub enum SymbolError {
         not_loaded: Vec<String>,
         /// Objects of the patch that are not loaded.
         absent: Vec<String>,
+        /// Private symbols of the patched objects that look like it.
+        similar: Vec<String>,
     },
     /// Only other versions exist.
     #[error("`{name}` is needed in version {version}, the process has {}; build the patch against the process's own libraries", others.join(", "))]
@@ -29,9 +33,7 @@ pub enum SymbolError {
         others: Vec<String>,
     },
     /// The runtime is older than the patch.
-    #[error(
-        "the runtime in this process has no `{name}`: it is older than the patch; restart the program, with the runtime that came with this command if it is preloaded"
-    )]
+    #[error("the runtime in this process has no `{name}`: it is older than the patch")]
     NotInRuntime {
         /// Name.
         name: String,
@@ -68,13 +70,20 @@ pub enum SymbolError {
     },
     /// A reference table entry that names nothing.
     #[error(
-        "{object} has no symbol `{name}`; is it stripped? Install its debug symbols, or use SUTURE_OFFSET"
+        "{object} has no symbol `{name}`{}",
+        if similar.is_empty() {
+            "; is it stripped? Install its debug symbols, or use SUTURE_OFFSET".to_owned()
+        } else {
+            suggest(similar)
+        }
     )]
     NotInObject {
         /// Name.
         name: String,
         /// Object.
         object: String,
+        /// Symbols of it that look like it.
+        similar: Vec<String>,
     },
     /// The compiler took the function apart.
     #[error(

@@ -2,7 +2,7 @@
 
 use super::{Binding, Resolver, SymbolError};
 use crate::elf;
-use suture_elf::{Symbol, SymbolKind, SymbolTable};
+use suture_elf::{Symbol, SymbolKind, Symbols};
 
 /// Parts into which gcc takes functions: what is left cannot be called as the function.
 const PARTS: [&str; 5] = [".cold", ".part.", ".constprop.", ".isra.", ".llvm."];
@@ -10,7 +10,7 @@ const PARTS: [&str; 5] = [".cold", ".part.", ".constprop.", ".isra.", ".llvm."];
 impl Resolver<'_, '_> {
     /// Binds an ordinary import to a private symbol of the patched objects: exactly one must match.
     pub(super) fn bind_private(&self, name: &str, kind: u8) -> Result<Option<Binding>, SymbolError> {
-        let mut found: Vec<(usize, Symbol)> = Vec::new();
+        let mut found: Vec<(usize, Symbol<'_>)> = Vec::new();
         let mut places = Vec::new();
         for &object in &self.patched {
             let candidates = self.candidates(object, name);
@@ -39,7 +39,7 @@ impl Resolver<'_, '_> {
         object: usize,
         name: &str,
         sympos: u64,
-    ) -> Result<Option<Symbol>, SymbolError> {
+    ) -> Result<Option<Symbol<'_>>, SymbolError> {
         let mut candidates = self.candidates(object, name);
         let label = self.view.objects[object].name.clone();
         let count = candidates.len();
@@ -61,7 +61,7 @@ impl Resolver<'_, '_> {
     }
 
     /// Symbols of that name at distinct addresses: the object's own table, else its debug file's.
-    fn candidates(&self, object: usize, name: &str) -> Vec<Symbol> {
+    fn candidates(&self, object: usize, name: &str) -> Vec<Symbol<'_>> {
         let object = &self.view.objects[object];
         let own = distinct(object.file.symbols(), name);
         if !own.is_empty() {
@@ -70,11 +70,11 @@ impl Resolver<'_, '_> {
         object.debug_symbols(self.debug_file).map_or_else(Vec::new, |symbols| distinct(symbols, name))
     }
 
-    fn check_size(&self, object: usize, symbol: &Symbol) -> Result<(), SymbolError> {
+    fn check_size(&self, object: usize, symbol: &Symbol<'_>) -> Result<(), SymbolError> {
         let label = &self.view.objects[object].name;
         if symbol.kind == SymbolKind::Func && symbol.size == 0 {
             let variant = format!("{} (size 0)", symbol.name);
-            return Err(SymbolError::Folded { name: symbol.name.clone(), object: label.clone(), variant });
+            return Err(SymbolError::Folded { name: symbol.name.to_owned(), object: label.clone(), variant });
         }
         Ok(())
     }
@@ -86,14 +86,14 @@ impl Resolver<'_, '_> {
         }
         for &object in &self.patched {
             let file = &self.view.objects[object].file;
-            let part = file.symbols().all().iter().find(|s| {
+            let part = file.symbols().all().find(|s| {
                 s.name.strip_prefix(name).is_some_and(|rest| PARTS.iter().any(|p| rest.starts_with(p)))
             });
             if let Some(part) = part {
                 return Err(SymbolError::Folded {
                     name: name.into(),
                     object: self.view.objects[object].name.clone(),
-                    variant: part.name.clone(),
+                    variant: part.name.to_owned(),
                 });
             }
         }
@@ -101,11 +101,11 @@ impl Resolver<'_, '_> {
     }
 }
 
-fn distinct(symbols: &SymbolTable, name: &str) -> Vec<Symbol> {
-    let mut found: Vec<Symbol> = Vec::new();
+fn distinct<'f>(symbols: Symbols<'f>, name: &str) -> Vec<Symbol<'f>> {
+    let mut found: Vec<Symbol<'f>> = Vec::new();
     for symbol in symbols.named(name) {
         if !found.iter().any(|s| s.addr == symbol.addr && s.kind == symbol.kind) {
-            found.push(symbol.clone());
+            found.push(symbol);
         }
     }
     found

@@ -109,3 +109,56 @@ pub enum LinkError {
 fn join(errors: &[SymbolError]) -> String {
     errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
+
+impl LinkError {
+    /// What to do, where the message itself does not say it.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Elf(_) | Self::Accept(_) | Self::NeedsLoader => return None,
+            Self::Namespaces { .. } | Self::OldFuncNotReplaced { .. } | Self::SlotNotWritable { .. } => {
+                return None;
+            }
+            Self::Descriptor(error) => return error.hint(),
+            Self::Function(error) => return function_hint(error),
+            Self::Symbols(errors) => return errors.iter().find_map(symbol_hint),
+            Self::BuildId { .. } => "make a patch for the build that the process runs",
+            Self::LoadedTwice { .. } => "replace functions of the program that call it instead",
+            Self::Runtime { .. } => "restart the program with another libsuture.so",
+            Self::ReferenceObject { .. } => "apply the patch when the program has loaded that object",
+            Self::Expected { .. } => "take the offset from the build that the process runs",
+            Self::NoRoom { .. } => "is the process's address space limited (prlimit --as)?",
+        })
+    }
+}
+
+fn function_hint(error: &FunctionError) -> Option<&'static str> {
+    use FunctionError as E;
+    Some(match error {
+        E::Unknown { similar, .. } if !similar.is_empty() => return None,
+        E::Stripped { .. } | E::Ambiguous { .. } | E::Same { .. } => return None,
+        E::IndirectUnbound { .. } | E::IndirectSeveral { .. } => return None,
+        E::Unknown { .. } => "see what it is called with: nm -C, and nm -DC for a stripped file",
+        E::NotFunction { .. } => "replace a function; new code can change data itself (SUTURE_SYMBOL)",
+        E::Position { .. } => "count from 1, in the order of the symbol table",
+        E::Bytes { .. } | E::NotEntry { .. } => "take offset and bytes from the build that the process runs",
+    })
+}
+
+fn symbol_hint(error: &SymbolError) -> Option<&'static str> {
+    use SymbolError as E;
+    Some(match error {
+        E::Missing { similar, .. } | E::NotInObject { similar, .. } if !similar.is_empty() => return None,
+        E::Version { .. } | E::CanGo { .. } | E::Ambiguous { .. } | E::NotInObject { .. } => return None,
+        E::Folded { .. } | E::Preempted { .. } | E::TlsPointer { .. } | E::TlsMismatch { .. } => return None,
+        E::NoStaticTls { .. } => return None,
+        E::Missing { .. } => {
+            "define it in the patch; or, where the object is stripped, install its debug symbols, or use SUTURE_OFFSET"
+        }
+        E::Position { .. } => "count from 1, in the order of the symbol table",
+        E::TlsMissing { .. } => "do not declare it weak",
+        E::NoTlsBooks { .. } => "reach the variable through a function of that object",
+        E::ResolverAddend { .. } => "call it, or take its address without an offset",
+        E::NotInRuntime { .. } => "restart the program, with the runtime that came with this command",
+    })
+}

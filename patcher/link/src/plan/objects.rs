@@ -2,7 +2,7 @@
 
 use super::LinkError;
 use crate::descriptor::{ObjectDescriptor, PatchDescriptor, object_label};
-use crate::functions::{self, FunctionError, OldFunc};
+use crate::functions::{self, FunctionError, LazyFrames, OldFunc};
 use crate::process::{DebugFile, ProcessView};
 use crate::relocate::ObjectSet;
 use std::collections::HashMap;
@@ -112,8 +112,9 @@ fn find_funcs(
 ) -> Result<(), LinkError> {
     let mut known: HashMap<(usize, Vaddr), usize> =
         funcs.iter().enumerate().map(|(i, f)| ((f.old.object, f.old.entry), i)).collect();
+    let frames = LazyFrames::default();
     for func in &wanted.funcs {
-        let old = functions::find(view, object, func, debug_file)?;
+        let old = functions::find(view, object, func, debug_file, &frames)?;
         if let Some(twin) = known.insert((old.object, old.entry), funcs.len()).map(|i| &funcs[i]) {
             return Err(LinkError::Function(FunctionError::Same {
                 first: twin.old_name.clone(),

@@ -5,7 +5,7 @@ use super::{LoadedObject, MemoryRef, ProcessError, ProcessView, scope};
 use crate::elf;
 use std::ops::Range;
 use std::sync::OnceLock;
-use suture_elf::{Addr, Base, BuildId, DynamicTables, ElfError, MapsSnapshot, Memory, ObjectFile};
+use suture_elf::{Addr, Base, BuildId, DynamicTables, ElfError, MapsSnapshot, Memory, ObjectFile, Pages};
 
 const AT_PHDR: u64 = 3;
 const AT_PHNUM: u64 = 5;
@@ -51,8 +51,9 @@ struct Entry {
     namespace: usize,
 }
 
+/// One look at the books.
 struct Reader<'m> {
-    memory: &'m dyn Memory,
+    memory: Pages<'m>,
 }
 
 impl Reader<'_> {
@@ -160,7 +161,7 @@ pub(super) fn read<'m>(
     facts: Facts,
     open: &OpenFile<'_>,
 ) -> Result<ProcessView<'m>, ProcessError> {
-    let reader = Reader { memory };
+    let reader = Reader { memory: Pages::new(memory) };
     let r_debug = reader.r_debug(&facts.auxv)?;
     let entries = reader.entries(r_debug)?;
     let vdso = aux_value(&facts.auxv, AT_SYSINFO_EHDR);
@@ -169,7 +170,7 @@ pub(super) fn read<'m>(
         objects.push(load(memory, &facts, entry, i == 0, vdso, open)?);
     }
     // Files were opened meanwhile; the list must still be the one they were opened for.
-    let again = reader.entries(r_debug)?;
+    let again = Reader { memory: Pages::new(memory) }.entries(r_debug)?;
     let same = |(a, b): (&Entry, &Entry)| a.link_map == b.link_map && a.base == b.base && a.l_ld == b.l_ld;
     if again.len() != entries.len() || !entries.iter().zip(&again).all(same) {
         return Err(ProcessError::Changing);

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 use suture_abi::RUNTIME_SONAME;
-use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, SymbolTable};
+use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, Symbols};
 
 /// An object of the process, its file proven to be the mapped one.
 #[derive(Debug)]
@@ -59,8 +59,8 @@ impl LoadedObject {
 
     /// Symbols of its debug file, where the object itself is stripped and there is such a file.
     #[must_use]
-    pub fn debug_symbols(&self, from: DebugFile<'_>) -> Option<&SymbolTable> {
-        let stripped = || self.file.symbols().all().iter().all(|s| s.dynamic);
+    pub fn debug_symbols(&self, from: DebugFile<'_>) -> Option<Symbols<'_>> {
+        let stripped = || self.file.symbols().all().all(|s| s.dynamic);
         let file = self.debug.get_or_init(|| if stripped() { (from.0)(self) } else { None });
         // A debug file of another build would name other addresses.
         let same = |f: &&ObjectFile| f.build_id().is_some() && f.build_id() == self.file.build_id();

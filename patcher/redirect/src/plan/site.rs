@@ -14,6 +14,7 @@ pub(super) fn skeleton(subject: &Subject<'_>, candidate: &Candidate) -> Result<S
     let base = subject.loaded.base;
     let at = candidate.window.start;
     let bytes = |at: Vaddr, len: u64| file.bytes_at(at, len).ok_or(Refusal::NotCode(at));
+    let padding = |at: Vaddr| subject.loaded.analysis.mapped_bytes(at, JUMP).ok_or(Refusal::NotCode(at));
     let mut site = Site {
         class: candidate.class.letter(),
         window_len: (candidate.window.end.0 - at.0) as u8,
@@ -36,13 +37,13 @@ pub(super) fn skeleton(subject: &Subject<'_>, candidate: &Candidate) -> Result<S
     site.old_word = bytes(word, 8)?.try_into().map_or(0, u64::from_le_bytes);
     site.new_word = site.old_word;
     if let Some(pad) = candidate.pad {
-        let distance = pad.0.wrapping_sub(at.0 + 2) as u8;
+        let distance = pad.at.0.wrapping_sub(at.0 + 2) as u8;
         site.new_word = with_bytes(site.new_word, at.0 - word.0, &[0xeb, distance]);
     }
-    if let Some(pad) = candidate.pad.filter(|pad| !in_word_of(*pad, at)) {
+    if let Some(pad) = candidate.pad.map(|pad| pad.at).filter(|pad| !in_word_of(*pad, at)) {
         site.pad_addr = (base + pad).0;
         site.pad_len = JUMP as u8;
-        site.pad_old[..5].copy_from_slice(bytes(pad, JUMP)?);
+        site.pad_old[..5].copy_from_slice(padding(pad)?);
     }
     Ok(site)
 }

@@ -94,7 +94,7 @@ impl Loaded {
         // Not by dlsym: that calls resolvers.
         let symbol = self.object.analysis.file().symbols().named(name).next();
         let entry = symbol.unwrap_or_else(|| panic!("no symbol {name}")).addr;
-        Request { object: 0, entry, name: name.to_owned() }
+        Request { object: 0, entry, name: name.to_owned(), replacement: None }
     }
 
     pub fn plan(&self, names: &[&str], options: &Options) -> Result<RedirectPlan, PlanError> {
