@@ -309,4 +309,44 @@ void suture_shadow_leave(uint32_t guard);
 #define SUTURE_F23(m, c, x, ...) m(23, c, x) SUTURE_F22(m, c, __VA_ARGS__)
 #define SUTURE_F24(m, c, x, ...) m(24, c, x) SUTURE_F23(m, c, __VA_ARGS__)
 
+/* ---- What a library of coroutines uses ------------------------------------------------------
+ *
+ * Not for patches. A coroutine that is suspended inside an old function holds no thread up, since no
+ * thread's registers lead to its stack; when it is resumed it would mix old and new code. So whoever
+ * switches stacks says where they are:
+ *
+ *     #define SUTURE_NOT_A_PATCH
+ *     #include <suture.h>
+ *
+ *     if (suture_stack_register)
+ *         number = suture_stack_register(low, high, &saved_sp, &resumer_sp);
+ *
+ * The stack is [low, high) without its guard page, all addresses are multiples of 8. `saved_sp` points to the word that holds
+ * the stack pointer while nothing runs on the stack (before anything ran there: no address inside);
+ * more than 8 bytes below it is not looked at. `resumer_sp` points to the word that holds the stack pointer
+ * of whoever resumed what runs on the stack: there the thread's own frames begin. Both words are read
+ * at any time and must stay readable while the stack is registered. Either may be 0: then the whole
+ * stack is searched for return addresses, old ones too, and a thread that runs on the stack is not
+ * moved.
+ *
+ * To be called before anything runs on the stack, and unregistered when nothing ever will again. Both
+ * are lock-free, need no thread-local storage and may be called in a signal handler. A coroutine must
+ * be resumed by the thread that suspended it while a transition is going on: one that wanders is as
+ * old or new as the thread it wandered to.
+ *
+ * Weak: both are null unless the runtime was loaded with the program (LD_PRELOAD, or linked). */
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* A number above 0 for suture_stack_unregister, -EINVAL, or -ENOMEM beyond 65 536 stacks. */
+__attribute__((weak)) int suture_stack_register(const void *low, const void *high, void *const *saved_sp,
+                                                void *const *resumer_sp);
+/* 0, or -ENOENT. */
+__attribute__((weak)) int suture_stack_unregister(int number);
+#ifdef __cplusplus
+}
+#endif
+
+#ifndef SUTURE_NOT_A_PATCH
 #pragma GCC visibility push(hidden)
+#endif

@@ -63,6 +63,9 @@ pub const BATCH_PATCH: u32 = 1;
 pub const BATCH_REPLACE: u32 = 2;
 /// Threads' headers are in a ring (musl), instead of naming themselves twice (glibc).
 pub const BATCH_LINKED_THREADS: u32 = 4;
+/// The program shows signs of making stacks of its own: only the command, which searches memory for them, may
+/// find threads clear.
+pub const BATCH_OWN_STACKS: u32 = 8;
 
 /// A loaded object, as the plan saw it.
 #[repr(C)]
@@ -185,13 +188,17 @@ pub const RANGE_OLD: u32 = 0;
 /// Code of a function's replacement, in the patch image.
 pub const RANGE_NEW: u32 = 1;
 
+/// Not code of a function, but of the C library: where functions of `makecontext` return to. On a stack it
+/// says that frames of the thread are elsewhere, so no scan may pass over it.
+pub const RANGE_CONTEXT: u32 = 2;
+
 /// Code of one function. A function has several: compilers move cold parts away.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Range {
-    /// Index into the batch's funcs.
+    /// Index into the batch's funcs; any for [`RANGE_CONTEXT`].
     pub func: u32,
-    /// [`RANGE_OLD`] or [`RANGE_NEW`].
+    /// [`RANGE_OLD`], [`RANGE_NEW`] or [`RANGE_CONTEXT`].
     pub kind: u32,
     /// First address.
     pub start: u64,

@@ -100,10 +100,51 @@ pub struct RuntimeBlock {
     pub host_abandon: u64,
     /// The host and its work.
     pub host: Host,
+    /// Threads moved since the last transition began.
+    pub moved: Moved,
+    /// Address of the table of registered stacks ([`crate::stacks::Stacks`]).
+    pub stacks: u64,
+    /// Address of the list of the runtime's own memory ([`OwnMemory`]).
+    pub own: u64,
     /// Address of the lists of shadow variables ([`crate::shadow`]).
     pub shadow: u64,
     /// Must be 0; room for later.
-    pub spare: [u64; 7],
+    pub spare: [u64; 2],
+}
+
+/// Pieces that [`OwnMemory`] has room for.
+pub const OWN_PIECES: usize = 64;
+
+/// Memory in which the runtime keeps addresses of code: the library itself, chunks of its arena.
+#[repr(C)]
+#[derive(Debug)]
+pub struct OwnMemory {
+    /// Pieces that are noted.
+    pub count: AtomicU64,
+    /// The pieces.
+    pub pieces: [Piece; OWN_PIECES],
+}
+
+/// A piece of memory.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Piece {
+    /// First address.
+    pub start: AtomicU64,
+    /// Length.
+    pub len: AtomicU64,
+}
+
+/// How threads came to the other side: who found them clear. Figures for people; nothing depends on them.
+#[repr(C)]
+#[derive(Debug)]
+pub struct Moved {
+    /// The worker, by a clean scan. Written by the worker.
+    pub by_worker: AtomicU64,
+    /// The command, by any of its means. Written by the worker.
+    pub by_command: AtomicU64,
+    /// Themselves, on the way into a function. Written by the threads.
+    pub by_themselves: AtomicU64,
 }
 
 /// [`RuntimeBlock::waits_for`]: threads that cannot be switched yet.
@@ -140,6 +181,8 @@ pub const PATCH_REPLACE: u32 = 1;
 /// [`PatchRow::flags`]: threads were forced over while they may have been in its code: its image is
 /// never unmapped.
 pub const PATCH_FORCED: u32 = 2;
+/// [`PatchRow::flags`]: applied to a program that shows signs of making stacks of its own.
+pub const PATCH_OWN_STACKS: u32 = 4;
 
 /// A listed patch.
 #[repr(C)]

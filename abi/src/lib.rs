@@ -15,6 +15,7 @@
 //! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
 //! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
 //! | [`shadow`] | shadow variables in the target's memory | runtime | command |
+//! | [`stacks`] | stacks of coroutines, as the program registers them | program | command |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
 //!
 //! # Versions
@@ -36,6 +37,7 @@ pub mod doorbell;
 pub mod event;
 pub mod host;
 pub mod shadow;
+pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
 pub const ABI_VERSION: u32 = 3;

@@ -15,6 +15,7 @@ use crate::status;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
+use crate::transition::own_stacks::OwnStacks;
 use crate::view::Cache;
 use serde::Serialize;
 use std::time::Instant;
@@ -40,6 +41,8 @@ pub struct Applied {
     pub stops: u32,
     /// Microseconds the borrowed threads were held, in all.
     pub held_us: u64,
+    /// Stacks that the program makes itself.
+    pub own_stacks: OwnStacks,
     /// How far the threads are.
     #[serde(flatten)]
     pub moved: Moved,
@@ -113,6 +116,7 @@ pub fn apply(
                     moved,
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,
+                    own_stacks: plan.own_stacks,
                 });
             }
             Err(CommitError::Stale) => {}

@@ -2,8 +2,8 @@
 
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header, Image, Mapping,
-    Object, Range, Site, State, Table,
+    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header,
+    Image, Mapping, Object, Range, Site, State, Table,
 };
 
 /// Everything of one all-or-nothing change.
@@ -35,6 +35,8 @@ pub struct Batch {
     pub main_stack_end: u64,
     /// Threads' headers are in a ring.
     pub linked_threads: bool,
+    /// The program shows signs of making stacks of its own.
+    pub own_stacks: bool,
     /// Name of the patch.
     pub name: String,
     /// The command's own description.
@@ -100,7 +102,8 @@ impl Batch {
             abi: ABI_VERSION,
             flags: BATCH_PATCH
                 | if self.replace { BATCH_REPLACE } else { 0 }
-                | if self.linked_threads { BATCH_LINKED_THREADS } else { 0 },
+                | if self.linked_threads { BATCH_LINKED_THREADS } else { 0 }
+                | if self.own_stacks { BATCH_OWN_STACKS } else { 0 },
             generation: self.generation,
             thread_id: self.thread_id,
             reserved: 0,

@@ -10,10 +10,12 @@ use crate::sys::time::Deadline;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books};
 use crate::transition::follow::{State, help};
+use crate::transition::looks::{Looks, MovedBy};
 use crate::transition::{Blocker, Ended, Followed, Hands, Patience, follow};
 use serde::Serialize;
 use std::time::Duration;
 use suture_abi::channel::{error, op};
+use suture_elf::Addr;
 
 /// How far a transition came while the command watched.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -29,6 +31,10 @@ pub struct Moved {
     pub looks_with_stop: u32,
     /// Microseconds they were held, in all.
     pub look_held_us: u64,
+    /// What the command's looks came to.
+    pub looks: Looks,
+    /// How the threads came to the other side, when it is over.
+    pub moved_by: Option<MovedBy>,
     /// Entries that got the file's bytes back.
     pub restored: usize,
     /// Entries that keep somebody else's byte (a probe or breakpoint); ours goes when it goes.
@@ -65,18 +71,19 @@ pub fn see_through(
         hands.leave_host();
         let tidied = tidy(&mut session)?;
         session.close()?;
-        return judge(target.pid(), name, found, tidied);
+        return judge(target, block, name, found, tidied);
     }
     session.close()?;
     drop(alone);
     let at_threads = found.waiting.is_none();
     if context.wait.no_wait || at_threads && !context.wait.for_threads {
-        return judge(target.pid(), name, found, (0, 0));
+        return judge(target, block, name, found, (0, 0));
     }
     let patience = Patience { until };
     let mut after = follow(target, block, transition, patience, context, &mut hands)?;
     after.stops += found.stops;
     after.held += found.held;
+    after.looks.add(found.looks);
     let over = until.is_some_and(Deadline::passed) && after.ended.is_none();
     if over && context.wait.reverse {
         let blockers = std::mem::take(&mut after.blockers);
@@ -92,7 +99,7 @@ pub fn see_through(
     }
     hands.leave_host();
     let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
-    judge(target.pid(), name, after, tidied)
+    judge(target, block, name, after, tidied)
 }
 
 /// Most threads are moved at once, some have to be met asleep, the rest runs all the time.
@@ -174,12 +181,21 @@ fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
     Ok(tidied)
 }
 
-fn judge(pid: i32, name: &str, found: Followed, (restored, left): (usize, usize)) -> Result<Moved, Error> {
-    let name = name.to_owned();
+fn judge(
+    target: &Target,
+    block: Addr,
+    name: &str,
+    found: Followed,
+    (restored, left): (usize, usize),
+) -> Result<Moved, Error> {
+    let (pid, name) = (target.pid(), name.to_owned());
     match found.ended {
         Some(Ended::Failed(errno)) => Err(Error::Failed { pid, name, errno: errno.cast_signed() }),
         Some(Ended::Reversed) => Err(Error::Reversed { pid, name, restored, left }),
         ended => Ok(Moved {
+            looks: found.looks,
+            // Only a figure: not worth an error when the process has ended just now.
+            moved_by: ended.and_then(|_| books::moved(target, block).ok()).map(MovedBy::from),
             finished: ended.is_some(),
             blockers: found.blockers,
             waiting: found.waiting,

@@ -9,9 +9,10 @@ use crate::replace;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
+use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
-use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
 use suture_abi::block::PATCH_PREPARED;
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
@@ -23,6 +24,7 @@ use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Replacement,
     Request, code_ranges, plan_sites,
 };
+use suture_unwind::Module;
 
 /// A finished plan.
 #[derive(Debug)]
@@ -39,6 +41,8 @@ pub struct Plan {
     pub absent: Vec<String>,
     /// Imports because of which the image is never unmapped.
     pub pinned: Vec<String>,
+    /// Stacks that the program makes itself.
+    pub own_stacks: OwnStacks,
 }
 
 /// One function of a plan.
@@ -104,7 +108,8 @@ pub fn plan(
             other => break other.map_err(refusal)?,
         }
     };
-    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, cache))
+    let own_stacks = own_stacks::find(target, &view, books)?;
+    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, own_stacks, cache))
 }
 
 /// Refuses functions that the runtime redirects for itself. A patch on top of a hook would keep the runtime
@@ -250,6 +255,7 @@ fn assemble(
     redirect: RedirectPlan,
     books: &Books,
     layout: ThreadLayout,
+    own_stacks: OwnStacks,
     cache: &Cache,
 ) -> Plan {
     let mut batch = Batch {
@@ -264,6 +270,7 @@ fn assemble(
         thread_id: layout.thread_id,
         main_stack_end: layout.main_stack_end,
         linked_threads: layout.linked,
+        own_stacks: own_stacks.guarded,
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
@@ -309,10 +316,11 @@ fn assemble(
     let warnings = replace::disagreements(&patch.descriptor, books);
     let concerned =
         linked.absent.len() < patch.descriptor.objects.len() || patch.descriptor.objects.is_empty();
-    Plan { batch, functions, concerned, warnings, absent: linked.absent, pinned: linked.pinned }
+    Plan { batch, functions, concerned, warnings, absent: linked.absent, pinned: linked.pinned, own_stacks }
 }
 
-/// Code of the patch's functions, old and new, with the parts that compilers move away.
+/// Code of the patch's functions, old and new, with the parts that compilers move away; and where
+/// coroutines return to.
 fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cache) -> Vec<Range> {
     let new_code = cache.analysis(patch.file.file());
     let mut ranges = Vec::new();
@@ -330,6 +338,10 @@ fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cach
             };
             ranges.extend(found.into_iter().map(row));
         }
+    }
+    let library = crate::threads::library(view).map(|o| Module::new(o.path.clone(), o.base, o.file.clone()));
+    if let Some(context) = library.and_then(|m| m.context_return()).filter(|_| !ranges.is_empty()) {
+        ranges.push(Range { func: 0, kind: RANGE_CONTEXT, start: context.start, end: context.end });
     }
     ranges
 }

@@ -14,6 +14,7 @@
 //! worker's word guarantees.
 #![allow(unsafe_code)]
 
+use crate::own_memory;
 use crate::sys::mem;
 use core::alloc::{GlobalAlloc, Layout};
 use core::cell::UnsafeCell;
@@ -55,6 +56,7 @@ unsafe impl Source for Chunks {
         let wanted = layout.size().checked_add(overhead).ok_or(())?;
         let len = wanted.max(CHUNK).checked_next_multiple_of(4096).ok_or(())?;
         let chunk = mem::map_anywhere(len as u64).map_err(drop)?;
+        own_memory::note(chunk, len as u64);
         let base = core::ptr::with_exposed_provenance_mut(chunk as usize);
         // SAFETY: fresh memory nobody else knows, `len` bytes long.
         unsafe { talc.claim(base, len) }.map(drop).ok_or(())

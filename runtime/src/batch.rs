@@ -15,9 +15,9 @@ use core::marker::PhantomData;
 use core::mem::offset_of;
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS, FIXUP_RESOLVER,
-    FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_FORK, HOOK_NONE, Header, Image, MAPPING_ANON, MAPPING_FILE,
-    Mapping, Object, RANGE_NEW, ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
+    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
+    FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_FORK, HOOK_NONE, Header, Image, MAPPING_ANON,
+    MAPPING_FILE, Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
 };
 
 /// Longest name of a patch.
@@ -147,7 +147,7 @@ impl<'a> View<'a> {
         if header.abi != ABI_VERSION {
             return Err(Malformed(offset_of!(Header, abi)));
         }
-        let known = BATCH_PATCH | BATCH_REPLACE | BATCH_LINKED_THREADS;
+        let known = BATCH_PATCH | BATCH_REPLACE | BATCH_LINKED_THREADS | BATCH_OWN_STACKS;
         let no_patch = header.flags & BATCH_PATCH == 0;
         if header.flags & !known != 0 || header.flags & BATCH_REPLACE != 0 && no_patch {
             return Err(Malformed(offset_of!(Header, flags)));
@@ -326,7 +326,7 @@ impl<'a> View<'a> {
             if range.func as usize >= self.funcs.len() {
                 return bad(offset_of!(Range, func));
             }
-            if range.kind > RANGE_NEW {
+            if range.kind > RANGE_CONTEXT {
                 return bad(offset_of!(Range, kind));
             }
             if range.start >= range.end {

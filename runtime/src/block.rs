@@ -12,7 +12,7 @@
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use suture_abi::block::{Rows, RuntimeBlock};
+use suture_abi::block::{Moved, Rows, RuntimeBlock};
 use suture_abi::host::{Functions, Host};
 
 /// Value of [`RuntimeBlock::channel_fd`] while there is no channel.
@@ -98,8 +98,15 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     host_entry: 0,
     host_abandon: 0,
     host: NO_HOST,
+    moved: Moved {
+        by_worker: AtomicU64::new(0),
+        by_command: AtomicU64::new(0),
+        by_themselves: AtomicU64::new(0),
+    },
+    stacks: 0,
+    own: 0,
     shadow: 0,
-    spare: [0; 7],
+    spare: [0; 2],
 }));
 
 impl BlockCell {
@@ -142,6 +149,20 @@ impl BlockCell {
     pub fn attempts(&self) -> &AtomicU32 {
         // SAFETY: as `worker`.
         unsafe { &(*self.0.get()).attempts }
+    }
+
+    /// How many threads were moved, and by whom.
+    pub fn moved(&self) -> &Moved {
+        // SAFETY: as `worker`; all its fields are atomics.
+        unsafe { &(*self.0.get()).moved }
+    }
+
+    /// Nobody was moved yet.
+    pub fn forget_moved(&self) {
+        let Moved { by_worker, by_command, by_themselves } = self.moved();
+        for count in [by_worker, by_command, by_themselves] {
+            count.store(0, Ordering::Relaxed);
+        }
     }
 
     /// What the transition waits for.

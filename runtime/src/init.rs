@@ -11,7 +11,7 @@
 
 use crate::block::{BLOCK, NO_CHANNEL};
 use crate::record::DIRECTORY;
-use crate::{arch, events, shadow, sys};
+use crate::{arch, events, own_memory, shadow, stacks, sys};
 use core::ptr::addr_of_mut;
 use core::sync::atomic::Ordering;
 use suture_abi::ABI_VERSION;
@@ -43,6 +43,7 @@ const TICK_MS: u32 = 1000;
 pub unsafe fn init() {
     let errno = sys::thread::register_sync_core().err().map_or(0, |e| e.0);
     let (path_start, path_end) = arch::path();
+    own_memory::note_library();
     let block: *mut RuntimeBlock = BLOCK.as_ptr();
     // SAFETY: `block` is the static itself; nobody else touches its plain fields before the magic
     // is there (the caller's promise).
@@ -59,6 +60,8 @@ pub unsafe fn init() {
         addr_of_mut!((*block).shadow).write(shadow::MAP.heads());
         addr_of_mut!((*block).slow_path).write(arch::slow_path());
         addr_of_mut!((*block).self_look).write(arch::self_look());
+        addr_of_mut!((*block).own).write(own_memory::addr());
+        addr_of_mut!((*block).stacks).write(stacks::addr());
         addr_of_mut!((*block).path_start).write(path_start);
         addr_of_mut!((*block).path_end).write(path_end);
         (*block).tick_ms.store(TICK_MS, Ordering::Relaxed);

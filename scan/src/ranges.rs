@@ -27,6 +27,8 @@ pub struct Disorder {
     pub at: usize,
 }
 
+/// Words looked at together.
+pub(crate) const BLOCK: usize = 16;
 /// Most clusters the table is divided into for the quick check.
 const CLUSTERS: usize = 4;
 
@@ -35,7 +37,9 @@ const CLUSTERS: usize = 4;
 /// Ranges lie in a few clumps (the executable, a library, the stubs near each), with most of the
 /// process's pointers between them: a single hull would let every heap pointer through. The quick check
 /// compares with at most four hulls, divided at the widest gaps.
-#[derive(Clone, Copy, Debug)]
+///
+/// The default is an empty table.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Ranges<'a> {
     list: &'a [Interval],
     /// Hulls as first address and length − 1; unused ones repeat the first.
@@ -98,6 +102,21 @@ impl<'a> Ranges<'a> {
         let at = self.list.partition_point(|r| r.first <= word).checked_sub(1)?;
         self.list.get(at).filter(|r| word <= r.last)?;
         u32::try_from(at).ok()
+    }
+
+    /// Calls `hit(index of the word, index of the interval)` for every word that lies in one.
+    pub fn each_hit(&self, words: &[u64], mut hit: impl FnMut(usize, u32)) {
+        let mut first = 0usize;
+        for block in words.chunks(BLOCK) {
+            if self.may_contain_any(block) {
+                for (i, word) in block.iter().enumerate() {
+                    if let Some(range) = self.find(*word) {
+                        hit(first.wrapping_add(i), range);
+                    }
+                }
+            }
+            first = first.wrapping_add(block.len());
+        }
     }
 
     /// Whether the word lies in one of the hulls.
@@ -195,6 +214,11 @@ mod tests {
                 let plain = table.iter().rposition(|r| r.first <= word && word <= r.last);
                 prop_assert_eq!(ranges.find(word), plain.map(|p| p as u32));
                 prop_assert!(plain.is_none() || ranges.may_contain_any(&[0, word]));
+                let mut found = Vec::new();
+                ranges.each_hit(&[[word; 3].as_slice(), &[0; 20], &[word]].concat(), |i, r| found.push((i, r)));
+                found.retain(|f| f.0 < 3 || f.0 == 23);
+                let expected = plain.map_or(Vec::new(), |p| [0, 1, 2, 23].map(|i| (i, p as u32)).to_vec());
+                prop_assert_eq!(found, expected);
             }
         }
     }

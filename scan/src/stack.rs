@@ -14,6 +14,7 @@
 //! the same reason (the caller knows their indices).
 
 use crate::Ranges;
+use crate::ranges::BLOCK;
 
 /// First magic number in the vector state of a signal frame (`FP_XSTATE_MAGIC1`), the low half of an
 /// aligned word.
@@ -23,8 +24,6 @@ const SELF_AGAIN: u64 = 0x10;
 /// Candidates for a control block that are kept at one time. A false one has two words equal to their
 /// own address and is dropped at its third test, so one is common and two are rare.
 const CANDIDATES: usize = 4;
-/// Words looked at together.
-const BLOCK: usize = 16;
 
 /// How the end of a stack is recognised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

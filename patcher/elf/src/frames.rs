@@ -4,8 +4,11 @@
 //! `.eh_frame_hdr` gives all starts at once; the entries behind them are read when asked for, so
 //! that looking at one function of a large executable costs next to nothing.
 
-use crate::{ObjectFile, Vaddr};
-use gimli::{BaseAddresses, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, LittleEndian, UnwindSection};
+use crate::{CallSite, ObjectFile, Vaddr};
+use gimli::{
+    BaseAddresses, CfaRule, CieOrFde, EhFrame, EhFrameHdr, EndianSlice, FrameDescriptionEntry, LittleEndian,
+    RegisterRule, UnwindContext, UnwindSection, X86_64,
+};
 use object::elf::PT_GNU_EH_FRAME;
 
 type Slice<'a> = EndianSlice<'a, LittleEndian>;
@@ -79,12 +82,7 @@ impl Frames {
     /// The `index`-th frame, in order of address.
     #[must_use]
     pub fn get(&self, index: usize) -> Option<Frame> {
-        let &(_, offset) = self.entries.get(index)?;
-        let bytes = self.file.bytes_from(Vaddr(self.section))?;
-        let eh_frame = EhFrame::new(bytes, LittleEndian);
-        let bases = BaseAddresses::default().set_eh_frame(self.section);
-        let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
-        let fde = eh_frame.fde_from_offset(&bases, offset, EhFrame::cie_from_offset).ok()?;
+        let fde = self.entry(index)?.1;
         let lsda = match fde.lsda() {
             Some(gimli::Pointer::Direct(at)) => Some(Vaddr(at)),
             _ => None,
@@ -95,6 +93,34 @@ impl Frames {
             signal: fde.is_signal_trampoline(),
             lsda,
         })
+    }
+
+    fn entry(&self, index: usize) -> Option<(EhFrame<Slice<'_>>, FrameDescriptionEntry<Slice<'_>>)> {
+        let &(_, offset) = self.entries.get(index)?;
+        let bytes = self.file.bytes_from(Vaddr(self.section))?;
+        let eh_frame = EhFrame::new(bytes, LittleEndian);
+        let offset = gimli::EhFrameOffset(usize::try_from(offset).ok()?);
+        let fde = eh_frame.fde_from_offset(&self.bases(), offset, EhFrame::cie_from_offset).ok()?;
+        Some((eh_frame, fde))
+    }
+
+    fn bases(&self) -> BaseAddresses {
+        BaseAddresses::default().set_eh_frame(self.section)
+    }
+
+    /// Whether the code of a frame starts as a called function does: nothing on the stack but the
+    /// return address, no register saved. Part of a function that is entered behind its prologue
+    /// starts with a frame already made. `None` when the unwind information cannot be read.
+    #[must_use]
+    pub fn starts_like_a_function(&self, frame: &Frame) -> Option<bool> {
+        let (section, fde) = self.entry(self.index_before(frame.start)?)?;
+        let mut context = UnwindContext::new();
+        let bases = self.bases();
+        let row = fde.unwind_info_for_address(&section, &bases, &mut context, frame.start.0).ok()?;
+        let cfa = CfaRule::RegisterAndOffset { register: X86_64::RSP, offset: 8 };
+        let mut saved = row.registers().filter(|(register, _)| *register != X86_64::RA);
+        let return_address = row.register(X86_64::RA);
+        Some(*row.cfa() == cfa && saved.next().is_none() && return_address == Some(RegisterRule::Offset(-8)))
     }
 
     /// Index of the last frame that starts at or before `addr`.
@@ -120,86 +146,8 @@ impl Frames {
     #[must_use]
     pub fn landing_pads(&self, frame: &Frame) -> Option<Vec<Vaddr>> {
         let Some(lsda) = frame.lsda else { return Some(Vec::new()) };
-        let mut reader = Reader { bytes: self.file.bytes_from(lsda)?, addr: lsda.0 };
-        let base = reader.encoded()?.unwrap_or(frame.start.0);
-        let types = reader.byte()?;
-        if types != OMIT {
-            reader.uleb()?;
-        }
-        let encoding = reader.byte()?;
-        let length = usize::try_from(reader.uleb()?).ok()?;
-        let mut table = Reader { bytes: reader.bytes.get(..length)?, addr: reader.addr };
-        let mut pads = Vec::new();
-        while !table.bytes.is_empty() {
-            table.value(encoding)?;
-            table.value(encoding)?;
-            let pad = table.value(encoding)?;
-            table.uleb()?;
-            if pad != 0 {
-                pads.push(Vaddr(base.wrapping_add(pad)));
-            }
-        }
-        Some(pads)
-    }
-}
-
-const OMIT: u8 = 0xff;
-
-/// Reads an exception table.
-struct Reader<'a> {
-    bytes: &'a [u8],
-    addr: u64,
-}
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (head, tail) = self.bytes.split_at_checked(N)?;
-        self.bytes = tail;
-        self.addr += N as u64;
-        head.try_into().ok()
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take::<1>().map(|b| b[0])
-    }
-
-    fn uleb(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
-    }
-
-    /// A value in one of the formats of `DW_EH_PE_*`, without its application part.
-    fn value(&mut self, encoding: u8) -> Option<u64> {
-        match encoding & 0x0f {
-            0x00 | 0x04 | 0x0c => self.take().map(u64::from_le_bytes),
-            0x01 => self.uleb(),
-            0x02 => self.take().map(|b| u64::from(u16::from_le_bytes(b))),
-            0x03 => self.take().map(|b| u64::from(u32::from_le_bytes(b))),
-            0x0b => self.take().map(|b| i64::from(i32::from_le_bytes(b)).cast_unsigned()),
-            _ => None,
-        }
-    }
-
-    /// An encoded pointer: `Some(None)` = omitted.
-    fn encoded(&mut self) -> Option<Option<u64>> {
-        let encoding = self.byte()?;
-        if encoding == OMIT {
-            return Some(None);
-        }
-        let here = self.addr;
-        let value = self.value(encoding)?;
-        match encoding & 0x70 {
-            0x00 => Some(Some(value)),
-            0x10 => Some(Some(here.wrapping_add(value))),
-            _ => None,
-        }
+        let sites = CallSite::read(self.file.bytes_from(lsda)?, lsda, frame.start)?;
+        Some(sites.into_iter().filter_map(|site| site.pad).collect())
     }
 }
 
@@ -266,6 +214,7 @@ mod tests {
         assert!(!frame.signal);
         assert_eq!(frames.at(frame.end + u64::MAX), Some(frame));
         assert!(frames.at(Vaddr(0)).is_none());
+        assert_eq!(frames.starts_like_a_function(&frame), Some(true));
     }
 
     #[test]

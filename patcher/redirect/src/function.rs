@@ -5,7 +5,6 @@ use crate::analysis::ObjectAnalysis;
 use crate::nature;
 use crate::tables::{self, Tables};
 use iced_x86::{Code, FlowControl, Instruction};
-use std::ops::Range;
 use suture_elf::{Frame, SymbolKind, Vaddr};
 
 /// A decoded function.
@@ -83,7 +82,8 @@ pub(crate) fn is_terminal(insn: &Instruction) -> bool {
         || matches!(insn.code(), Code::Hlt | Code::Int3)
 }
 
-fn end(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>) -> Option<Vaddr> {
+/// Where the function at `entry` ends.
+pub(crate) fn end(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>) -> Option<Vaddr> {
     let sized = object.symbols_at(entry).filter(|s| s.kind == SymbolKind::Func && s.size > 0);
     let symbol = sized.map(|s| entry + s.size).max();
     match frame {
@@ -92,55 +92,4 @@ fn end(object: &ObjectAnalysis, entry: Vaddr, frame: Option<&Frame>) -> Option<V
         Some(frame) if frame.start == entry => Some(symbol.unwrap_or(frame.end).max(frame.end)),
         _ => symbol,
     }
-}
-
-/// All code of the function at `entry`: itself first, then its parts elsewhere. For a function that cannot
-/// be decoded as one, what its frame or else `size` says.
-#[must_use]
-pub fn code_ranges(object: &ObjectAnalysis, entry: Vaddr, size: u64) -> Vec<Range<Vaddr>> {
-    if let Ok(function) = Function::new(object, entry) {
-        let mut ranges = vec![function.entry..function.end];
-        ranges.extend(split_parts(object, &function));
-        return ranges;
-    }
-    let end = object.frames().at(entry).map_or(entry + size, |f| f.end.max(entry + size));
-    vec![entry..end]
-}
-
-/// Parts of the function that lie elsewhere (`.cold`, `.part`), found by following its jumps into
-/// ranges that are no functions of their own: nothing calls their start and no symbol or pointer
-/// names it.
-#[must_use]
-pub fn split_parts(object: &ObjectAnalysis, function: &Function) -> Vec<Range<Vaddr>> {
-    let own = function.entry..function.end;
-    let mut parts: Vec<Range<Vaddr>> = Vec::new();
-    let mut ranges = vec![own.clone()];
-    while let Some(range) = ranges.pop() {
-        let mut frames: Vec<Frame> = Vec::new();
-        let code = object.decode(&range);
-        let tables = tables::resolve(object, &code, &range);
-        let direct = code.iter().filter_map(crate::refs::direct_branch).filter(|b| !b.call).map(|b| b.target);
-        for target in direct.chain(tables.targets.iter().map(|t| t.1)) {
-            if own.contains(&target) || parts.iter().any(|p| p.contains(&target)) {
-                continue;
-            }
-            let Some(frame) = object.frames().at(target) else { continue };
-            let named = object.symbols_at(frame.start).any(|s| !s.name.contains(".cold"));
-            if !named && !frames.contains(&frame) {
-                frames.push(frame);
-            }
-        }
-        let starts = frames.iter().map(|f| f.start..f.start + 1).collect();
-        let references = object.references(starts);
-        for frame in frames {
-            let start = frame.start..frame.start + 1;
-            let called = references.branches(&start).iter().any(|b| b.call);
-            if !called && references.pointers(&start).is_empty() {
-                parts.push(frame.start..frame.end);
-                ranges.push(frame.start..frame.end);
-            }
-        }
-    }
-    parts.sort_by_key(|p| p.start);
-    parts
 }

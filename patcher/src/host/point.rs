@@ -208,8 +208,8 @@ impl Place for Point<'_> {
         }
         // Most are told apart without a stop. One whose walk needs its registers may be at such a point.
         let start = suture_unwind::Registers::from_pc_sp(call.pc, call.sp);
-        match Unwinder::new(&self.modules).walk(start, &StackCache::new(self.target)) {
-            Ok(frames) => self.judge(&frames, true).is_none(),
+        match Unwinder::new(self.modules.as_slice(), Vec::new()).walk(start, &StackCache::new(self.target)) {
+            Ok(walk) => self.judge(&walk.frames, true).is_none(),
             Err(_) => true,
         }
     }
@@ -217,9 +217,10 @@ impl Place for Point<'_> {
     fn refusal(&self, regs: &Registers) -> Option<&'static str> {
         let waits = regs.orig_rax.cast_signed() >= 0 && WAITS.contains(&regs.orig_rax);
         let memory = StackCache::new(self.target);
-        let Ok(frames) = Unwinder::new(&self.modules).walk(registers(regs), &memory) else {
+        let Ok(walk) = Unwinder::new(self.modules.as_slice(), Vec::new()).walk(registers(regs), &memory)
+        else {
             return Some("on a stack that cannot be walked");
         };
-        self.judge(&frames, waits).or_else(|| (!self.has_room(regs.rsp)).then_some("short of stack"))
+        self.judge(&walk.frames, waits).or_else(|| (!self.has_room(regs.rsp)).then_some("short of stack"))
     }
 }

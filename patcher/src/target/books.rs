@@ -6,7 +6,8 @@ use crate::sys::time::{Backoff, Deadline};
 use std::mem::{MaybeUninit, offset_of};
 use std::time::Duration;
 use suture_abi::block::{
-    FuncRow, ImageRow, MappingRow, PatchRow, RangeRow, Rows, RuntimeBlock, SiteRow, StateRow, TransitionRow,
+    FuncRow, ImageRow, MappingRow, Moved, OWN_PIECES, OwnMemory, PatchRow, Piece, RangeRow, Rows,
+    RuntimeBlock, SiteRow, StateRow, TransitionRow,
 };
 use suture_abi::event::{EVENT_RING_LEN, Event};
 use suture_elf::{Addr, Memory};
@@ -97,6 +98,10 @@ pub struct Books {
     pub states: Vec<StateRow>,
     /// Code of the functions of the listed patches.
     pub ranges: Vec<RangeRow>,
+    /// Address of the table of registered stacks, or 0.
+    pub stacks: u64,
+    /// Memory in which the runtime keeps addresses of code.
+    pub own: Vec<std::ops::Range<u64>>,
     /// Address of the directory of thread records.
     pub records: u64,
     /// Address of the chunk of records that stands in for those that do not exist.
@@ -245,6 +250,8 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
         transition: table(target, head.rows(offset_of!(RuntimeBlock, transition)))?.first().copied(),
         states: table(target, head.rows(offset_of!(RuntimeBlock, states)))?,
         ranges: table(target, head.rows(offset_of!(RuntimeBlock, ranges)))?,
+        own: own_memory(target, head.quad(offset_of!(RuntimeBlock, own)))?,
+        stacks: head.quad(offset_of!(RuntimeBlock, stacks)),
         records: head.quad(offset_of!(RuntimeBlock, records)),
         stand_in: head.quad(offset_of!(RuntimeBlock, stand_in)),
         slow_path: head.quad(offset_of!(RuntimeBlock, slow_path)),
@@ -279,6 +286,35 @@ pub fn events(target: &Target, block: Addr, after: u64) -> Result<Vec<Event>, Er
         }
     }
     Ok(events)
+}
+
+/// The runtime's own memory.
+fn own_memory(target: &Target, list: u64) -> Result<Vec<std::ops::Range<u64>>, Error> {
+    // A runtime from before the list has none.
+    if list == 0 {
+        return Ok(Vec::new());
+    }
+    let count = quad(target, Addr(list), offset_of!(OwnMemory, count))?.min(OWN_PIECES as u64);
+    let pieces = (0..count).map(|i| {
+        let at = Addr(list) + offset_of!(OwnMemory, pieces) as u64 + i * size_of::<Piece>() as u64;
+        let start = quad(target, at, offset_of!(Piece, start))?;
+        Ok(start..start.saturating_add(quad(target, at, offset_of!(Piece, len))?))
+    });
+    pieces.collect()
+}
+
+/// Threads that were moved since the last transition began: by the worker, by the command, by themselves.
+///
+/// # Errors
+/// When the process is gone.
+pub fn moved(target: &Target, block: Addr) -> Result<[u64; 3], Error> {
+    let at = block + offset_of!(RuntimeBlock, moved) as u64;
+    let word = |offset: usize| quad(target, at, offset);
+    Ok([
+        word(offset_of!(Moved, by_worker))?,
+        word(offset_of!(Moved, by_command))?,
+        word(offset_of!(Moved, by_themselves))?,
+    ])
 }
 
 /// Reads one word of the block.

@@ -6,6 +6,7 @@
 use super::hands::Hands;
 use super::late::Late;
 use super::look::{Blocker, Looker, Seen, Why};
+use super::looks::Looks;
 use super::threads::{self, Thread};
 use crate::context::Context;
 use crate::error::Error;
@@ -51,6 +52,8 @@ pub struct Followed {
     pub stops: u32,
     /// For how long in all.
     pub held: Duration,
+    /// What the looks came to.
+    pub looks: Looks,
     /// What it waits for that is not a thread: a host, or a callback.
     pub waiting: Option<String>,
 }
@@ -230,6 +233,7 @@ fn help_threads(
         look_at(&mut looker, session, transition, &seen, stop.then_some(&mut hands.late), found)?;
         found.stops += std::mem::take(&mut looker.stops);
         found.held += std::mem::take(&mut looker.held);
+        found.looks.add(looker.looks.take());
         if !found.blockers.is_empty() {
             return Ok(None);
         }

@@ -5,7 +5,9 @@
 //! runs whenever one looks is stopped once, for as long as it takes to read its registers, walk its stack
 //! and have the worker move it.
 
+use super::guard::Guard;
 use super::late::Late;
+use super::looks::{By, Looks};
 use super::records::Records;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
@@ -16,20 +18,22 @@ use crate::sys::time::Deadline;
 use crate::sys::urgent::Urgent;
 use crate::target::Target;
 use crate::target::books::Books;
-use crate::threads::{self, ThreadLayout};
+use crate::threads::ThreadLayout;
 use crate::view::Cache;
 use serde::Serialize;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fs;
 use std::time::{Duration, Instant};
+use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
+use suture_abi::block::PATCH_OWN_STACKS;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
-use suture_elf::{Addr, Memory, MemoryError, demangle};
+use suture_elf::{Addr, Base, Memory, MemoryError};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::searched;
+use suture_scan::Interval;
 use suture_scan::proc::{Stat, Syscall, run_count};
-use suture_scan::{End, Hit, Interval, Ranges, Scanner, StackEnd, Step};
-use suture_unwind::{Frame, Module, Register, Registers, Unwinder};
+use suture_unwind::{Module, Register, Registers, Unwinder};
 
 /// What a look says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,14 +111,23 @@ impl Blocker {
 
 /// Looks at the threads of one transition.
 pub struct Looker<'t> {
-    target: &'t Target,
-    records: Records,
+    pub(super) target: &'t Target,
+    pub(super) records: Records,
     transition: u32,
     to_switched: bool,
-    searched: Vec<Interval>,
-    layout: ThreadLayout,
-    named: Vec<(std::ops::Range<u64>, String)>,
-    modules: Vec<Module>,
+    pub(super) searched: Vec<Interval>,
+    pub(super) layout: ThreadLayout,
+    pub(super) named: Vec<(std::ops::Range<u64>, String)>,
+    /// Remembers what it learns about the code from one thread to the next.
+    pub(super) unwinder: RefCell<Unwinder<Vec<Module>>>,
+    /// Where coroutines made by `makecontext` return to.
+    pub(super) contexts: Vec<Interval>,
+    /// Address of the table of registered stacks.
+    pub(super) stacks: u64,
+    /// In a program that may have stacks nobody knows.
+    pub(super) guard: Option<Guard>,
+    /// What the looks so far came to.
+    pub looks: Cell<Looks>,
     /// Threads stopped so far, and for how long in all.
     pub stops: u32,
     /// See `stops`.
@@ -127,6 +140,8 @@ impl std::fmt::Debug for Looker<'_> {
     }
 }
 
+const PROT_EXEC: u32 = 4;
+
 impl<'t> Looker<'t> {
     /// A looker for the transition that is going on; `None` when there is none.
     ///
@@ -135,9 +150,17 @@ impl<'t> Looker<'t> {
     pub fn new(target: &'t Target, books: &Books, cache: &Cache) -> Result<Option<Self>, Error> {
         let Some(t) = books.transition else { return Ok(None) };
         let path = (books.path.start, books.path.end);
-        let searched = searched(&books.as_runtime(), &t, path).unwrap_or_default();
-        let view = crate::view::process(target, crate::view::maps(target)?, cache)?;
-        Ok(Some(Self {
+        let no_memory = || Error::Unreadable { pid: target.pid(), what: "too much code is searched".into() };
+        let searched = searched(&books.as_runtime(), &t, path).map_err(|_| no_memory())?;
+        let maps = crate::view::maps(target)?;
+        let view = crate::view::process(target, maps, cache)?;
+        let mut modules = modules(&view);
+        modules.extend(images(&view, books));
+        let contexts = books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT);
+        let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
+        contexts.sort_unstable();
+        contexts.dedup();
+        let mut looker = Self {
             target,
             records: Records::of(books),
             transition: t.id,
@@ -145,10 +168,18 @@ impl<'t> Looker<'t> {
             searched,
             layout: crate::threads::layout(target, &view)?,
             named: named(books),
-            modules: modules(&view),
+            contexts,
+            stacks: books.stacks,
+            guard: None,
+            unwinder: RefCell::new(Unwinder::new(modules, arenas(books))),
+            looks: Cell::default(),
             stops: 0,
             held: Duration::ZERO,
-        }))
+        };
+        if books.patches.iter().any(|p| p.row.id == t.patch && p.row.flags & PATCH_OWN_STACKS != 0) {
+            looker.guard = Some(Guard::new(&looker, books)?);
+        }
+        Ok(Some(looker))
     }
 
     /// The process.
@@ -170,6 +201,27 @@ impl<'t> Looker<'t> {
     /// Looks at a thread without touching it.
     #[must_use]
     pub fn look(&self, thread: Thread) -> Seen {
+        let mut by = None;
+        let seen = self.look_now(thread, &mut by);
+        self.count(|looks| match (&seen, by) {
+            (Seen::Clear(_), Some(By::Scan)) => looks.scan += 1,
+            (Seen::Clear(_), Some(By::Cfi)) => looks.cfi += 1,
+            (Seen::Clear(_), Some(By::Height)) => looks.height += 1,
+            (Seen::Clear(_), None) => looks.no_stack += 1,
+            (Seen::Held(why), _) => looks.count_held(why),
+            (Seen::There | Seen::Gone, _) => {}
+        });
+        seen
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Looks)) {
+        let mut looks = self.looks.get();
+        add(&mut looks);
+        self.looks.set(looks);
+    }
+
+    /// `by` stays `None` when a clear thread has no stack.
+    fn look_now(&self, thread: Thread, by: &mut Option<By>) -> Seen {
         let file = |name: &str| fs::read(format!("/proc/{}/task/{}/{name}", self.target.pid(), thread.tid));
         let Some(before) = file("schedstat").ok().and_then(|text| run_count(&text)) else {
             return Seen::Gone;
@@ -178,6 +230,9 @@ impl<'t> Looker<'t> {
         let Some(word) = self.records.word(self.target, thread.own) else { return Seen::Held(Why::Running) };
         if self.is_there(word) {
             return Seen::There;
+        }
+        if self.guard.as_ref().is_some_and(|guard| !guard.allows(thread, word)) {
+            return Seen::Held(Why::Running);
         }
         let clear = Seen::Clear(Move { tid: thread.own, reserved: 0, seen: word });
         let Ok(stat) = file("stat") else { return Seen::Gone };
@@ -201,7 +256,13 @@ impl<'t> Looker<'t> {
         if after != Some(before) {
             return Seen::Held(Why::Running);
         }
-        verdict.map_or_else(Seen::Held, |()| clear)
+        match verdict {
+            Ok(how) => {
+                *by = Some(how);
+                clear
+            }
+            Err(why) => Seen::Held(why),
+        }
     }
 
     /// Stops a thread for an instant, looks at it with all its registers, and moves it with `move_it` if it
@@ -245,124 +306,36 @@ impl<'t> Looker<'t> {
         let seen = match self.records.word(self.target, thread.own) {
             None => Seen::Held(Why::Running),
             Some(word) if self.is_there(word) => Seen::There,
-            Some(word) => match self.verdict(thread, registers(&regs), &StackCache::new(self.target)) {
-                Err(why) => Seen::Held(why),
-                Ok(()) => {
-                    let clear = Move { tid: thread.own, reserved: 0, seen: word };
-                    if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
+            Some(word) => {
+                if let Some(guard) = self.guard.as_ref().filter(|guard| !guard.allows(thread, word)) {
+                    self.guard = Some(guard.while_held(self)?);
                 }
-            },
+                match self.verdict(thread, registers(&regs), &StackCache::new(self.target)) {
+                    Err(why) => Seen::Held(why),
+                    Ok(_) => {
+                        let clear = Move { tid: thread.own, reserved: 0, seen: word };
+                        if move_it(clear)? { Seen::There } else { Seen::Held(Why::Running) }
+                    }
+                }
+            }
         };
         held.release().map_err(os)?;
         self.stops += 1;
         self.held += started.elapsed();
+        self.count(|looks| match &seen {
+            // It was moved now, or itself in the instant before.
+            Seen::There => looks.ptrace += 1,
+            Seen::Held(why) => looks.count_held(why),
+            Seen::Clear(_) | Seen::Gone => {}
+        });
         Ok(seen)
-    }
-
-    /// Scans a stack; where that finds anything, or cannot prove where the stack ends, walks it and compares
-    /// every frame.
-    fn verdict(&self, thread: Thread, registers: Registers, memory: &dyn Memory) -> Result<(), Why> {
-        let unreliable = |what: String| Why::Unreliable(what);
-        let ranges = Ranges::new(&self.searched).map_err(|_| unreliable("no ranges to search".into()))?;
-        // Arenas have no call frame information: seen before the walk stumbles over them.
-        let found = registers.pc().and_then(|pc| ranges.find(pc).map(|_| pc));
-        if let Some(pc) = found {
-            return Err(Why::OnStack { function: self.name(pc), backtrace: vec![self.name(pc)] });
-        }
-        let in_register =
-            Register::ALL.iter().filter_map(|r| registers.get(*r)).any(|v| ranges.find(v).is_some());
-        if !in_register && self.scan_is_clean(thread, &registers, &ranges, memory) {
-            return Ok(());
-        }
-        let frames = Unwinder::new(&self.modules).walk(registers, memory);
-        let frames = frames.map_err(|why| unreliable(why.to_string()))?;
-        match frames.iter().find(|f| ranges.find(f.pc).is_some()) {
-            None => Ok(()),
-            Some(frame) => {
-                Err(Why::OnStack { function: self.name(frame.pc), backtrace: self.backtrace(&frames) })
-            }
-        }
-    }
-
-    /// No word between the stack pointer and the proven end of the stack leads into a searched range. Needs
-    /// no call frame information, so it passes code that has none.
-    fn scan_is_clean(
-        &self,
-        thread: Thread,
-        registers: &Registers,
-        ranges: &Ranges<'_>,
-        memory: &dyn Memory,
-    ) -> bool {
-        let Some(sp) = registers.sp() else { return false };
-        let (tid, tid_offset) = (thread.own, self.layout.thread_id);
-        let main = End::Address(self.layout.main_stack_end);
-        let is_main = thread.tid == self.target.pid() && self.layout.main_stack_end > sp;
-        if is_main && scan(sp, main, ranges, memory).is_some() {
-            return true;
-        }
-        match self.layout.linked {
-            false => scan(sp, End::ThreadBlock { tid, tid_offset }, ranges, memory).is_some(),
-            true => scan(sp, End::LinkedBlock { tid, tid_offset }, ranges, memory)
-                .is_some_and(|at| threads::is_linked(memory, Addr(at))),
-        }
-    }
-
-    fn backtrace(&self, frames: &[Frame]) -> Vec<String> {
-        frames.iter().map(|f| self.name(f.pc)).collect()
-    }
-
-    /// Name of the function an address lies in, as well as it is known.
-    fn name(&self, pc: u64) -> String {
-        // A return address may lie one past its function.
-        let at = pc.wrapping_sub(1);
-        if let Some((_, name)) = self.named.iter().find(|(range, _)| range.contains(&at)) {
-            return name.clone();
-        }
-        let module = self.modules.iter().find(|m| m.range().contains(&at));
-        let Some(module) = module else { return format!("{pc:#x}") };
-        let vaddr = at.wrapping_sub(module.base.0);
-        let short = module.name.rsplit('/').next().unwrap_or(&module.name);
-        let symbols = module.file().symbols().all();
-        let best =
-            symbols.filter(|s| s.addr.0 <= vaddr && vaddr < s.addr.0 + s.size.max(1)).max_by_key(|s| s.addr);
-        match best {
-            Some(symbol) => demangle(symbol.name),
-            None => format!("{short}+{:#x}", pc.wrapping_sub(module.base.0)),
-        }
-    }
-}
-
-/// Most bytes of one stack that are scanned.
-const MOST_SCANNED: u64 = 64 << 20;
-
-/// Where a stack ends that is clean.
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>, memory: &dyn Memory) -> Option<u64> {
-    let mut hits = [Hit::default(); 1];
-    let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
-    let mut bytes = [0; 4096];
-    while scanner.next() < sp.saturating_add(MOST_SCANNED) {
-        let at = scanner.next();
-        // To the end of the page: what comes after it may not be there.
-        let piece = &mut bytes[..4096 - (at % 4096) as usize];
-        if memory.read(Addr(at), piece).is_err() {
-            break;
-        }
-        let words: Vec<u64> = piece.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
-        if scanner.feed(&words) == Step::Ended {
-            break;
-        }
-    }
-    let outcome = scanner.finish();
-    match outcome.end {
-        StackEnd::Proven(at) if outcome.is_clean() => Some(at),
-        _ => None,
     }
 }
 
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.
 fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
     let mut named = Vec::new();
-    for range in &books.ranges {
+    for range in books.ranges.iter().filter(|r| r.kind != RANGE_CONTEXT) {
         let entry = books.site(range.site).map_or(0, |s| s.plan.entry);
         let mut name = crate::status::function_name(books, entry);
         if range.kind == suture_abi::batch::RANGE_NEW {
@@ -387,6 +360,25 @@ fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
 pub(crate) fn modules(view: &ProcessView<'_>) -> Vec<Module> {
     let of = |o: &suture_link::LoadedObject| Module::new(o.path.clone(), o.base, o.file.clone());
     view.objects.iter().map(of).collect()
+}
+
+/// The images of patches, which exist in memory only.
+fn images(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
+    let image = |row: &suture_abi::block::ImageRow| {
+        let (plan, name) = (row.plan, format!("patch {}", books.name_of(row.patch)));
+        let range = plan.start..plan.end;
+        let hdr = Addr(plan.eh_frame_hdr);
+        // One that cannot be read has gone meanwhile: a walk that needs it will say so.
+        Module::image_in_memory(name, Base(plan.base), &range, hdr, &view.maps, view.memory.0).ok()
+    };
+    books.images.iter().filter_map(image).collect()
+}
+
+/// The runtime's own code without call frame information.
+fn arenas(books: &Books) -> Vec<std::ops::Range<u64>> {
+    let is_code = |m: &&suture_abi::block::MappingRow| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0;
+    let mapped = books.mappings.iter().filter(is_code).map(|m| m.addr..m.addr.saturating_add(m.len));
+    mapped.chain([books.path.clone()]).collect()
 }
 
 /// All registers of a stopped thread.

@@ -6,12 +6,17 @@
 //! found.
 
 pub mod follow;
+pub mod guard;
 pub mod hands;
 pub mod late;
 pub mod look;
+pub mod looks;
+pub mod own_stacks;
 pub mod progress;
 pub mod records;
+pub mod registered;
 pub mod threads;
+mod verdict;
 
 pub use follow::{Ended, Followed, Patience, follow};
 pub use hands::Hands;

@@ -1,65 +1,16 @@
 //! One frame after the other, or a reason why not.
 
-use crate::expression;
-use crate::module::{Found, Module, Reader};
+use crate::cfi::{Cfa, Row, Rule};
+use crate::error::Unreliable;
+use crate::expression::{self, NoValue};
+use crate::module::Module;
 use crate::registers::{Register, Registers};
-use gimli::{CfaRule, RegisterRule, UnwindContext, UnwindTableRow};
+use crate::step::{Step, Steps};
+use std::ops::Range;
 use suture_elf::{Addr, Memory};
-use thiserror::Error;
-
-/// Why a stack could not be walked to its end.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum Unreliable {
-    /// The program counter lies in no loaded object.
-    #[error("no object is loaded at {pc:#x}")]
-    NoModule {
-        /// Program counter of the frame.
-        pc: u64,
-    },
-    /// No frame description covers it.
-    #[error("{module} has no call frame information at {pc:#x}")]
-    NoCfi {
-        /// Object.
-        module: String,
-        /// Program counter of the frame.
-        pc: u64,
-    },
-    /// A rule needs a register that is not known.
-    #[error("the frame at {pc:#x} depends on {register}, which is not known")]
-    UnknownRegister {
-        /// Program counter of the frame.
-        pc: u64,
-        /// The register.
-        register: Register,
-    },
-    /// A rule cannot be followed.
-    #[error("the call frame information at {pc:#x} cannot be followed")]
-    BadRule {
-        /// Program counter of the frame.
-        pc: u64,
-    },
-    /// The stack cannot be read there.
-    #[error("the stack cannot be read at {addr:#x}")]
-    Memory {
-        /// Address.
-        addr: u64,
-    },
-    /// The stack pointer did not move up.
-    #[error("the frame at {pc:#x} does not lie above the one it called")]
-    NotAscending {
-        /// Program counter of the frame.
-        pc: u64,
-    },
-    /// More frames than anybody has.
-    #[error("the stack has more than {limit} frames")]
-    TooDeep {
-        /// The limit.
-        limit: usize,
-    },
-}
 
 /// How a frame was left.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FrameKind {
     /// The innermost frame: `pc` is the next instruction.
     Innermost,
@@ -80,20 +31,89 @@ pub struct Frame {
     pub kind: FrameKind,
     /// The frame is a signal trampoline.
     pub trampoline: bool,
+    /// Index of the module `pc` lies in.
+    pub module: usize,
+    /// The CFA comes from a stack height that was computed from the code.
+    pub by_height: bool,
 }
 
-/// Walks stacks of one process.
+/// What stands below the outermost frame: which kind of stack this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bottom {
+    /// The entry of the program (or of the loader): the stack of the main thread.
+    ProcessStart,
+    /// The start of a thread in the C library's `clone` or `clone3`: when its function returns, the
+    /// thread ends.
+    ThreadStart,
+    /// A context made by `makecontext`. The thread runs on the stack of a coroutine, and what is
+    /// live on its own stack this walk did not see.
+    Context,
+    /// The return address is undefined, but nothing is known of that place.
+    Unknown {
+        /// Program counter of the outermost frame.
+        pc: u64,
+    },
+}
+
+/// A stack, whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Walk {
+    /// Frames, the innermost first.
+    pub frames: Vec<Frame>,
+    /// What they stand on.
+    pub bottom: Bottom,
+}
+
+/// Walks stacks of one process, and remembers what it learnt about its code.
+///
+/// Made for one set of loaded objects: when the process loads or unloads one, make a new one.
+///
+/// # Examples
+/// ```no_run
+/// # use suture_unwind::{Module, Registers, StackCopy, Unwinder};
+/// # fn example(modules: &[Module], arenas: Vec<std::ops::Range<u64>>, process: &dyn suture_elf::Memory) {
+/// let mut unwinder = Unwinder::new(modules, arenas);
+/// // From a line of /proc/PID/task/TID/syscall, with the stack copied meanwhile.
+/// let (sp, pc, stack) = (0x7ffd_1000, 0x7f12_3456, [0u8; 4096]);
+/// let memory = StackCopy::new(sp, &stack).or(process);
+/// match unwinder.walk(Registers::from_pc_sp(pc, sp), &memory) {
+///     Ok(walk) => println!("{} frames, down to {:?}", walk.frames.len(), walk.bottom),
+///     Err(why) => println!("not reliable: {why}"),
+/// }
+/// # }
+/// ```
 #[derive(Debug)]
-pub struct Unwinder<'a> {
-    modules: &'a [Module],
+pub struct Unwinder<M> {
+    steps: Steps<M>,
     limit: usize,
 }
 
-impl<'a> Unwinder<'a> {
-    /// An unwinder over these objects.
+impl<M: AsRef<[Module]>> Unwinder<M> {
+    /// An unwinder over these objects, its own (`Vec`, `Arc<[_]>`) or somebody else's. `arenas` are the addresses of the runtime's own code without
+    /// call frame information: a walk that gets there ends as [`Unreliable::InRuntimeArena`].
     #[must_use]
-    pub fn new(modules: &'a [Module]) -> Self {
-        Self { modules, limit: 100_000 }
+    pub fn new(modules: M, arenas: Vec<Range<u64>>) -> Self {
+        Self { steps: Steps::new(modules, arenas), limit: 100_000 }
+    }
+
+    /// Refuses stacks of more frames than that (100 000 unless changed: more than fit into 8 MiB
+    /// without looking for it).
+    #[must_use]
+    pub fn limit(mut self, frames: usize) -> Self {
+        self.limit = frames;
+        self
+    }
+
+    /// The objects.
+    #[must_use]
+    pub fn modules(&self) -> &[Module] {
+        self.steps.modules()
+    }
+
+    /// Whether a call stands in front of an address: whether it can be a return address at all.
+    #[must_use]
+    pub fn follows_call(&self, addr: u64) -> bool {
+        self.steps.follows_call(addr)
     }
 
     /// Walks to the proven end of the stack.
@@ -101,35 +121,35 @@ impl<'a> Unwinder<'a> {
     /// # Errors
     /// What stopped the walk; the frames up to there are lost on purpose, since half a walk decides
     /// nothing.
-    pub fn walk(&self, start: Registers, memory: &dyn Memory) -> Result<Vec<Frame>, Unreliable> {
-        let mut frames = Vec::new();
+    pub fn walk(&mut self, start: Registers, memory: &dyn Memory) -> Result<Walk, Unreliable> {
+        let mut frames: Vec<Frame> = Vec::new();
         let mut registers = start;
         let mut kind = FrameKind::Innermost;
-        let mut context = UnwindContext::new();
         loop {
-            let pc = registers.pc().ok_or(Unreliable::UnknownRegister { pc: 0, register: Register::RA })?;
+            let unknown = Unreliable::UnknownRegister { pc: 0, register: Register::RA };
+            let pc = registers.pc().ok_or(unknown)?;
             if frames.len() == self.limit {
                 return Err(Unreliable::TooDeep { limit: self.limit });
             }
-            // A return address may lie one past the function whose last instruction is the call.
-            let lookup = if kind == FrameKind::Caller { pc.wrapping_sub(1) } else { pc };
-            let module = self
-                .modules
-                .iter()
-                .find(|m| m.range().contains(&lookup))
-                .ok_or(Unreliable::NoModule { pc })?;
-            let found =
-                module.fde(lookup).ok_or_else(|| Unreliable::NoCfi { module: module.name.clone(), pc })?;
-            let address = lookup.wrapping_sub(module.base.0);
-            let row = found
-                .fde
-                .unwind_info_for_address(&found.section, &found.bases, &mut context, address)
-                .map_err(|_| Unreliable::BadRule { pc })?;
-            let trampoline = found.fde.is_signal_trampoline();
-            let cfa = cfa(row, &found, &registers, memory, pc)?;
-            frames.push(Frame { pc, cfa, kind, trampoline });
-            let Some(caller) = caller(row, &found, &registers, memory, cfa, pc)? else { return Ok(frames) };
-            // A signal may run on another stack, so only ordinary calls must ascend.
+            let step = self.steps.at(pc, kind)?;
+            let frame = |cfa, by_height| {
+                let trampoline = step.row.trampoline;
+                Frame { pc, cfa, kind, trampoline, module: step.module, by_height }
+            };
+            if step.context {
+                // What it stands on is the context's own business; here this stack ends.
+                frames.push(frame(registers.sp().unwrap_or(0), false));
+                return self.end(frames, Bottom::Context);
+            }
+            let (cfa, by_height) = self.cfa(&step, &registers, memory)?;
+            frames.push(frame(cfa, by_height));
+            let Some(caller) = caller(&step, &registers, memory, cfa)? else {
+                let bottom = self.steps.bottom(&step);
+                return self.end(frames, bottom);
+            };
+            // A signal may run on another stack, so only ordinary calls must ascend. A wrong frame
+            // pointer, taken from a register that held something else, is also noticed here.
+            let trampoline = step.row.trampoline;
             if !trampoline && registers.sp().is_none_or(|sp| cfa <= sp) {
                 return Err(Unreliable::NotAscending { pc });
             }
@@ -137,71 +157,90 @@ impl<'a> Unwinder<'a> {
             registers = caller;
         }
     }
+
+    fn end(&self, frames: Vec<Frame>, bottom: Bottom) -> Result<Walk, Unreliable> {
+        self.steps.check_main(&frames, bottom)?;
+        Ok(Walk { frames, bottom })
+    }
+
+    /// The CFA, and whether it had to be computed from the code.
+    fn cfa(
+        &mut self,
+        step: &Step,
+        registers: &Registers,
+        memory: &dyn Memory,
+    ) -> Result<(u64, bool), Unreliable> {
+        let unknown = match &step.row.cfa {
+            Cfa::Register(register, offset) => match registers.get(*register) {
+                Some(value) => return Ok((value.wrapping_add_signed(*offset), false)),
+                None => *register,
+            },
+            Cfa::Expression(e) => match expression::evaluate(e, None, registers, memory) {
+                Ok(cfa) => return Ok((cfa, false)),
+                Err(NoValue::Unknown(register)) => register,
+                Err(other) => return Err(no_value(other, step.pc)),
+            },
+        };
+        let sp = registers.sp().ok_or(Unreliable::UnknownRegister { pc: step.pc, register: unknown })?;
+        match self.steps.height(step) {
+            Ok(height) => Ok((sp.wrapping_add_signed(height), true)),
+            Err(why) => Err(Unreliable::NoHeight { pc: step.pc, register: unknown, why }),
+        }
+    }
 }
 
-fn known(registers: &Registers, register: Register, pc: u64) -> Result<u64, Unreliable> {
-    registers.get(register).ok_or(Unreliable::UnknownRegister { pc, register })
-}
-
-fn cfa(
-    row: &UnwindTableRow<usize>,
-    found: &Found<'_>,
-    registers: &Registers,
-    memory: &dyn Memory,
-    pc: u64,
-) -> Result<u64, Unreliable> {
-    match row.cfa() {
-        CfaRule::RegisterAndOffset { register, offset } => {
-            Ok(known(registers, Register(register.0), pc)?.wrapping_add_signed(*offset))
-        }
-        CfaRule::Expression(e) => {
-            let expression = e.get(&found.section).map_err(|_| Unreliable::BadRule { pc })?;
-            expression::evaluate(expression, None, registers, memory).ok_or(Unreliable::BadRule { pc })
-        }
+fn no_value(why: NoValue, pc: u64) -> Unreliable {
+    match why {
+        NoValue::Unknown(register) => Unreliable::UnknownRegister { pc, register },
+        NoValue::Unreadable(addr) => Unreliable::Memory { addr },
+        NoValue::Bad => Unreliable::BadRule { pc },
     }
 }
 
 /// Registers of the caller; `None` at the end of the stack (return address undefined).
 fn caller(
-    row: &UnwindTableRow<usize>,
-    found: &Found<'_>,
+    step: &Step,
     registers: &Registers,
     memory: &dyn Memory,
     cfa: u64,
-    pc: u64,
 ) -> Result<Option<Registers>, Unreliable> {
+    let pc = step.pc;
+    let row: &Row = &step.row;
+    match row.rule(Register::RA) {
+        Some(Rule::Undefined) => return Ok(None),
+        // A row that does not say where the return address is proves nothing.
+        None => return Err(Unreliable::BadRule { pc }),
+        _ => {}
+    }
     let mut result = Registers::default().with(Register::RSP, cfa);
-    let read = |addr: u64| memory.read_u64(Addr(addr)).map_err(|_| Unreliable::Memory { addr });
-    let evaluate = |e: &gimli::UnwindExpression<usize>| -> Result<u64, Unreliable> {
-        let expression: gimli::Expression<Reader<'_>> =
-            e.get(&found.section).map_err(|_| Unreliable::BadRule { pc })?;
-        expression::evaluate(expression, Some(cfa), registers, memory).ok_or(Unreliable::BadRule { pc })
-    };
     for register in Register::PRESERVED {
         result.set(register, registers.get(register));
     }
-    let mut return_address = None;
-    for (column, rule) in row.registers() {
-        let column = Register(column.0);
+    let read = |addr: u64| memory.read_u64(Addr(addr)).map_err(|_| Unreliable::Memory { addr });
+    for (column, rule) in &row.rules {
         let value = match rule {
-            RegisterRule::Undefined if column == Register::RA => return Ok(None),
-            RegisterRule::Undefined => None,
-            RegisterRule::SameValue => registers.get(column),
-            RegisterRule::Offset(offset) => Some(read(cfa.wrapping_add_signed(*offset))?),
-            RegisterRule::ValOffset(offset) => Some(cfa.wrapping_add_signed(*offset)),
-            RegisterRule::Register(other) => registers.get(Register(other.0)),
-            RegisterRule::Expression(e) => Some(read(evaluate(e)?)?),
-            RegisterRule::ValExpression(e) => Some(evaluate(e)?),
-            _ => return Err(Unreliable::BadRule { pc }),
-        };
-        if column == Register::RA {
-            return_address = Some(value.ok_or(Unreliable::UnknownRegister { pc, register: Register::RA })?);
+            Rule::Undefined => Ok(None),
+            Rule::Same => Ok(registers.get(*column)),
+            Rule::At(offset) => read(cfa.wrapping_add_signed(*offset)).map(Some),
+            Rule::Is(offset) => Ok(Some(cfa.wrapping_add_signed(*offset))),
+            Rule::Register(other) => Ok(registers.get(*other)),
+            Rule::AtExpression(e) => match expression::evaluate(e, Some(cfa), registers, memory) {
+                Ok(addr) => read(addr).map(Some),
+                Err(NoValue::Unknown(_)) => Ok(None),
+                Err(other) => Err(no_value(other, pc)),
+            },
+            Rule::IsExpression(e) => match expression::evaluate(e, Some(cfa), registers, memory) {
+                Ok(value) => Ok(Some(value)),
+                Err(NoValue::Unknown(_)) => Ok(None),
+                Err(other) => Err(no_value(other, pc)),
+            },
+            Rule::Unknown => Err(Unreliable::BadRule { pc }),
+        }?;
+        if *column == Register::RA && value.is_none() {
+            let register = if let Rule::Register(other) = rule { *other } else { Register::RA };
+            return Err(Unreliable::UnknownRegister { pc, register });
         }
-        result.set(column, value);
+        result.set(*column, value);
     }
-    match return_address {
-        Some(_) => Ok(Some(result)),
-        // A row that does not say where the return address is proves nothing.
-        None => Err(Unreliable::BadRule { pc }),
-    }
+    Ok(Some(result))
 }

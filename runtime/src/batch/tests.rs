@@ -61,7 +61,7 @@ impl Maker {
                 text_end: 0x10800,
                 ..Image::default()
             }],
-            ranges: vec![Range { func: 0, kind: RANGE_NEW, start: 0x10000, end: 0x10010 }],
+            ranges: vec![Range { func: 0, kind: suture_abi::batch::RANGE_NEW, start: 0x10000, end: 0x10010 }],
             states: vec![State { id: 7, ..State::default() }],
             name: "sample",
         }
@@ -124,7 +124,7 @@ fn every_rule_refuses_and_names_its_field() {
     };
     header(|m| m.header.magic ^= 1, offset_of!(Header, magic));
     header(|m| m.header.abi += 1, offset_of!(Header, abi));
-    header(|m| m.header.flags |= 8, offset_of!(Header, flags));
+    header(|m| m.header.flags |= 1 << 31, offset_of!(Header, flags));
     header(|m| m.name = "", offset_of!(Header, name));
     header(|m| m.name = "a\0b", offset_of!(Header, name));
     header(|m| m.images.push(m.images[0]), offset_of!(Header, images));
@@ -174,7 +174,7 @@ fn every_rule_refuses_and_names_its_field() {
 
     let range = |f, c: fn(&mut Maker)| refused_at::<Range>(|h: &H| h.ranges, 0, f, c);
     range(offset_of!(Range, func), |m| m.ranges[0].func = 1);
-    range(offset_of!(Range, kind), |m| m.ranges[0].kind = 2);
+    range(offset_of!(Range, kind), |m| m.ranges[0].kind = 3);
     range(offset_of!(Range, end), |m| m.ranges[0].end = m.ranges[0].start);
 
     let state = |i, f, c: fn(&mut Maker)| refused_at::<State>(|h: &H| h.states, i, f, c);

@@ -16,10 +16,10 @@ pub use states::{Job, JobKind, jobs};
 use crate::batch::View;
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{BATCH_REPLACE, HOOK_NONE, ROLE_ARENA, ROLE_IMAGE, Site};
+use suture_abi::batch::{BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, ROLE_ARENA, ROLE_IMAGE, Site};
 use suture_abi::block::{
-    FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_PREPARED, PATCH_REPLACE, PatchRow, RangeRow,
-    SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
+    FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
+    RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
 };
 
 /// Why the books cannot be changed.
@@ -230,7 +230,7 @@ impl Books {
                 description_len,
                 image,
                 func_count,
-                flags: if view.header.flags & BATCH_REPLACE != 0 { PATCH_REPLACE } else { 0 },
+                flags: patch_flags(view.header.flags),
                 reserved: 0,
             };
             list::push(&mut next.patches, row)?;
@@ -392,6 +392,15 @@ pub enum Fate {
     Armed,
     /// Other functions are on it, or nothing is known: as it was.
     Kept,
+}
+
+/// What a patch's row keeps of its batch's flags.
+fn patch_flags(batch: u32) -> u32 {
+    let pairs = [(BATCH_REPLACE, PATCH_REPLACE), (BATCH_OWN_STACKS, PATCH_OWN_STACKS)];
+    pairs
+        .iter()
+        .filter(|(of_batch, _)| batch & of_batch != 0)
+        .fold(0, |flags, (_, of_patch)| flags | of_patch)
 }
 
 #[cfg(test)]

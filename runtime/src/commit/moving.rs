@@ -6,6 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::bytes::{self, Live};
+use super::world::has_own_stacks;
 use super::{Engine, barrier, books, reserve, slots};
 use crate::block::BLOCK;
 use crate::books::{Batch, Books, BooksError};
@@ -135,6 +136,7 @@ impl Engine {
             let found = unsafe { bytes.as_ptr().cast::<Move>().read_unaligned() };
             moved = moved.saturating_add(u64::from(settling.move_one(found)));
         }
+        BLOCK.moved().by_command.fetch_add(moved, Ordering::Relaxed);
         Ok(Reply::done(moved, 0))
     }
 
@@ -294,7 +296,7 @@ impl Engine {
         if core::mem::take(&mut moving.settled) {
             return Ok(true);
         }
-        if !moving.may_look {
+        if !moving.may_look || has_own_stacks(books(), t) {
             return Ok(false);
         }
         let lookout = match moving.lookout.take() {

@@ -23,7 +23,9 @@ use crate::transition::settle::Settling;
 use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::batch::HOOK_NONE;
-use suture_abi::block::{PATCH_FORCED, PATCHING, PHASE_RUNNING, TRANSITION_FORCED, TransitionRow};
+use suture_abi::block::{
+    PATCH_FORCED, PATCH_OWN_STACKS, PATCHING, PHASE_RUNNING, TRANSITION_FORCED, TransitionRow,
+};
 use suture_abi::event::word;
 use suture_table::remove::Afterwards;
 
@@ -73,9 +75,11 @@ impl World for Engine {
                 let tick = thread::monotonic().saturating_add(length);
                 self.moving.pace = Pace::from(tick);
                 BLOCK.attempts().store(0, Ordering::Relaxed);
+                BLOCK.forget_moved();
             }
         }
-        if ready.commit(self.moving.may_look) {
+        let may_look = self.moving.may_look && !after.is_some_and(|t| has_own_stacks(ready.books(), &t));
+        if ready.commit(may_look) {
             // It has worked at the beginning of the operation, and a kernel does not unlearn it.
             let _ = barrier();
         }
@@ -154,6 +158,12 @@ impl World for Engine {
     fn ended(&mut self, transition: u32, how: u32) {
         BLOCK.set_ended(transition, how);
     }
+}
+
+/// True if the patch of a transition came to a program that may have stacks nobody knows: looks from in here
+/// prove nothing.
+pub fn has_own_stacks(books: &Books, t: &TransitionRow) -> bool {
+    books.patch(t.patch).is_some_and(|p| p.flags & PATCH_OWN_STACKS != 0)
 }
 
 /// What becomes of the memory of a state's variables: a thread that was forced over may still use them.

@@ -30,6 +30,8 @@ pub const EBUSY: Errno = Errno(16);
 pub const EEXIST: Errno = Errno(17);
 /// Invalid argument.
 pub const EINVAL: Errno = Errno(22);
+/// `ENOMEM`.
+pub const ENOMEM: Errno = Errno(12);
 /// No such process or thread.
 pub const ESRCH: Errno = Errno(3);
 /// Would block.

@@ -19,6 +19,7 @@
 
 use super::ends::{self, StackEnds};
 use crate::record::DIRECTORY;
+use crate::stacks;
 use crate::sys::fd::Fd;
 use crate::sys::task::{PAGE_WORDS, SMALL, TaskDir, copy_some, read_small};
 use crate::sys::{EINVAL, Errno, thread};
@@ -101,7 +102,7 @@ impl Lookout {
             Syscall::Elsewhere { .. } => return Ok(Verdict::Unclear),
             _ => return Ok(Verdict::Running),
         };
-        let clear = ranges.find(pc).is_none() && self.stack_is_clear(tid, sp, ranges);
+        let clear = ranges.find(pc).is_none() && self.stack_is_clear(tid, sp, ranges) && !stacks::any();
         match self.runs(&counter) {
             Some(after) if after == before => {}
             _ => return Ok(Verdict::Running),

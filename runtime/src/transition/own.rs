@@ -26,12 +26,14 @@
 #![allow(unsafe_code)]
 
 use super::ends::{self, StackEnds};
-use super::searched::searched;
+use super::searched::with_contexts;
 use crate::arch;
 use crate::birth;
+use crate::block::BLOCK;
 use crate::books::{Books, BooksError};
 use crate::list;
 use crate::record::move_to;
+use crate::stacks;
 use crate::sys::task::copy_some;
 use crate::sys::thread;
 use alloc_crate::vec::Vec;
@@ -50,7 +52,7 @@ static MAIN: AtomicU32 = AtomicU32::new(0);
 
 /// The words of a table.
 pub fn table(books: &Books, t: &TransitionRow) -> Result<Vec<u64>, BooksError> {
-    let intervals = searched(books, t, arch::path())?;
+    let intervals = with_contexts(books, t, arch::path())?;
     let mut words = Vec::new();
     list::push(&mut words, word(t.id, u32::from(t.to_switched())))?;
     list::push(&mut words, intervals.len() as u64)?;
@@ -107,8 +109,9 @@ pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     // Of changing length, so that it does not meet the same function of a cycle each time.
     later(record, seen, (passes(seen).wrapping_mul(0x9e37_79b9) >> 29).wrapping_add(3));
     let goal = if to_switched { transition } else { 0 };
-    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) {
-        move_to(&record.word, seen, goal);
+    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) && !stacks::any() {
+        let moved = move_to(&record.word, seen, goal);
+        BLOCK.moved().by_themselves.fetch_add(u64::from(moved), Ordering::Relaxed);
     }
 }
 

@@ -13,11 +13,15 @@
 //! counts because helpers reached by a jump are new code too, and because the image will go. Stubs and
 //! dispatchers count because a thread that is in one, or that was interrupted there by a signal whose
 //! handler blocks, has not decided yet or has just decided.
+//!
+//! A scan also has to notice where coroutines return to ([`with_contexts`]). The stack of one may be an array
+//! in a frame of its thread, above the frames that wait for it: from there a scan reaches the true end of
+//! the stack and has passed none of them.
 
 use crate::books::{Books, Stacks};
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{HOOK_NONE, RANGE_NEW, RANGE_OLD, ROLE_ARENA};
+use suture_abi::batch::{HOOK_NONE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, ROLE_ARENA};
 use suture_abi::block::{PATCHING, TransitionRow};
 use suture_scan::Interval;
 
@@ -64,6 +68,16 @@ pub fn searched(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Ve
             }
         }
         add(site.plan.copy, site.plan.copy.saturating_add(site.plan.copy_len))?;
+    }
+    merge(&mut found);
+    Ok(found)
+}
+
+/// The same, and what no scan may pass over.
+pub fn with_contexts(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Vec<Interval>, NoMemory> {
+    let mut found = searched(books, t, path)?;
+    for range in books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT) {
+        list::push(&mut found, Interval { first: range.start, last: range.end })?;
     }
     merge(&mut found);
     Ok(found)

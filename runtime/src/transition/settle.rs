@@ -23,19 +23,17 @@
 
 use super::look::{Lookout, Verdict};
 use crate::birth;
+use crate::block::BLOCK;
 use crate::host;
 use crate::list::{self, NoMemory};
 use crate::record::{DIRECTORY, fence, move_to, set_side};
-use crate::sys::{Errno, thread};
+use crate::sys::{ENOMEM, Errno, thread};
 use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::block::TransitionRow;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::{passes, side};
 use suture_scan::Ranges;
-
-/// `ENOMEM`.
-const ENOMEM: Errno = Errno(12);
 
 impl From<NoMemory> for Errno {
     fn from(_: NoMemory) -> Self {
@@ -272,7 +270,11 @@ impl Settling {
     /// Looks at one thread; true if it is at the goal or does not matter.
     fn try_move(&mut self, lookout: &Lookout, ranges: &Ranges<'_>, tid: u32) -> Result<bool, Errno> {
         match lookout.look(tid, ranges)? {
-            Verdict::Clear(seen) => Ok(self.move_one(Move { tid, reserved: 0, seen })),
+            Verdict::Clear(seen) => {
+                let moved = self.move_one(Move { tid, reserved: 0, seen });
+                BLOCK.moved().by_worker.fetch_add(u64::from(moved), Ordering::Relaxed);
+                Ok(moved)
+            }
             // The next reading does not show it.
             Verdict::Gone => Ok(true),
             Verdict::Running | Verdict::Unclear => Ok(false),
