@@ -20,7 +20,7 @@ use crate::hash::Key;
 use crate::levels::{find, writable};
 use crate::memory::{Memory, NoMemory, Place};
 use crate::remove;
-use crate::word::{Block, Extent, Me, Phase, Slot, State};
+use crate::word::{Block, Extent, HOME, Me, Phase, Slot, State};
 
 /// A constructor: gets the address of the zeroed bytes; a number other than 0 is its error.
 pub type Ctor<'c> = &'c mut dyn FnMut(u64) -> i32;
@@ -39,6 +39,9 @@ pub enum Inserted {
     /// There is no memory; nothing is left.
     NoMemory,
 }
+
+/// A slot of this number is taken: the table should be larger.
+const CROWDED: usize = if cfg!(loom) { usize::MAX } else { HOME + 4 };
 
 /// The operation was cancelled.
 const ECANCELED: i32 = 125;
@@ -205,6 +208,10 @@ impl<'m, M: Memory> Draft<'m, M> {
             return Ok(None);
         };
         self.at = Some((bucket.place, k));
+        if k >= CROWDED {
+            // Long before it is full: what lies outside the line makes lookups slow. Not for want of memory.
+            let _ = self.mem.grow(bucket.place.level);
+        }
         Ok(Some(k))
     }
 
