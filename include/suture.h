@@ -12,7 +12,7 @@
 #include <stdint.h>
 
 // The version of these structures.
-#define SUTURE_ABI 2
+#define SUTURE_ABI 3
 
 struct suture_patch;
 struct suture_state;

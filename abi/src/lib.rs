@@ -40,10 +40,10 @@ pub mod shadow;
 pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Version of [`descriptor`]: `SUTURE_ABI` of the C header.
-pub const DESCRIPTOR_VERSION: u32 = 2;
+pub const DESCRIPTOR_VERSION: u32 = 3;
 
 /// Name of the data symbol a patch object exports: its [`descriptor::Patch`].
 pub const PATCH_SYMBOL: &str = "suture_patch";
