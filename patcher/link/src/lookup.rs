@@ -21,7 +21,7 @@ use crate::image::PatchFile;
 use crate::process::{DebugFile, ProcessView};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use suture_elf::{DynSymbol, SymbolKind, Vaddr};
+use suture_elf::{DynSymbol, SymbolKind, VERSION_HIDDEN, Vaddr};
 
 /// What a symbol of the patch is bound to. Symbolic: no load address is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -170,11 +170,21 @@ impl<'v, 'm> Resolver<'v, 'm> {
             return self.bind_runtime(symbol.name);
         }
         let version = tables.version_of(index).filter(|v| v.file.is_some());
-        if let Some(found) = self.find(symbol.name, version, used) {
+        let found = self.find(symbol.name, version, used);
+        // No linker would have bound new code to a symbol that is there for old programs only. The loader would, but
+        // a function of the patched program is what was meant.
+        let (found, compat) = match found {
+            Some(found) if version.is_none() && self.is_hidden(&found) => (None, Some(found)),
+            found => (found, None),
+        };
+        if let Some(found) = found {
             return self.binding_of(&found);
         }
         if let Some(binding) = self.bind_private(symbol.name, symbol.kind)? {
             return Ok(binding);
+        }
+        if let Some(found) = compat {
+            return self.binding_of(&found);
         }
         if defined {
             return Ok(own());
@@ -207,6 +217,12 @@ impl<'v, 'm> Resolver<'v, 'm> {
         used: Use,
     ) -> Option<Found<'v>> {
         find_in(self.view, &self.scope, name, version, used)
+    }
+
+    /// Whether a symbol has a version that is no default.
+    fn is_hidden(&self, found: &Found<'v>) -> bool {
+        let index = self.view.objects[found.object].tables.version_index(found.symbol.index);
+        index.is_some_and(|index| index & VERSION_HIDDEN != 0)
     }
 
     fn binding_of(&self, found: &Found<'v>) -> Result<Binding, SymbolError> {

@@ -173,6 +173,9 @@ fn private_symbols_of_the_program() {
         row("exported-data", "", "return ++counter;", 6).after("SUTURE_EXTERN int counter;").host(&["-rdynamic"]),
         row("addend", "", "return *entry;", 12).after("SUTURE_EXTERN const int table[2]; static const int *entry = &table[1];"),
         row("old-target", "", "return target(x) + 1;", 8).after("SUTURE_EXTERN long target(long);"),
+        // libc has one for old programs, too.
+        row("private-over-compat", "", "return step(x);", 10).after("SUTURE_EXTERN long step(long);")
+            .source("static __attribute__((noinline, noclone)) long step(long x) { return x + 3; }\n__attribute__((noinline)) long target(long x) { return step(x + 1) + step(x); }"),
         row("own-hidden", "", "return dup_data;", 7).after("int dup_data = 7;"),
         row("own-weak", "", "return dup_data;", 99).after("SUTURE_EXTERN __attribute__((weak)) int dup_data; int dup_data = 7;"),
     ]);
