@@ -250,8 +250,8 @@ fn kill_at_random(what: &str, command: &[&str], options: &Options, ready: impl F
         assert!(victim.target.finish().success(), "round {round}");
     }
     println!("{what}: {kills} random kills of {rounds}, {early} calls ended with EINTR");
-    // Twice some microseconds of some milliseconds.
-    assert!(kills * 2 > rounds && early * 10 <= i64::try_from(kills).expect("few"), "{kills} kills, {early}");
+    // Twice some tens of microseconds of some milliseconds: a few of a hundred, and what chance makes of that.
+    assert!(kills * 2 > rounds && early * 3 <= i64::try_from(kills).expect("few"), "{kills} kills, {early}");
 }
 
 #[test]

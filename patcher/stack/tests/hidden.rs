@@ -79,11 +79,11 @@ fn a_suspended_coroutine_is_found() {
         assert_eq!(known.len(), 1);
         let found = hidden(target.pid(), table("f").table(), &modules, &known);
         assert!(found.found > 0 && !found.is_clear(), "{place}: {found:?}");
-        // On its stack, and in the context that `swapcontext` filled in.
+        // On its stack. The context that `swapcontext` filled in is passed over: it may be an old one.
         let regions: Vec<_> =
             found.words.iter().map(|w| maps.region_at(w.at).unwrap().path.as_deref()).collect();
         let own = if place == "heap" { Some("[heap]") } else { None };
-        assert!(regions.contains(&own) && regions.len() >= 2, "{place}: {regions:?}");
+        assert!(regions.contains(&own), "{place}: {regions:?}");
         // Nothing is suspended in the function that waits now.
         let clear = hidden(target.pid(), table("wait_here").table(), &modules, &known);
         assert!(clear.is_clear(), "{place}: {clear:?}");
