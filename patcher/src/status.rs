@@ -119,7 +119,8 @@ pub struct FunctionStatus {
     pub old: u64,
     /// Entry of the new function.
     pub new: u64,
-    /// `armed`, `lost` (the bytes are the file's again) or `foreign` (somebody else's).
+    /// `armed`, `lost` (the bytes are the file's again), `foreign` (somebody else's) or `gone` (the object was
+    /// unloaded).
     pub site: &'static str,
     /// The patch only takes an older patch's replacement away, for the time of the transition.
     pub nop: bool,
@@ -252,6 +253,7 @@ fn function_status(
         Live::Armed => "armed",
         Live::Original => "lost",
         Live::Foreign(_) => "foreign",
+        Live::Gone => "gone",
     };
     Ok(FunctionStatus {
         name,

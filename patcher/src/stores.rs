@@ -117,6 +117,8 @@ pub enum Live {
     Armed,
     /// Neither: the bytes found.
     Foreign(u64),
+    /// Nothing: the object was unloaded.
+    Gone,
 }
 
 fn store_len(site: &Site) -> usize {
@@ -145,12 +147,21 @@ fn read_word(target: &Target, site: &Site) -> Result<u64, Error> {
     Ok(u64::from_le_bytes(word))
 }
 
+/// Whether nothing is mapped where a site was.
+fn is_gone(target: &Target, site: &Site) -> bool {
+    let maps = target.maps();
+    maps.is_ok_and(|maps| !maps.regions.iter().any(|r| (r.start..r.end).contains(&site.store_addr)))
+}
+
 /// Looks at a site.
 ///
 /// # Errors
-/// When the process is gone or the page is no longer mapped.
+/// When the process is gone or its memory cannot be read.
 pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
-    let live = read_word(target, site)?;
+    let live = match read_word(target, site) {
+        Err(_) if is_gone(target, site) => return Ok(Live::Gone),
+        read => read?,
+    };
     let mask = own_mask(site);
     // Of a punned jump the four bytes behind it are part of the jump: a breakpoint in them sends it
     // into nowhere.
@@ -213,12 +224,15 @@ pub fn arm(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), 
     }
 }
 
-/// Gives a site its old bytes back, if they are still ours. `false`: somebody else's byte stands
-/// there and was left alone.
+/// Gives a site its old bytes back, if they are still ours; where nothing is any more there is nothing to be done.
+/// `false`: somebody else's byte stands there and was left alone.
 ///
 /// # Errors
 /// When the process is gone or the store did not take.
 pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
+    if look(writer.target(), site)? == Live::Gone {
+        return Ok(true);
+    }
     let mask = own_mask(site);
     let live = read_word(writer.target(), site)?;
     if live & mask == site.old_word & mask {

@@ -38,6 +38,9 @@ pub enum Refusal {
         /// A guess at who did it.
         whose: &'static str,
     },
+    /// Another object lay here when the entry was patched.
+    #[error("its entry belonged to another object, patched before and unloaded since")]
+    AnotherObject,
     /// Rule 1: the loader changes its bytes.
     #[error("the loader relocates its bytes at {0}")]
     TextRelocation(Vaddr),
@@ -124,7 +127,7 @@ impl Refusal {
             Self::NoSize => "no size",
             Self::Nature { .. } => "nature",
             Self::PltStub => "plt stub",
-            Self::Bytes { .. } | Self::TextRelocation(_) => "bytes",
+            Self::Bytes { .. } | Self::TextRelocation(_) | Self::AnotherObject => "bytes",
             Self::Arrival { .. } | Self::UnknownJump(_) => "arrivals",
             Self::LiveIn { .. } => "registers at entry",
             Self::LiveAcross { .. } => "registers of callers",
@@ -155,6 +158,7 @@ impl Refusal {
             Self::Bytes { .. } => {
                 "remove the breakpoint, probe or other hook that stands there and try again".into()
             }
+            Self::AnotherObject => "restart the program, which then may lie elsewhere".into(),
             Self::TextRelocation(_) => "build that object with -fPIC".into(),
             Self::LiveIn { .. } => "replace the functions that call it instead".into(),
             // Nothing keeps flags.

@@ -215,6 +215,10 @@ impl<'a> Planner<'a> {
         if let Some(existing) = self.process.existing.iter().find(|e| e.site.entry == entry) {
             let class = Class::ALL.into_iter().find(|c| c.letter() == existing.site.class);
             let site = Site { id: existing.id, ..existing.site };
+            // The copy that is there was made of the bytes that lay there then.
+            if !is_of(&site, subject) {
+                return Err(Failure::Refused(Refusal::AnotherObject));
+            }
             return Ok(self.describe(subject, name, class.unwrap_or(Class::J), site, 0));
         }
         let mut tried = Tried::default();
@@ -349,4 +353,15 @@ pub(crate) fn check_registers(
         (Err(Refusal::LiveAcross { .. }), Some(new)) => check(new.analysis.kept_by(new.entry)),
         (verdict, _) => verdict,
     }
+}
+
+/// Whether a site that is there was planned for these bytes: an object that was unloaded may have lain at the same
+/// place. Bytes that the store leaves alone may be a neighbour's.
+fn is_of(site: &Site, subject: &Subject<'_>) -> bool {
+    let at = Vaddr(site.store_addr.wrapping_sub(subject.loaded.base.0));
+    let (old, new) = (site.old_word.to_le_bytes(), site.new_word.to_le_bytes());
+    let len = usize::from(site.store_len.min(8));
+    let bytes = subject.loaded.analysis.file().bytes_at(at, len as u64);
+    let same = |bytes: &[u8]| (0..len).all(|i| old[i] == new[i] || old[i] == bytes[i]);
+    bytes.is_some_and(same)
 }

@@ -14,7 +14,7 @@ use crate::events::{self, About};
 use crate::list::{self, NoMemory};
 use crate::publish;
 use crate::reply::Reply;
-use crate::sys::mem;
+use crate::sys::{EFAULT, mem};
 use alloc_crate::vec::Vec;
 use suture_abi::block::{MappingRow, SITE_UNARMED, SiteRow};
 use suture_abi::channel::error;
@@ -108,7 +108,8 @@ pub fn retire(payload: &[u8]) -> Result<Reply, Reply> {
     let mut left = 0u64;
     for id in ids.iter().map(|id| u32::from_le_bytes(*id)) {
         let site = books().site(id).ok_or(BooksError::NoEntry(id))?;
-        if site.depth == 0 && bytes::look(&site.plan) == Ok(Live::Original) {
+        // Where nothing is mapped the object was unloaded.
+        if site.depth == 0 && matches!(bytes::look(&site.plan), Ok(Live::Original) | Err(EFAULT)) {
             list::push(&mut retired, id)?;
         } else {
             left = left.saturating_add(1);
