@@ -14,6 +14,9 @@ use std::io;
 use std::time::{Duration, Instant};
 use suture_elf::{Addr, Memory};
 
+/// What every thread gets to stop, however late it was asked.
+const AT_LEAST: Duration = Duration::from_millis(50);
+
 /// A thread and what it is to do.
 pub struct Held<'t> {
     pub target: &'t Target,
@@ -72,7 +75,9 @@ impl Held<'_> {
             Some(held) => held,
             None => StoppedThread::ask(tid)?,
         };
-        if !held.await_stop(deadline.at_most(ONE_THREAD))? {
+        // Asked at the last moment, too: what it does is wanted for the message.
+        let patience = ONE_THREAD.min(deadline.left().max(AT_LEAST));
+        if !held.await_stop(Deadline::after(patience))? {
             asked.insert(tid, held);
             return Ok(Done::Unfit("does not stop"));
         }

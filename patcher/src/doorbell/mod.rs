@@ -249,6 +249,8 @@ impl<'t> Attempt<'t> {
 
     /// Why no thread could be had.
     fn unreachable(&mut self) -> Error {
+        // Else it would seem to be traced: by us.
+        self.forget();
         if let Err(error) = condition::check(self.target) {
             return error;
         }
@@ -271,10 +273,11 @@ impl<'t> Attempt<'t> {
         }
     }
 
-    /// Lets go of threads that have stopped since they were asked.
+    /// Lets go of threads that stop soon after they were asked: most were asked just before the time was over.
     fn forget(&mut self) {
+        let deadline = Deadline::after(Duration::from_millis(50));
         for (_, mut thread) in self.asked.drain() {
-            if thread.await_stop(Deadline::after(Duration::ZERO)).is_ok_and(|stopped| stopped) {
+            if thread.await_stop(deadline).is_ok_and(|stopped| stopped) {
                 // When it cannot be hidden the thread is dead.
                 let _ = hold::hide(&thread);
             }

@@ -34,6 +34,7 @@ impl<'t> Hands<'t> {
     /// the one that is needed next.
     pub fn leave_host(&mut self) {
         self.guard = None;
+        self.late.let_all_go();
     }
 
     /// Lets everybody go who can be, and passes on what happened to the host.

@@ -25,7 +25,16 @@ impl Late {
 
     /// Lets those go that have stopped since.
     pub fn let_go(&mut self) {
-        self.0.retain_mut(|asked| match asked.await_stop(Deadline::after(Duration::ZERO)) {
+        self.let_go_until(Deadline::after(Duration::ZERO));
+    }
+
+    /// Waits a moment for all to stop, and lets them go: whoever is still asked cannot be borrowed by the same command.
+    pub fn let_all_go(&mut self) {
+        self.let_go_until(Deadline::after(Duration::from_millis(50)));
+    }
+
+    fn let_go_until(&mut self, deadline: Deadline) {
+        self.0.retain_mut(|asked| match asked.await_stop(deadline) {
             Ok(false) => true,
             Ok(true) => {
                 // When it cannot be hidden the thread is dead.
