@@ -704,3 +704,27 @@ fn the_sample_raises_a_limit_while_it_is_in() {
     assert!(message.contains("pre_patch(4711) failed"), "{message}");
     assert_eq!(report::patches(full.pid()), [""; 0]);
 }
+
+/// Nobody is taken for callbacks from where the C library may be in the middle of something.
+#[test]
+fn without_a_thread_at_a_suitable_place_nothing_begins() {
+    let text = "#include <suture.h>\n\
+        static int check(struct suture_patch *p, struct suture_state *s) { (void)p, (void)s; return 0; }\n\
+        SUTURE_PATCH(\"quiet\", SUTURE_STATE(7, 0, check, 0, 0, 0, 0));\n";
+    for (place, why) in [("handler", "in a signal handler"), ("sort", "called by the C library")] {
+        for preload in [true, false] {
+            let lab = Lab::new();
+            let program = lab.compile_target("deaf.c", &[]);
+            let mut target = Target::start(&program, &[place], Options { preload, ..Options::default() });
+            let patch = lab.patch("quiet", text);
+            let (errno, message) = refusal(&run(&["apply", &patch.to_string_lossy()], target.pid()));
+            assert_eq!(errno, "EAGAIN", "{message}");
+            assert!(message.contains(why), "{place}: {message}");
+            assert!(report::patches(target.pid()).is_empty(), "{place}");
+            assert_eq!(target.ask("out"), "out");
+            apply(&patch, target.pid()).expect(0);
+            disable("quiet", target.pid()).expect(0);
+            assert!(target.finish().success());
+        }
+    }
+}

@@ -41,9 +41,8 @@ pub fn candidates(pid: i32, place: &dyn Place) -> Result<Candidates, Error> {
     let mut found = Candidates::default();
     for tid in proc::threads(pid).map_err(|e| Error::from_proc(pid, &e))? {
         let Some(thread) = proc::thread_facts(pid, tid) else { continue };
-        match unfit(&thread) {
+        match unfit(&thread).or_else(|| place.unfit(&thread)) {
             Some(why) => found.unfit.push(why),
-            None if !place.may_be(&thread) => found.unfit.push("in a call that may hold something"),
             None => found.fit.push((rank(pid, &thread), thread)),
         }
         if found.fit.iter().filter(|(rank, _)| *rank == Rank::Waits).count() == ENOUGH {

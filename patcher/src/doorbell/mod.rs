@@ -127,8 +127,8 @@ pub fn borrow_at(
 
 /// What an errand asks of the place a thread is sent from, beyond what every errand does.
 pub trait Place {
-    /// Whether a thread may be at such a place, by what `/proc` says of it.
-    fn may_be(&self, thread: &ThreadFacts) -> bool;
+    /// Why a thread is not at such a place, as far as that is known without a stop.
+    fn unfit(&self, thread: &ThreadFacts) -> Option<&'static str>;
     /// Why a stopped thread is not at such a place.
     fn refusal(&self, regs: &Registers) -> Option<&'static str>;
 }
@@ -137,8 +137,8 @@ pub trait Place {
 struct Anywhere;
 
 impl Place for Anywhere {
-    fn may_be(&self, _: &ThreadFacts) -> bool {
-        true
+    fn unfit(&self, _: &ThreadFacts) -> Option<&'static str> {
+        None
     }
 
     fn refusal(&self, _: &Registers) -> Option<&'static str> {

@@ -53,7 +53,7 @@ pub fn provide(session: &mut Session<'_>, cache: &Cache) -> Result<(), Error> {
     session.expect("preparing a host", op::HOST, [u64::from(mode), 0, 0, 0], &payload)?;
     let entry = target.memory.read_u64(block + offset_of!(RuntimeBlock, host_entry) as u64);
     let entry = entry.map_err(|e| Error::from_memory(target, e))?;
-    let point = Point::new(target, &view);
+    let point = Point::new(target, &view, worker);
     let errand = Errand { entry, lift: None };
     match doorbell::borrow_at(target, errand, &point, Deadline::after(PATIENCE)) {
         Ok(_) => await_arrival(target, block),

@@ -14,7 +14,7 @@ use crate::threads;
 use crate::transition::look::{StackCache, modules, registers};
 use std::ops::Range;
 use suture_link::{LoadedObject, ProcessView};
-use suture_unwind::{Frame, Module, Unwinder};
+use suture_unwind::{Bottom, Frame, Module, Unwinder, Walk};
 
 /// Room a callback gets on a borrowed stack, in bytes.
 const ROOM: u64 = 64 << 10;
@@ -106,12 +106,14 @@ pub struct Point<'t> {
     wrappers: Vec<Range<u64>>,
     /// The main executable defines the allocator: its frames may be inside of it.
     own_allocator: bool,
+    /// Thread id of the runtime's worker.
+    worker: u32,
 }
 
 impl<'t> Point<'t> {
     /// Reads what the points of a process are decided by.
     #[must_use]
-    pub fn new(target: &'t Target, view: &ProcessView<'_>) -> Self {
+    pub fn new(target: &'t Target, view: &ProcessView<'_>, worker: u32) -> Self {
         let library = threads::library(view).map(|l| l.base);
         let main = view.objects.iter().position(|o| o.main).unwrap_or(0);
         let defines = |o: &LoadedObject, name: &str| {
@@ -141,6 +143,7 @@ impl<'t> Point<'t> {
             objects: view.objects.iter().map(|o| (o.range(), owner(o))).collect(),
             wrappers,
             own_allocator: allocator.is_some_and(|o| o.main),
+            worker,
         }
     }
 
@@ -149,8 +152,18 @@ impl<'t> Point<'t> {
         found.map_or(Owner::Program, |(_, owner)| *owner)
     }
 
+    fn walk(&self, start: suture_unwind::Registers) -> Option<Walk> {
+        let mut unwinder = Unwinder::new(self.modules.as_slice(), Vec::new());
+        unwinder.walk(start, &StackCache::new(self.target)).ok()
+    }
+
     /// Why a stack is not at a suitable point. `waits` = the thread was stopped in a call of [`WAITS`].
-    fn judge(&self, frames: &[Frame], waits: bool) -> Option<&'static str> {
+    fn judge(&self, walk: &Walk, waits: bool) -> Option<&'static str> {
+        let frames = &walk.frames;
+        // The stack of a coroutine may be of any size.
+        if !matches!(walk.bottom, Bottom::ProcessStart | Bottom::ThreadStart) {
+            return Some("on a stack of its own");
+        }
         if frames.iter().any(|f| f.trampoline) {
             return Some("in a signal handler");
         }
@@ -201,26 +214,27 @@ impl std::fmt::Debug for Point<'_> {
 }
 
 impl Place for Point<'_> {
-    fn may_be(&self, thread: &ThreadFacts) -> bool {
-        let Some(call) = thread.call.as_ref() else { return thread.state == 'R' };
+    fn unfit(&self, thread: &ThreadFacts) -> Option<&'static str> {
+        if i64::from(thread.tid) == i64::from(self.worker) {
+            return Some("made by the runtime");
+        }
+        let Some(call) = thread.call.as_ref() else {
+            return (thread.state != 'R').then_some("blocked outside a system call");
+        };
         if !WAITS.contains(&call.nr) {
-            return false;
+            return Some("in a call that may hold something");
         }
         // Most are told apart without a stop. One whose walk needs its registers may be at such a point.
         let start = suture_unwind::Registers::from_pc_sp(call.pc, call.sp);
-        match Unwinder::new(self.modules.as_slice(), Vec::new()).walk(start, &StackCache::new(self.target)) {
-            Ok(walk) => self.judge(&walk.frames, true).is_none(),
-            Err(_) => true,
-        }
+        let walk = self.walk(start)?;
+        self.judge(&walk, true)
     }
 
     fn refusal(&self, regs: &Registers) -> Option<&'static str> {
         let waits = regs.orig_rax.cast_signed() >= 0 && WAITS.contains(&regs.orig_rax);
-        let memory = StackCache::new(self.target);
-        let Ok(walk) = Unwinder::new(self.modules.as_slice(), Vec::new()).walk(registers(regs), &memory)
-        else {
+        let Some(walk) = self.walk(registers(regs)) else {
             return Some("on a stack that cannot be walked");
         };
-        self.judge(&walk.frames, waits).or_else(|| (!self.has_room(regs.rsp)).then_some("short of stack"))
+        self.judge(&walk, waits).or_else(|| (!self.has_room(regs.rsp)).then_some("short of stack"))
     }
 }
