@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::atomic::Ordering::Relaxed;
@@ -81,7 +81,9 @@ pub fn supervise(exe: &Path, arguments: &[String], limit: Duration) -> Result<Ou
     let board = SharedBoard::create()?;
     let mut command = Command::new(exe);
     command.arg("worker").arg("--board").arg(board.raw_fd().to_string()).args(arguments);
-    let spawned = command.spawn();
+    // A group of its own: a forked child may hang when the worker has ended, and would go on for ever, with our
+    // standard output open.
+    let spawned = command.process_group(0).spawn();
     let mut child = spawned.map_err(|source| Error::System { what: "start a worker", source })?;
     let ended = wait(&mut child, limit)?;
     let end = match ended {
@@ -95,7 +97,7 @@ pub fn supervise(exe: &Path, arguments: &[String], limit: Duration) -> Result<Ou
     Ok(Outcome { end, board })
 }
 
-/// Waits for the end of `child`; after `limit` kills it and gives `None`.
+/// Waits for the end of `child`, at most `limit`, and kills what is left of its group. `None`: it had not ended.
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let system = |what| move |source| Error::System { what, source };
     // SAFETY: plain system call on a child that was not waited for.
@@ -114,10 +116,11 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
             break ready;
         }
     };
+    // SAFETY: plain system call on the group of a child that was not waited for: the number is nobody else's.
+    unsafe { libc::killpg(child.id().cast_signed(), libc::SIGKILL) };
     if ready > 0 {
         return Ok(Some(child.wait().map_err(system("wait for a worker"))?));
     }
-    child.kill().map_err(system("kill a worker"))?;
     child.wait().map_err(system("wait for a killed worker"))?;
     Ok(None)
 }
