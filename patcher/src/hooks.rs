@@ -74,9 +74,7 @@ fn want_in(
     hooks: &mut Vec<Hook>,
 ) {
     let object = &view.objects[index];
-    let defined = object.tables.named(name).into_iter().find(|s| s.section != 0 && s.value != 0);
-    let Some(symbol) = defined else { return };
-    let entry = Vaddr(symbol.value);
+    let Some(entry) = object.defined(name) else { return };
     let there = sites.iter().any(|s| s.hook == kind && s.plan.entry == (object.base + entry).0);
     if !there {
         hooks.push(Hook { kind, object: index, entry, name });
@@ -84,7 +82,7 @@ fn want_in(
 }
 
 fn defined(view: &ProcessView<'_>, name: &str) -> bool {
-    view.objects.iter().any(|o| o.tables.named(name).iter().any(|s| s.section != 0 && s.value != 0))
+    view.objects.iter().any(|o| o.defined(name).is_some())
 }
 
 /// Whether anybody but libgcc, which prefers `_dl_find_object`, and libc itself imports

@@ -7,7 +7,7 @@
 use crate::error::Error;
 use crate::target::Target;
 use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
-use suture_elf::{Addr, Memory, Vaddr};
+use suture_elf::{Addr, Memory};
 use suture_link::{LoadedObject, ProcessView};
 
 /// What dispatchers and looks at threads need to know.
@@ -42,13 +42,8 @@ const GETTID: &str = "gettid";
 /// The C library: the object that describes its threads.
 #[must_use]
 pub fn library<'v>(view: &'v ProcessView<'_>) -> Option<&'v LoadedObject> {
-    let has = |name| view.objects.iter().find(move |o| o.namespace == 0 && symbol(o, name).is_some());
+    let has = |name| view.objects.iter().find(move |o| o.namespace == 0 && o.defined(name).is_some());
     has(TID).or_else(|| has(GETTID))
-}
-
-fn symbol(object: &LoadedObject, name: &str) -> Option<Vaddr> {
-    let named = object.tables.named(name);
-    named.into_iter().find(|s| s.section != 0 && s.value != 0).map(|s| Vaddr(s.value))
 }
 
 /// Reads the layout.
@@ -59,7 +54,7 @@ pub fn layout(target: &Target, view: &ProcessView<'_>) -> Result<ThreadLayout, E
     let unknown = |what: &str| Error::Unreadable { pid: target.pid(), what: what.into() };
     let libc = library(view).ok_or_else(|| unknown("no C library is loaded in it that is known"))?;
     let read = |name: &str, len: usize| {
-        let at = libc.base + symbol(libc, name)?;
+        let at = libc.base + libc.defined(name)?;
         Some(target.memory.read_vec(at, len).map_err(|e| Error::from_memory(target, e)))
     };
     let (offset, linked) = match read(TID, 12) {
@@ -70,7 +65,7 @@ pub fn layout(target: &Target, view: &ProcessView<'_>) -> Result<ThreadLayout, E
         unknown("its C library does not say how its threads are numbered (glibc 2.34 or later, or musl, is needed)")
     })?;
     let exported = view.objects.iter().filter(|o| o.namespace == 0).find_map(|o| {
-        let at = o.base + symbol(o, STACK_END)?;
+        let at = o.base + o.defined(STACK_END)?;
         target.memory.read_u64(at).ok()
     });
     let main_stack_end = match exported {

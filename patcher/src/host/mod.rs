@@ -90,10 +90,8 @@ fn functions(target: &Target, view: &ProcessView<'_>, mode: u32) -> Result<[u64;
     let main = view.objects.iter().position(|o| o.main).unwrap_or(0);
     let scope = view.scope_of(main);
     let find = |name: &str| {
-        scope.iter().map(|at| &view.objects[*at]).filter(|o| !o.runtime).find_map(|object| {
-            let defined = object.tables.named(name).into_iter().find(|s| s.section != 0 && s.value != 0)?;
-            Some(object.base.0.wrapping_add(defined.value))
-        })
+        let objects = scope.iter().map(|at| &view.objects[*at]).filter(|o| !o.runtime);
+        objects.into_iter().find_map(|o| Some((o.base + o.defined(name)?).0))
     };
     let mut found = [0; 5];
     for (at, name) in NAMES.into_iter().enumerate().take(if mode == OWN { 5 } else { 1 }) {

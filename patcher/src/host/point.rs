@@ -12,6 +12,7 @@ use crate::sys::ptrace::Registers;
 use crate::target::Target;
 use crate::threads;
 use crate::transition::look::{StackCache, modules, registers};
+use std::cell::RefCell;
 use std::ops::Range;
 use suture_link::{LoadedObject, ProcessView};
 use suture_unwind::{Bottom, Frame, Module, Unwinder, Walk};
@@ -101,7 +102,8 @@ enum Owner {
 /// The points of one process.
 pub struct Point<'t> {
     target: &'t Target,
-    modules: Vec<Module>,
+    /// Remembers what it learnt: a thread that was walked before its stop is held the shorter.
+    unwinder: RefCell<Unwinder<Vec<Module>>>,
     objects: Vec<(Range<u64>, Owner)>,
     wrappers: Vec<Range<u64>>,
     /// The main executable defines the allocator: its frames may be inside of it.
@@ -116,15 +118,12 @@ impl<'t> Point<'t> {
     pub fn new(target: &'t Target, view: &ProcessView<'_>, worker: u32) -> Self {
         let library = threads::library(view).map(|l| l.base);
         let main = view.objects.iter().position(|o| o.main).unwrap_or(0);
-        let defines = |o: &LoadedObject, name: &str| {
-            o.tables.named(name).into_iter().any(|s| s.section != 0 && s.value != 0)
-        };
         let scope = view.scope_of(main);
-        let allocator = scope.into_iter().map(|at| &view.objects[at]).find(|o| defines(o, "malloc"));
+        let allocator = scope.into_iter().map(|at| &view.objects[at]).find(|o| o.defined("malloc").is_some());
         let allocator = allocator.filter(|o| Some(o.base) != library);
         let owner = |o: &LoadedObject| match allocator {
             _ if Some(o.base) == library => Owner::Library,
-            _ if defines(o, "_dl_find_object") || o.name.starts_with("ld-") => Owner::Loader,
+            _ if o.defined("_dl_find_object").is_some() || o.name.starts_with("ld-") => Owner::Loader,
             Some(allocator) if !allocator.main && allocator.base == o.base => Owner::Allocator,
             _ => Owner::Program,
         };
@@ -139,7 +138,7 @@ impl<'t> Point<'t> {
         }
         Self {
             target,
-            modules: modules(view),
+            unwinder: RefCell::new(Unwinder::new(modules(view), Vec::new())),
             objects: view.objects.iter().map(|o| (o.range(), owner(o))).collect(),
             wrappers,
             own_allocator: allocator.is_some_and(|o| o.main),
@@ -153,8 +152,7 @@ impl<'t> Point<'t> {
     }
 
     fn walk(&self, start: suture_unwind::Registers) -> Option<Walk> {
-        let mut unwinder = Unwinder::new(self.modules.as_slice(), Vec::new());
-        unwinder.walk(start, &StackCache::new(self.target)).ok()
+        self.unwinder.borrow_mut().walk(start, &StackCache::new(self.target)).ok()
     }
 
     /// Why a stack is not at a suitable point. `waits` = the thread was stopped in a call of [`WAITS`].
@@ -201,7 +199,7 @@ impl<'t> Point<'t> {
 
     fn has_room(&self, sp: u64) -> bool {
         let Ok(maps) = self.target.maps() else { return false };
-        let Some(region) = maps.regions.iter().find(|r| (r.start..r.end).contains(&sp)) else { return false };
+        let Some(region) = maps.region_at(sp) else { return false };
         // The first thread's stack grows by itself.
         region.path.as_deref() == Some("[stack]") || sp - region.start >= ROOM
     }

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 use suture_abi::RUNTIME_SONAME;
-use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, Symbols};
+use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, Symbols, Vaddr};
 
 /// An object of the process, its file proven to be the mapped one.
 #[derive(Debug)]
@@ -55,6 +55,13 @@ impl LoadedObject {
     #[must_use]
     pub fn relocations(&self) -> &[Reloc] {
         self.relocations.get_or_init(|| self.tables.relocations().unwrap_or_default())
+    }
+
+    /// Address of the first symbol of that name that it defines, relative to its base.
+    #[must_use]
+    pub fn defined(&self, name: &str) -> Option<Vaddr> {
+        let named = self.tables.named(name);
+        named.into_iter().find(|s| s.section != 0 && s.value != 0).map(|s| Vaddr(s.value))
     }
 
     /// Symbols of its debug file, where the object itself is stripped and there is such a file.
