@@ -147,10 +147,13 @@ fn read_word(target: &Target, site: &Site) -> Result<u64, Error> {
     Ok(u64::from_le_bytes(word))
 }
 
-/// Whether nothing is mapped where a site was.
-fn is_gone(target: &Target, site: &Site) -> bool {
-    let maps = target.maps();
-    maps.is_ok_and(|maps| !maps.regions.iter().any(|r| (r.start..r.end).contains(&site.store_addr)))
+/// The word of a site, or `None` where nothing is mapped any more.
+fn mapped_word(target: &Target, site: &Site) -> Result<Option<u64>, Error> {
+    let is_gone = || target.maps().is_ok_and(|maps| maps.region_at(site.store_addr).is_none());
+    match read_word(target, site) {
+        Err(_) if is_gone() => Ok(None),
+        read => read.map(Some),
+    }
 }
 
 /// Looks at a site.
@@ -158,10 +161,7 @@ fn is_gone(target: &Target, site: &Site) -> bool {
 /// # Errors
 /// When the process is gone or its memory cannot be read.
 pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
-    let live = match read_word(target, site) {
-        Err(_) if is_gone(target, site) => return Ok(Live::Gone),
-        read => read?,
-    };
+    let Some(live) = mapped_word(target, site)? else { return Ok(Live::Gone) };
     let mask = own_mask(site);
     // Of a punned jump the four bytes behind it are part of the jump: a breakpoint in them sends it
     // into nowhere.
@@ -230,11 +230,8 @@ pub fn arm(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), 
 /// # Errors
 /// When the process is gone or the store did not take.
 pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
-    if look(writer.target(), site)? == Live::Gone {
-        return Ok(true);
-    }
+    let Some(live) = mapped_word(writer.target(), site)? else { return Ok(true) };
     let mask = own_mask(site);
-    let live = read_word(writer.target(), site)?;
     if live & mask == site.old_word & mask {
         return Ok(true);
     }
