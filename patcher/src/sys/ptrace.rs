@@ -18,6 +18,7 @@ use super::urgent::await_child;
 use crate::seccomp::bpf::Instruction;
 use std::io;
 use std::time::Duration;
+use suture_runtime::worker::SYNCHRONOUS;
 
 /// Registers of a stopped thread, as `PTRACE_GETREGS` gives them.
 pub type Registers = libc::user_regs_struct;
@@ -375,6 +376,3 @@ impl Traced {
         }
     }
 }
-
-/// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS.
-const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);
