@@ -211,7 +211,11 @@ pub fn shadow_line(indent: &str, count: &Count) -> String {
 }
 
 fn function_line(text: &mut String, f: &FunctionStatus) {
-    let mark = if f.site == "armed" { String::new() } else { format!("  SITE {}", f.site.to_uppercase()) };
+    let mark = match f.site {
+        "armed" => String::new(),
+        "unarmed" => "  not armed".into(),
+        site => format!("  SITE {}", site.to_uppercase()),
+    };
     let nop = if f.nop { "  (back to the old function)" } else { "" };
     let _ = writeln!(
         text,

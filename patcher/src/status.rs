@@ -119,8 +119,8 @@ pub struct FunctionStatus {
     pub old: u64,
     /// Entry of the new function.
     pub new: u64,
-    /// `armed`, `lost` (the bytes are the file's again), `foreign` (somebody else's) or `gone` (the object was
-    /// unloaded).
+    /// `armed`, `unarmed` (the patch is prepared, no more), `lost` (the bytes are the file's again), `foreign`
+    /// (somebody else's) or `gone` (the object was unloaded).
     pub site: &'static str,
     /// The patch only takes an older patch's replacement away, for the time of the transition.
     pub nop: bool,
@@ -251,6 +251,8 @@ fn function_status(
 ) -> Result<FunctionStatus, Error> {
     let state = match stores::look(target, &site.plan)? {
         Live::Armed => "armed",
+        // Of a patch that is prepared, or about to be let go.
+        Live::Original if site.state != SITE_ARMED => "unarmed",
         Live::Original => "lost",
         Live::Foreign(_) => "foreign",
         Live::Gone => "gone",

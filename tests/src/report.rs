@@ -90,7 +90,7 @@ pub fn patched_at_last(pid: i32, name: &str) -> bool {
     })
 }
 
-/// Where the functions of a patch stand: `armed`, `lost` or `foreign`, in descriptor order.
+/// Where the functions of a patch stand: `armed`, `unarmed`, `lost`, `foreign` or `gone`, in descriptor order.
 ///
 /// # Panics
 /// When the patch is not in the process.
