@@ -2,7 +2,6 @@
 
 use super::look::Looker;
 use super::own_stacks;
-use super::registered::{self, Stack};
 use super::threads::{self, Thread};
 use crate::error::Error;
 use crate::target::books::Books;
@@ -11,6 +10,7 @@ use std::ops::Range;
 use suture_elf::MapsSnapshot;
 use suture_scan::proc::Syscall;
 use suture_stack::hidden::Hidden;
+use suture_stack::registered::{self, Stack};
 
 /// What was found before the threads are looked at.
 #[derive(Debug)]
@@ -62,7 +62,8 @@ impl Guard {
         let threads = threads::read(target, self.worker)?;
         let before =
             threads.iter().filter_map(|t| Some((t.own, looker.records.word(target, t.own)?))).collect();
-        let stacks = registered::read(target, looker.stacks).map_err(|e| Error::from_memory(target, e))?;
+        let stacks =
+            registered::read(&target.memory, looker.stacks).map_err(|e| Error::from_memory(target, e))?;
         let mut known: Vec<_> = stacks.iter().map(Stack::range).chain(self.fixed.iter().cloned()).collect();
         // What is live on threads' own stacks is found when they are looked at.
         let sp = |tid: i32| {

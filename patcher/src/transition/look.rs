@@ -7,7 +7,7 @@
 
 use super::guard::Guard;
 use super::late::Late;
-use super::looks::{By, Looks};
+use super::looks::Looks;
 use super::records::Records;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
@@ -33,6 +33,7 @@ use suture_link::ProcessView;
 use suture_runtime::transition::searched::searched;
 use suture_scan::Interval;
 use suture_scan::proc::{Stat, Syscall, run_count};
+use suture_stack::By;
 use suture_unwind::{Module, Register, Registers, Unwinder};
 
 /// What a look says.

@@ -48,17 +48,6 @@ impl Looks {
     }
 }
 
-/// By what a stack was found clear.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
-    /// A scan of its words.
-    Scan,
-    /// A walk with call frame information.
-    Cfi,
-    /// A walk with a stack height from code.
-    Height,
-}
-
 /// How threads came to the other side in a transition, whoever commanded it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct MovedBy {

@@ -14,7 +14,6 @@ pub mod looks;
 pub mod own_stacks;
 pub mod progress;
 pub mod records;
-pub mod registered;
 pub mod threads;
 mod verdict;
 

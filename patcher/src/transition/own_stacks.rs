@@ -10,7 +10,6 @@
 //! read before that search: whoever entered a searched function since then has passed a dispatcher, and is
 //! not moved.
 
-use super::registered;
 use crate::error::Error;
 use crate::target::Target;
 use crate::target::books::Books;
@@ -22,6 +21,7 @@ use suture_link::ProcessView;
 use suture_scan::Interval;
 use suture_stack::hidden::{Hidden, Search, search};
 use suture_stack::hints::{self, Hint};
+use suture_stack::registered;
 use suture_unwind::Module;
 
 /// Most memory that is searched at one time.
@@ -63,7 +63,8 @@ pub fn find(target: &Target, view: &ProcessView<'_>, books: &Books) -> Result<Ow
             crate::threads::library(view).map(|o| Module::new(o.path.clone(), o.base, o.file.clone()));
         let context = library.and_then(|m| m.context_return());
         let table: Vec<_> = context.map(|c| Interval { first: c.start, last: c.start }).into_iter().collect();
-        let known = registered::read(target, books.stacks).map_err(|e| Error::from_memory(target, e))?;
+        let known =
+            registered::read(&target.memory, books.stacks).map_err(|e| Error::from_memory(target, e))?;
         // The books of the runtime name the place that is looked for, too.
         let known: Vec<_> =
             known.iter().map(registered::Stack::range).chain(books.own.iter().cloned()).collect();

@@ -1,95 +1,168 @@
-//! Where the stacks of glibc's threads end.
+//! Where threads' stacks end, and what a process's C library says of its threads.
 //!
 //! The end of a mapping is not the end of a stack: one page of it that was locked or kept from
 //! `fork` splits it. What proves the end lies in the process: the loader publishes where the main
 //! thread's stack begins, and above the frames of every other thread lies its control block.
+//!
+//! glibc's own description for thread debuggers (`libthread_db`) is exported data: where the thread id lies in
+//! a thread's header. musl has none, but its `gettid` reads the id there. Dispatchers do the same.
 
-use suture_elf::{Addr, Base, Memory, ObjectFile, Vaddr};
-use suture_scan::{End, Ranges, Scanner, Step};
+use crate::scan::{Scanned, scan};
+use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
+use std::ops::Range;
+use suture_elf::{Addr, Memory, MemoryError};
+use suture_scan::{End, Ranges, StackEnd};
+use thiserror::Error;
 
-/// How the ends of one process's stacks are recognised.
+/// `struct pthread`'s thread id in glibc: bits, count, offset.
+pub const TID: &str = "_thread_db_pthread_tid";
+/// Where the main thread's stack ends, published by glibc's loader.
+pub const STACK_END: &str = "__libc_stack_end";
+/// Where musl has its threads' ids.
+pub const GETTID: &str = "gettid";
+
+/// What dispatchers and looks at threads need to know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Ends {
-    /// `__libc_stack_end`: where the main thread's stack begins.
-    pub main: Option<u64>,
-    /// Offset of a thread's number in its control block.
-    pub tid_offset: Option<u32>,
+pub struct ThreadLayout {
+    /// Offset of the thread id from `fs`.
+    pub thread_id: u32,
+    /// Where the main thread's stack ends ([`STACK_END`]), 0 = not known.
+    pub main_stack_end: u64,
+    /// Threads' headers are in a ring (musl), instead of naming themselves twice (glibc).
+    pub linked: bool,
 }
 
-impl Ends {
-    /// Finds them among the loaded objects.
+/// A C library whose threads cannot be told apart.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LayoutError {
+    /// What it says is not understood.
+    #[error(
+        "its C library does not say how its threads are numbered (glibc 2.34 or later, or musl, is needed)"
+    )]
+    Unknown,
+    /// Its memory cannot be read.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+}
+
+/// One thread, as its process sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnThread {
+    /// Its number in the process's own pid namespace (the last one of `NSpid`).
+    pub tid: u32,
+    /// It is the thread that the process was started with.
+    pub main: bool,
+}
+
+impl ThreadLayout {
+    /// Asks the C library, whose symbols `defined` finds.
     ///
-    /// # Examples
-    /// ```no_run
-    /// # fn example(view: &[(suture_elf::Base, suture_elf::ObjectFile)], memory: &dyn suture_elf::Memory) {
-    /// let ends = suture_stack::ends::Ends::find(view.iter().map(|(base, file)| (*base, file)), memory);
-    /// // 4711 is the thread's number as the process itself sees it: the last of `NSpid`.
-    /// let end = ends.of_thread(4711, 4711);
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn find<'a>(objects: impl IntoIterator<Item = (Base, &'a ObjectFile)>, memory: &dyn Memory) -> Self {
-        let mut ends = Self::default();
-        for (base, file) in objects {
-            ends.main = ends.main.or_else(|| {
-                let symbol = file.symbols().named("__libc_stack_end").find(|s| s.dynamic)?;
-                memory.read_u64(base + symbol.addr).ok().filter(|end| *end != 0)
-            });
-            ends.tid_offset = ends.tid_offset.or_else(|| tid_offset(file));
-        }
-        ends
+    /// # Errors
+    /// When it says nothing that is understood.
+    pub fn read(
+        memory: &dyn Memory,
+        defined: &dyn Fn(&str) -> Option<Addr>,
+        main_stack_end: u64,
+    ) -> Result<Self, LayoutError> {
+        let read = |name: &str, len: usize| Some(memory.read_vec(defined(name)?, len));
+        let (offset, linked) = match read(TID, 12) {
+            Some(described) => (described_offset(&described?), false),
+            None => (read(GETTID, 32).transpose()?.and_then(|code| offset_read_by(&code)), true),
+        };
+        let thread_id = offset.filter(|at| *at < 4096 && at % 4 == 0).ok_or(LayoutError::Unknown)?;
+        Ok(Self { thread_id, main_stack_end, linked })
     }
 
-    /// How the end of a thread's stack is recognised. Both numbers are those that the process itself
-    /// sees.
+    /// Scans a thread's own stack from an address to its proven end. What lies in `holes` is passed over.
     #[must_use]
-    pub fn of_thread(&self, process: u32, thread: u32) -> End {
-        match (thread == process, self.main, self.tid_offset) {
-            (true, Some(main), _) => End::Address(main),
-            (false, _, Some(tid_offset)) => End::ThreadBlock { tid: thread, tid_offset },
-            _ => End::Unknown,
+    pub fn scan(
+        &self,
+        thread: OwnThread,
+        from: u64,
+        ranges: &Ranges<'_>,
+        memory: &dyn Memory,
+        holes: &[Range<u64>],
+    ) -> Scanned {
+        if thread.main && self.main_stack_end > from {
+            let scanned = scan(from, End::Address(self.main_stack_end), ranges, memory, holes);
+            if scanned.outcome.end != StackEnd::Unproven {
+                return scanned;
+            }
+        }
+        // Also for the main thread: after a fork it is the thread that called it, on that thread's stack.
+        let (tid, tid_offset) = (thread.tid, self.thread_id);
+        if !self.linked {
+            return scan(from, End::ThreadBlock { tid, tid_offset }, ranges, memory, holes);
+        }
+        let mut scanned = scan(from, End::LinkedBlock { tid, tid_offset }, ranges, memory, holes);
+        if let StackEnd::Proven(at) = scanned.outcome.end
+            && !is_linked(memory, Addr(at))
+        {
+            scanned.outcome.end = StackEnd::Unproven;
+        }
+        scanned
+    }
+
+    /// Where the stack ends that an address lies on, if it is this thread's.
+    #[must_use]
+    pub fn end_of(&self, thread: OwnThread, at: u64, memory: &dyn Memory) -> Option<u64> {
+        match self.scan(thread, at & !7, &Ranges::default(), memory, &[]).outcome.end {
+            StackEnd::Proven(end) => Some(end),
+            StackEnd::Unproven => None,
         }
     }
 }
 
-/// Reads libc's description of the field for debuggers: bits, count, offset.
-fn tid_offset(file: &ObjectFile) -> Option<u32> {
-    let symbol = file.symbols().named("_thread_db_pthread_tid").find(|s| s.dynamic)?;
-    let word = |i: u64| {
-        let bytes = file.bytes_at(Vaddr(symbol.addr.0.checked_add(4 * i)?), 4)?;
-        bytes.first_chunk().copied().map(u32::from_le_bytes)
-    };
-    (word(0)? == 32 && word(1)? == 1).then(|| word(2))?
+/// Whether the header of a thread of musl is at an address: its neighbours in the ring say so.
+fn is_linked(memory: &dyn Memory, at: Addr) -> bool {
+    const PREV: u64 = 0x10;
+    const NEXT: u64 = 0x18;
+    let word = |at: Addr| memory.read_u64(at).unwrap_or(0);
+    let (prev, next) = (word(at + PREV), word(at + NEXT));
+    // A thread that was made is never alone in it.
+    prev != at.0 && next != at.0 && word(Addr(prev) + NEXT) == at.0 && word(Addr(next) + PREV) == at.0
 }
 
-/// Reads a stack from its stack pointer to its end: pages one after the other, until the end is proven,
-/// nothing is mapped any more, or `most` bytes were read.
-///
-/// What proves the end of a thread's stack is among the bytes, so that a scan of them ends proven too. For
-/// use outside the target; inside, the worker feeds a scanner page by page.
-#[must_use]
-pub fn read_stack(memory: &dyn Memory, sp: u64, end: End, most: usize) -> Vec<u8> {
-    const PIECE: u64 = 0x4000;
-    const PAGE: u64 = 0x1000;
-    let nothing = Ranges::default();
-    let mut scanner = Scanner::new(&nothing, &mut [], sp, end);
-    let mut bytes = Vec::new();
-    let stop = match end {
-        End::Address(end) => end,
-        _ => u64::MAX,
-    };
-    let mut at = sp;
-    while at < stop && bytes.len() < most {
-        // To a boundary, so that a piece reaches over the end of a mapping only if that lies inside it.
-        let to = |size: u64| (at | (size - 1)).saturating_add(1).min(stop);
-        let read = |to: u64| memory.read_vec(Addr(at), (to - at) as usize);
-        let Ok(piece) = read(to(PIECE)).or_else(|_| read(to(PAGE))) else { break };
-        at += piece.len() as u64;
-        let words: Vec<u64> = piece.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-        bytes.extend(piece);
-        if scanner.feed(&words) == Step::Ended {
-            break;
+/// From the description for debuggers.
+fn described_offset(bytes: &[u8]) -> Option<u32> {
+    let (words, _) = bytes.as_chunks::<4>();
+    match words {
+        [bits, count, offset] if (u32::from_le_bytes(*bits), u32::from_le_bytes(*count)) == (32, 1) => {
+            Some(u32::from_le_bytes(*offset))
         }
+        _ => None,
     }
-    bytes
+}
+
+/// From code that gives the id: `mov r, fs:[0]; mov eax, [r + offset]; ret`.
+fn offset_read_by(code: &[u8]) -> Option<u32> {
+    let mut decoder = Decoder::new(64, code, DecoderOptions::NONE);
+    let header = decoder.decode();
+    let id = decoder.decode();
+    let reads_header = header.mnemonic() == Mnemonic::Mov
+        && header.memory_segment() == Register::FS
+        && header.memory_base() == Register::None
+        && header.memory_displacement64() == 0;
+    let reads_id = id.mnemonic() == Mnemonic::Mov
+        && id.op0_register() == Register::EAX
+        && id.memory_base() == header.op0_register()
+        && id.memory_index() == Register::None;
+    let ends = decoder.decode().mnemonic() == Mnemonic::Ret;
+    (reads_header && reads_id && ends).then(|| u32::try_from(id.memory_displacement64()).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_offset_is_read_from_code_of_the_known_shape_only() {
+        // mov rax, fs:[0]; mov eax, [rax + 0x30]; ret
+        let musl = [0x64, 0x48, 0x8b, 0x04, 0x25, 0, 0, 0, 0, 0x8b, 0x40, 0x30, 0xc3, 0xcc, 0xcc];
+        assert_eq!(offset_read_by(&musl), Some(0x30));
+        // mov eax, 186; syscall; ret
+        assert_eq!(offset_read_by(&[0xb8, 0xba, 0, 0, 0, 0x0f, 0x05, 0xc3]), None);
+        let other = [0x64, 0x48, 0x8b, 0x04, 0x25, 0x10, 0, 0, 0, 0x8b, 0x40, 0x30, 0xc3, 0xcc];
+        assert_eq!(offset_read_by(&other), None, "not the header");
+    }
 }

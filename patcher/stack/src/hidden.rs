@@ -12,7 +12,7 @@
 //! * Memory that is shared (mappings of files and of `memfd`).
 //! * The dead part below the stack pointer of a known stack, which is full of old return addresses: the
 //!   caller passes whole stacks as known. A coroutine whose stack is an array on a thread's own stack
-//!   is noticed otherwise, if `makecontext` made it: see [`crate::decide`].
+//!   is noticed otherwise, if `makecontext` made it: see [`crate::Doubt::Inside`].
 //! * The other direction: stacks of threads that have ended are kept by the C library for later and
 //!   still hold return addresses. They are found, and have to be judged by a person.
 
@@ -70,7 +70,7 @@ pub struct Search<'a> {
     pub memory: &'a dyn Memory,
     /// Its page map.
     pub pages: &'a dyn Pages,
-    /// Searched code: [`Searched::table`](crate::Searched::table).
+    /// Searched code.
     pub table: &'a [Interval],
     /// Memory that is looked at otherwise: stacks of all threads, whole; the runtime's own.
     pub known: &'a [Range<u64>],

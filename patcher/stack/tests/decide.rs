@@ -2,15 +2,19 @@
 
 #[path = "../../unwind/tests/common/mod.rs"]
 mod common;
+mod looks;
 
-use common::{Blocked, Stopped, Target, build, until, walk_bare};
+use common::{Blocked, Stopped, Target, build, until};
+use looks::Facts;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
-use suture_elf::{Addr, Base, Memory, ObjectFile, Vaddr};
+use suture_elf::{Base, ObjectFile, Vaddr};
 use suture_redirect::{FunctionCode, ObjectAnalysis};
-use suture_scan::{End, StackEnd};
-use suture_stack::ends::{Ends, read_stack};
-use suture_stack::{Kind, RawScan, Searched, SearchedBuilder, Verdict, decide, examine};
-use suture_unwind::{Bottom, Module, Unwinder};
+use suture_scan::{Interval, Ranges, StackEnd};
+use suture_stack::ends::OwnThread;
+use suture_stack::scan::Scanned;
+use suture_stack::{By, Doubt, Refusal};
+use suture_unwind::{FrameKind, Module, Registers, Unwinder};
 
 const PRELUDE: &str = "#define _GNU_SOURCE\n#include <unistd.h>\n#include <stdlib.h>\n#include <string.h>\n#include <signal.h>\n\
     #include <pthread.h>\n#include <ucontext.h>\n#include <sys/mman.h>\n#include <stdint.h>\n\
@@ -22,9 +26,10 @@ const PRELUDE: &str = "#define _GNU_SOURCE\n#include <unistd.h>\n#include <stdli
 struct Case {
     target: Target,
     program: PathBuf,
-    modules: Vec<Module>,
-    searched: Searched,
-    ends: Ends,
+    facts: Facts,
+    /// The code of `f` and of its parts.
+    body: Range<u64>,
+    parts: Vec<Range<u64>>,
 }
 
 impl Case {
@@ -36,22 +41,18 @@ impl Case {
         until("the program to wait", || {
             target.threads().iter().find_map(|t| common::blocked(target.pid(), *t).filter(|b| b.number == 0))
         });
-        let modules = target.modules();
+        let facts = Facts::of(target.pid());
         let file = ObjectFile::open(&program).unwrap();
-        let object = ObjectAnalysis::new(&file);
-        let base = base_of(&modules, &program);
-        let mut builder = SearchedBuilder::new();
+        let base = base_of(&facts.modules, &program);
         let entry = file.symbols().functions_named("f")[0].addr;
-        builder.original(1, base, &FunctionCode::of(&object, entry).unwrap());
-        builder.markers(&modules);
-        let libraries = ["/lib64/ld-linux-x86-64.so.2", "/lib/x86_64-linux-gnu/libc.so.6"];
-        let files = libraries.map(|path| {
-            let path = std::fs::canonicalize(path).unwrap();
-            (base_of(&modules, &path), ObjectFile::open(&path).unwrap())
-        });
-        let ends = Ends::find(files.iter().map(|(base, file)| (*base, file)), &target.memory());
-        assert!(ends.main.is_some() && ends.tid_offset.is_some(), "{ends:?}");
-        Self { target, program, modules, searched: builder.build(), ends }
+        let code = FunctionCode::of(&ObjectAnalysis::new(&file), entry).unwrap();
+        let addresses = |r: &Range<Vaddr>| (base + r.start).0..(base + r.end).0;
+        let (body, parts) = (addresses(&code.body), code.parts.iter().map(addresses).collect());
+        Self { target, program, facts, body, parts }
+    }
+
+    fn main(&self) -> i32 {
+        self.target.pid()
     }
 
     fn thread(&self) -> i32 {
@@ -59,30 +60,32 @@ impl Case {
         until("the thread", || self.target.threads().into_iter().find(|t| *t != pid))
     }
 
-    fn scan(&self, tid: i32, at: Blocked) -> RawScan {
-        let end = self.ends.of_thread(self.target.pid() as u32, tid as u32);
-        let stack = read_stack(&self.target.memory(), at.sp, end, 64 << 20);
-        self.searched.scan(at.pc, at.sp, &stack, end)
+    /// `f`, hooked at its entry, and its parts.
+    fn searched(&self) -> Vec<Interval> {
+        let body = Interval { first: self.body.start + 1, last: self.body.end };
+        let parts = self.parts.iter().map(|r| Interval { first: r.start, last: r.end });
+        let mut all: Vec<_> = parts.chain([body]).collect();
+        all.sort_unstable();
+        all
     }
 
-    fn walk(&self, at: Blocked) -> Verdict {
-        let walk = walk_bare(&mut Unwinder::new(&self.modules, Vec::new()), at, &self.target.memory());
-        examine(walk.as_ref(), &self.searched)
+    fn waits(&self, tid: i32) -> Blocked {
+        self.target.blocked(tid, 0)
     }
 
-    /// The verdicts on a thread that waits for input.
-    fn both(&self, tid: i32) -> (RawScan, Verdict) {
-        let at = self.target.blocked(tid, 0);
-        (self.scan(tid, at), self.walk(at))
+    /// What a scan of a thread that waits for input comes to.
+    fn scan(&self, tid: i32) -> Scanned {
+        self.facts.scan(tid, self.waits(tid).sp, &self.searched())
     }
 
-    fn main(&self) -> (RawScan, Verdict) {
-        self.both(self.target.pid())
+    /// The verdict on it.
+    fn check(&self, tid: i32) -> Result<By, Refusal> {
+        self.facts.check(tid, self.waits(tid), &self.searched())
     }
 
     fn address(&self, name: &str) -> u64 {
         let file = ObjectFile::open(&self.program).unwrap();
-        (base_of(&self.modules, &self.program) + file.symbols().functions_named(name)[0].addr).0
+        (base_of(&self.facts.modules, &self.program) + file.symbols().functions_named(name)[0].addr).0
     }
 }
 
@@ -90,8 +93,13 @@ fn base_of(modules: &[Module], path: &Path) -> Base {
     modules.iter().find(|m| Path::new(&m.name) == path).unwrap().base
 }
 
-fn is_live(verdict: &Verdict, kind: Kind) -> bool {
-    matches!(verdict, Verdict::OnStack { function: 1, kind: found, .. } if *found == kind)
+/// A frame of the code is on the stack.
+fn is_live(verdict: &Result<By, Refusal>, code: &Range<u64>) -> bool {
+    matches!(verdict, Err(Refusal::OnStack { pc, .. }) if code.start < *pc && *pc <= code.end)
+}
+
+fn is_walked(verdict: &Result<By, Refusal>) -> bool {
+    matches!(verdict, Ok(By::Cfi | By::Height))
 }
 
 const PLAIN: &str = "__attribute__((noipa)) int f(int x) { if (__builtin_expect(x == 7, 0)) return rare(x) + rare(x + 1); return wait_here(x) + 1; }\n\
@@ -103,13 +111,14 @@ const PLAIN: &str = "__attribute__((noipa)) int f(int x) { if (__builtin_expect(
 
 #[test]
 fn live_in_the_body_in_a_part_and_not_at_all() {
-    let (scan, verdict) = Case::start(PLAIN, &["f"]).main();
-    assert!(!scan.is_clean() && is_live(&verdict, Kind::Original), "{verdict}");
-    let (scan, verdict) = Case::start(PLAIN, &["c"]).main();
-    assert!(!scan.is_clean() && is_live(&verdict, Kind::Part), "{verdict}");
-    let (scan, verdict) = Case::start(PLAIN, &["o"]).main();
-    assert!(scan.is_clean(), "{scan:?}");
-    assert_eq!(verdict, Verdict::Clear(Some(Bottom::ProcessStart)));
+    let case = Case::start(PLAIN, &["f"]);
+    let verdict = case.check(case.main());
+    assert!(is_live(&verdict, &case.body), "{verdict:?}");
+    let case = Case::start(PLAIN, &["c"]);
+    let verdict = case.check(case.main());
+    assert!(case.parts.iter().any(|part| is_live(&verdict, part)), "{verdict:?}");
+    let case = Case::start(PLAIN, &["o"]);
+    assert_eq!(case.check(case.main()), Ok(By::Scan));
 }
 
 #[test]
@@ -117,15 +126,14 @@ fn threads_are_scanned_to_their_control_block() {
     for (arg, live) in [("t", true), ("u", false)] {
         let case = Case::start(PLAIN, &[arg]);
         let tid = case.thread();
-        let (scan, verdict) = case.both(tid);
+        let scan = case.scan(tid);
         assert!(matches!(scan.outcome.end, StackEnd::Proven(_)), "{scan:?}");
-        assert_eq!(scan.is_clean(), !live, "{scan:?}");
-        assert_eq!(verdict == Verdict::Clear(Some(Bottom::ThreadStart)), !live, "{verdict}");
+        let verdict = case.check(tid);
+        assert_eq!(is_live(&verdict, &case.body), live, "{verdict:?}");
+        assert_eq!(verdict == Ok(By::Scan), !live, "{verdict:?}");
         // Another thread's number does not fit: the end is not proven.
-        let at = case.target.blocked(tid, 0);
-        let wrong = End::ThreadBlock { tid: 1, tid_offset: case.ends.tid_offset.unwrap() };
-        let stack = read_stack(&case.target.memory(), at.sp, wrong, 64 << 20);
-        assert_eq!(case.searched.scan(at.pc, at.sp, &stack, wrong).outcome.end, StackEnd::Unproven);
+        let wrong = OwnThread { tid: 1, main: false };
+        assert_eq!(case.facts.layout.end_of(wrong, case.waits(tid).sp, &case.target.memory()), None);
     }
 }
 
@@ -140,12 +148,11 @@ fn a_split_mapping_does_not_hide_a_frame() {
         int main() { pthread_t t; pthread_create(&t, 0, work, 0); pthread_join(t, 0); return 0; }\n";
     let case = Case::start(source, &[]);
     let tid = case.thread();
-    let at = case.target.blocked(tid, 0);
-    let mapping = case.target.maps().region_at(at.sp).unwrap().clone();
-    let (scan, verdict) = case.both(tid);
-    assert_eq!(scan.outcome.seen, 1);
-    assert!(scan.hits[0].at > mapping.end, "the frame lies behind the split");
-    assert!(matches!(scan.outcome.end, StackEnd::Proven(_)) && is_live(&verdict, Kind::Original));
+    let split = case.target.maps().region_at(case.waits(tid).sp).unwrap().end;
+    assert_eq!(case.scan(tid).outcome.seen, 1);
+    let behind = case.facts.scan(tid, split, &case.searched());
+    assert_eq!(behind.outcome.seen, 1, "the frame lies behind the split");
+    assert!(matches!(behind.outcome.end, StackEnd::Proven(_)) && is_live(&case.check(tid), &case.body));
 }
 
 /// The alternate stack is an array in a frame above those that the signal interrupted: a scan from the
@@ -160,14 +167,12 @@ fn a_handler_on_a_stack_inside_the_stack() {
           return (n > 1 ? deeper(n) : f(n)) + room[n] + 1; }\n";
     for (args, live) in [(&[][..], true), (&["x"], false)] {
         let case = Case::start(source, args);
-        let (scan, verdict) = case.main();
+        let scan = case.scan(case.main());
         assert!(matches!(scan.outcome.end, StackEnd::Proven(_)), "the trap: {scan:?}");
+        assert_eq!(scan.outcome.seen, 0, "the trap: {scan:?}");
         assert!(scan.outcome.signal_frame.is_some());
-        assert!(!scan.is_clean(), "a scan must not decide this");
-        assert_eq!(is_live(&verdict, Kind::Original), live, "{verdict}");
-        // The return address of the handler alone would do too.
-        let marked = scan.hits.iter().flat_map(|h| case.searched.owners(h.range));
-        assert!(marked.into_iter().any(|m| m.kind == Kind::SignalReturn));
+        let verdict = case.check(case.main());
+        assert!(if live { is_live(&verdict, &case.body) } else { is_walked(&verdict) }, "{verdict:?}");
     }
 }
 
@@ -187,19 +192,16 @@ fn interrupted_at_the_first_instruction() {
     }
     // SAFETY: plain request; the signal is delivered before the next instruction.
     unsafe { libc::ptrace(libc::PTRACE_DETACH, stopped.tid, 0, libc::SIGUSR1) };
-    let at = case.target.blocked(case.target.pid(), 0);
-    let end = End::Address(case.ends.main.unwrap());
-    let stack = read_stack(&case.target.memory(), at.sp, end, 1 << 20);
-    for (kind, live) in [(Kind::Original, false), (Kind::New, true), (Kind::Part, true), (Kind::Copy, true)] {
-        let mut builder = SearchedBuilder::new();
-        builder.add(1, kind, entry..entry + 4);
-        let searched = builder.build();
-        let scan = searched.scan(at.pc, at.sp, &stack, end);
-        assert_eq!(scan.outcome.seen > 0, live, "{kind:?} {scan:?}");
-        let walk =
-            walk_bare(&mut Unwinder::new(&case.modules, Vec::new()), at, &case.target.memory()).unwrap();
-        assert!(walk.frames.iter().any(|f| f.pc == entry));
-        assert_eq!(is_live(&examine(Ok(&walk), &searched), kind), live, "{kind:?}");
+    let at = case.waits(case.main());
+    for hooked in [true, false] {
+        let searched = [Interval { first: entry + u64::from(hooked), last: entry + 4 }];
+        let scan = case.facts.scan(case.main(), at.sp, &searched);
+        assert_eq!(scan.outcome.seen > 0, !hooked, "{scan:?}");
+        let verdict = case.facts.check(case.main(), at, &searched);
+        match verdict {
+            Err(Refusal::OnStack { pc, .. }) => assert!(!hooked && pc == entry),
+            clear => assert!(hooked && is_walked(&clear), "{clear:?}"),
+        }
     }
 }
 
@@ -210,12 +212,16 @@ fn a_return_address_at_the_end() {
         __attribute__((noipa, noreturn, aligned(1))) void f(int x) { forever(x); }\n\
         int main(int n, char **v) { f(n); }\n";
     let case = Case::start(source, &[]);
-    let (scan, verdict) = case.main();
-    let Verdict::OnStack { pc, .. } = verdict else { panic!("{verdict}") };
-    let file = ObjectFile::open(&case.program).unwrap();
-    let f = file.symbols().functions_named("f")[0];
-    assert_eq!(pc, (base_of(&case.modules, &case.program) + Vaddr(f.addr.0 + f.size)).0);
-    assert_eq!(scan.outcome.seen, 1);
+    assert_eq!(case.scan(case.main()).outcome.seen, 1);
+    let verdict = case.check(case.main());
+    let Err(Refusal::OnStack { pc, .. }) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(pc, case.body.end);
+    // What begins there, without a hook, is not what the thread returns to: it would wait for ever.
+    let next = [Interval { first: pc, last: pc + 0x20 }];
+    let at = case.waits(case.main());
+    assert!(case.facts.scan(case.main(), at.sp, &next).outcome.seen > 0, "as a word it may be");
+    let verdict = case.facts.check(case.main(), at, &next);
+    assert!(is_walked(&verdict), "{verdict:?}");
 }
 
 #[test]
@@ -226,10 +232,9 @@ fn a_coroutine_is_not_the_threads_own_stack() {
           makecontext(&up, (void (*)(void))body, 1, n); return f(n) + room[n] + 1; }\n";
     // The coroutine's stack is inside the thread's: the scan reaches the true end, above `f`'s frame.
     let case = Case::start(source, &[]);
-    let (scan, verdict) = case.main();
-    assert!(matches!(scan.outcome.end, StackEnd::Proven(_)));
-    assert!(!scan.is_clean(), "{scan:?}");
-    assert_eq!(verdict, Verdict::NotItsOwnStack(Bottom::Context));
+    let scan = case.scan(case.main());
+    assert!(matches!(scan.outcome.end, StackEnd::Proven(_)) && scan.outcome.seen == 0, "{scan:?}");
+    assert_eq!(case.check(case.main()), Err(Refusal::Unreliable(Doubt::Coroutine)));
 }
 
 /// Suspended inside `f`, on a stack that lies in a frame of the thread that goes on: a walk calls the words
@@ -242,40 +247,32 @@ fn a_suspended_coroutine_inside_the_stack() {
         int main(int n, char **v) { char room[1 << 15]; getcontext(&up); up.uc_stack.ss_sp = room; up.uc_stack.ss_size = sizeof room;\n\
           makecontext(&up, (void (*)(void))body, 1, n); swapcontext(&back, &up); return goes_on(n) + room[n]; }\n";
     let case = Case::start(source, &[]);
-    let (scan, walked) = case.main();
-    assert_eq!(walked, Verdict::Clear(Some(Bottom::ProcessStart)), "the trap");
-    let at = case.target.blocked(case.target.pid(), 0);
-    let walk = || walk_bare(&mut Unwinder::new(&case.modules, Vec::new()), at, &case.target.memory());
-    let verdict = decide(&scan, &case.searched, walk);
-    let Verdict::HiddenStack { at: word } = verdict else { panic!("{verdict}") };
-    assert!(word > at.sp);
+    let at = case.waits(case.main());
+    let walk = Unwinder::new(&case.facts.modules, Vec::new())
+        .walk(Registers::from_pc_sp(at.pc, at.sp), &case.target.memory())
+        .unwrap();
+    let of_f = |f: &suture_unwind::Frame| f.kind == FrameKind::Caller && case.body.contains(&(f.pc - 1));
+    assert!(!walk.frames.iter().any(of_f), "the trap");
+    assert_eq!(case.check(case.main()), Err(Refusal::Unreliable(Doubt::Inside)));
     // Searching for something that the coroutine is not in: its stack is no obstacle.
-    let mut builder = SearchedBuilder::new();
-    builder.add(1, Kind::Original, case.address("rare")..case.address("rare") + 8);
-    builder.markers(&case.modules);
-    let searched = builder.build();
-    let end = End::Address(case.ends.main.unwrap());
-    let scan = searched.scan(at.pc, at.sp, &read_stack(&case.target.memory(), at.sp, end, 1 << 20), end);
-    assert!(scan.context.is_some() && scan.searched.is_none());
-    assert_eq!(decide(&scan, &searched, walk), Verdict::Clear(Some(Bottom::ProcessStart)));
+    let rare = [Interval { first: case.address("rare") + 1, last: case.address("rare") + 8 }];
+    let verdict = case.facts.check(case.main(), at, &rare);
+    assert!(is_walked(&verdict), "{verdict:?}");
 }
 
-/// A thread whose innermost frame is in the runtime's code, or that returns there.
+/// A thread that returns into the runtime's code.
 #[test]
 fn the_runtimes_code_is_never_clear() {
     let case = Case::start(PLAIN, &["o"]);
-    let at = case.target.blocked(case.target.pid(), 0);
-    let other = case.address("other");
-    let mut builder = SearchedBuilder::new();
+    let (at, other) = (case.waits(case.main()), case.address("other"));
     // As if `other` were a stub.
-    builder.runtime(other..other + 16);
-    let searched = builder.build();
-    let end = End::Address(case.ends.main.unwrap());
-    let stack = read_stack(&case.target.memory(), at.sp, end, 1 << 20);
-    assert!(!searched.scan(at.pc, at.sp, &stack, end).is_clean());
-    let arena = other..other + 16;
-    let walk =
-        walk_bare(&mut Unwinder::new(&case.modules, vec![0x1000..0x1001, arena]), at, &case.target.memory());
-    assert!(matches!(examine(walk.as_ref(), &searched), Verdict::Unreliable(_)));
-    assert!(case.target.memory().read_u64(Addr(other)).is_ok());
+    let arena = other..other + 64;
+    let searched = [Interval { first: arena.start, last: arena.end }];
+    let ranges = Ranges::new(&searched).unwrap();
+    let mut unwinder = Unwinder::new(&case.facts.modules, vec![0x1000..0x1001, arena]);
+    let verdict = case.facts.check_with(&mut unwinder, case.main(), at, ranges);
+    assert!(matches!(verdict, Err(Refusal::Unreliable(Doubt::Walk(_)))), "{verdict:?}");
+    let inside = Blocked { pc: other, ..at };
+    let verdict = case.facts.check_with(&mut unwinder, case.main(), inside, ranges);
+    assert_eq!(verdict, Err(Refusal::OnStack { pc: other, frames: vec![other] }));
 }

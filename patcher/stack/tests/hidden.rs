@@ -13,7 +13,6 @@ use suture_elf::{MapsSnapshot, ObjectFile};
 use suture_scan::Interval;
 use suture_stack::hidden::{Hidden, Search, search};
 use suture_stack::hints::{self, Hint};
-use suture_stack::{Kind, SearchedBuilder};
 use suture_unwind::{Module, Unwinder};
 
 /// Whole stacks: from the bottom of the mapping a stack pointer lies in to its end, neighbours of the same
@@ -70,14 +69,12 @@ fn a_suspended_coroutine_is_found() {
         let table = |name: &str| {
             let symbol = file.symbols().functions_named(name)[0];
             let start = (base + symbol.addr).0;
-            let mut builder = SearchedBuilder::new();
-            builder.add(1, Kind::Original, start..start + symbol.size);
-            builder.build()
+            [Interval { first: start + 1, last: start + symbol.size }]
         };
         let maps = target.maps();
         let known = stacks(target.pid(), &maps);
         assert_eq!(known.len(), 1);
-        let found = hidden(target.pid(), table("f").table(), &modules, &known);
+        let found = hidden(target.pid(), &table("f"), &modules, &known);
         assert!(found.found > 0 && !found.is_clear(), "{place}: {found:?}");
         // On its stack. The context that `swapcontext` filled in is passed over: it may be an old one.
         let regions: Vec<_> =
@@ -85,7 +82,7 @@ fn a_suspended_coroutine_is_found() {
         let own = if place == "heap" { Some("[heap]") } else { None };
         assert!(regions.contains(&own), "{place}: {regions:?}");
         // Nothing is suspended in the function that waits now.
-        let clear = hidden(target.pid(), table("wait_here").table(), &modules, &known);
+        let clear = hidden(target.pid(), &table("wait_here"), &modules, &known);
         assert!(clear.is_clear(), "{place}: {clear:?}");
         assert_eq!(hints::of(&file), [Hint::UserContexts]);
     }
@@ -118,10 +115,8 @@ fn servers_are_searched() {
         let known = stacks(pid, &maps);
         let code =
             maps.regions.iter().filter(|r| r.exec && r.path.as_deref().is_some_and(|p| p.starts_with('/')));
-        let mut builder = SearchedBuilder::new();
-        code.for_each(|r| builder.add(0, Kind::New, r.start..r.end));
-        let searched = builder.build();
-        let all = hidden(pid, searched.table(), &modules, &known);
+        let code: Vec<_> = code.map(|r| Interval { first: r.start, last: r.end }).collect();
+        let all = hidden(pid, &code, &modules, &known);
         // A patch of one function, in the middle of the executable's code.
         let range = modules[0].range();
         let middle = range.start + (range.end - range.start) / 3;

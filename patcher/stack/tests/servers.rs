@@ -1,59 +1,74 @@
-//! Threads of servers: the raw scan finds everything that is live, its ends are proven, and how often it
-//! finds what is not live any more.
+//! Threads of servers: what is live on a stack is refused, what only looks like it is not, the ends of all stacks are
+//! proven, and how often a scan finds what is not live any more.
 
 #[path = "../../unwind/tests/common/mod.rs"]
 mod common;
+mod looks;
 
 use common::servers::{self, Server};
-use common::{Stopped, blocked, maps, modules, threads};
+use common::{Blocked, Stopped, blocked, maps, threads};
+use looks::Facts;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use suture_elf::{Base, Frames, ObjectFile};
+use suture_elf::{Addr, Base, Frames, Memory, ObjectFile};
 use suture_scan::proc::{Stat, Syscall};
-use suture_scan::{Hit, Ranges, Scanner, StackEnd, Step};
-use suture_stack::ends::{Ends, read_stack};
-use suture_stack::{Kind, Searched, SearchedBuilder, Verdict, examine};
-use suture_unwind::{FrameKind, Module, Registers, StackCopy, Unwinder, Walk};
+use suture_scan::{Interval, Ranges, StackEnd};
+use suture_stack::{By, Refusal};
+use suture_unwind::{FrameKind, Module, Registers, Unwinder, Walk};
 
-/// A process: all of its functions, by unwind range, as if all were searched.
+/// A process, and all of its functions by unwind range.
 struct Process {
-    pid: i32,
-    modules: Vec<Module>,
-    searched: Searched,
-    ends: Ends,
+    facts: Facts,
+    functions: Vec<Interval>,
 }
 
 impl Process {
     fn new(pid: i32) -> Self {
-        let maps = maps(pid);
-        let mut files: Vec<(Base, ObjectFile)> = Vec::new();
-        for region in maps.regions.iter().filter(|r| r.offset == 0) {
+        let mut functions = Vec::new();
+        for region in maps(pid).regions.iter().filter(|r| r.offset == 0) {
             let Some(path) = region.path.as_deref().filter(|p| p.starts_with('/')) else { continue };
             let Ok(file) = ObjectFile::open(Path::new(path)) else { continue };
             let lowest = file.segments().iter().map(|s| s.addr.0 & !0xfff).min().unwrap();
-            files.push((Base(region.start - lowest), file));
+            let base = Base(region.start - lowest);
+            let frames = Frames::new(&file);
+            let found = (0..frames.len()).filter_map(|i| frames.get(i));
+            functions.extend(found.map(|f| Interval { first: (base + f.start).0, last: (base + f.end).0 }));
         }
-        let mut builder = SearchedBuilder::new();
-        let mut number = 0;
-        for (base, file) in &files {
-            let frames = Frames::new(file);
-            for frame in (0..frames.len()).filter_map(|i| frames.get(i)) {
-                number += 1;
-                builder.add(number, Kind::New, (*base + frame.start).0..(*base + frame.end).0);
-            }
-        }
-        let ends = Ends::find(files.iter().map(|(base, file)| (*base, file)), &common::Remote(pid));
-        Self { pid, modules: modules(pid), searched: builder.build(), ends }
+        functions.sort_unstable();
+        // Ranges that overlap are one function of several descriptions.
+        functions.dedup_by(|next, before| {
+            let same = next.first < before.last;
+            before.last = before.last.max(if same { next.last } else { 0 });
+            same
+        });
+        Self { facts: Facts::of(pid), functions }
+    }
+
+    /// The function an instruction lies in.
+    fn function(&self, pc: u64) -> Option<Interval> {
+        let at = self.functions.partition_point(|f| f.first <= pc).checked_sub(1)?;
+        self.functions.get(at).copied().filter(|f| pc < f.last)
     }
 
     /// Functions that a walk has on the stack.
-    fn live(&self, walk: &Walk) -> BTreeSet<u32> {
+    fn live(&self, walk: &Walk) -> BTreeSet<Interval> {
         let of = |f: &suture_unwind::Frame| match f.kind {
-            FrameKind::Caller => self.searched.return_address(f.pc),
-            _ => self.searched.pc(f.pc),
+            FrameKind::Caller => self.function(f.pc - 1),
+            _ => self.function(f.pc),
         };
-        walk.frames.iter().filter_map(of).map(|m| m.function).collect()
+        walk.frames.iter().filter_map(of).collect()
+    }
+
+    /// Functions that a word of the stack may lead into.
+    fn hit(&self, at: Blocked, end: u64) -> BTreeSet<Interval> {
+        let words = std::iter::once(at.pc).chain((at.sp..end).step_by(4096).flat_map(|from| {
+            let len = (end - from).min(4096) as usize;
+            let bytes = self.facts.memory().read_vec(Addr(from), len).unwrap();
+            bytes.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect::<Vec<_>>()
+        }));
+        let ranges = Ranges::new(&self.functions).unwrap();
+        words.filter_map(|word| ranges.find(word)).map(|index| self.functions[index as usize]).collect()
     }
 }
 
@@ -63,64 +78,54 @@ struct Count {
     proven: usize,
     hit: usize,
     live: usize,
-    words: usize,
+    words: u64,
+}
+
+/// A thread that stands still: off the processor, and held there.
+fn held(pid: i32, tid: i32) -> Option<(Stopped, Blocked)> {
+    let read = |name: &str| std::fs::read(format!("/proc/{pid}/task/{tid}/{name}")).ok();
+    let stat = read("stat").and_then(|s| Stat::parse(&s))?;
+    let shares = read("syscall").and_then(|s| Syscall::parse(&s)).is_some_and(|s| s.shares_itself());
+    if stat.is_kernel_made() || stat.is_dead() || stat.state == b'D' || shares {
+        return None;
+    }
+    let at = blocked(pid, tid)?;
+    let stopped = Stopped::stop(tid)?;
+    ((stopped.raw.rsp, stopped.raw.rip) == (at.sp, at.pc)).then_some((stopped, at))
 }
 
 fn look(process: &Process, tid: i32, unwinder: &mut Unwinder<&[Module]>, count: &mut Count) {
-    let pid = process.pid;
-    let read = |name: &str| std::fs::read(format!("/proc/{pid}/task/{tid}/{name}")).ok();
-    let Some(stat) = read("stat").and_then(|s| Stat::parse(&s)) else { return };
-    let shares = read("syscall").and_then(|s| Syscall::parse(&s)).is_some_and(|s| s.shares_itself());
-    if stat.is_kernel_made() || stat.is_dead() || stat.state == b'D' || shares {
-        return;
-    }
-    let Some(at) = blocked(pid, tid) else { return };
-    let Some(stopped) = Stopped::stop(tid) else { return };
-    if (stopped.raw.rsp, stopped.raw.rip) != (at.sp, at.pc) {
-        return;
-    }
-    let memory = common::Remote(pid);
-    let end = process.ends.of_thread(pid as u32, tid as u32);
-    let stack = read_stack(&memory, at.sp, end, 16 << 20);
-    let ranges = Ranges::new(process.searched.table()).unwrap();
-    let mut hits = vec![Hit::default(); 100_000];
-    let mut scanner = Scanner::new(&ranges, &mut hits, at.sp, end);
-    let words: Vec<u64> = stack.as_chunks::<8>().0.iter().map(|b| u64::from_le_bytes(*b)).collect();
-    let ended = scanner.feed(&words) == Step::Ended;
-    let outcome = scanner.finish();
-    assert_eq!(outcome.seen as usize, outcome.hits, "room for all hits");
-    let mut hit: BTreeSet<u32> = hits[..outcome.hits]
-        .iter()
-        .flat_map(|h| process.searched.owners(h.range))
-        .map(|m| m.function)
-        .collect();
-    hit.extend(process.searched.pc(at.pc).map(|m| m.function));
-
-    let copy = StackCopy::new(at.sp, &stack).or(&memory);
-    let walk = unwinder.walk(Registers::from_pc_sp(at.pc, at.sp), &copy).unwrap_or_else(|e| panic!("{e}"));
+    let facts = &process.facts;
+    let Some((_held, at)) = held(facts.pid, tid) else { return };
+    let walk = unwinder.walk(Registers::from_pc_sp(at.pc, at.sp), &facts.memory());
+    let walk = walk.unwrap_or_else(|e| panic!("{e}"));
     let live = process.live(&walk);
-    // The scan is a filter: what is live it finds, always.
-    let missed: Vec<&u32> = live.difference(&hit).collect();
-    assert!(missed.is_empty(), "process {pid}, thread {tid}: {missed:?}");
-    // And both agree on where the stack ends: no frame lies above it.
-    if let StackEnd::Proven(end) = outcome.end {
-        assert!(ended && walk.frames.iter().all(|f| f.cfa <= end), "{walk:x?} above {end:#x}");
-    }
-    for function in hit.difference(&live).take(3) {
-        let mut builder = SearchedBuilder::new();
-        let range = process.searched.table();
-        let index =
-            (0..range.len()).find(|&i| process.searched.owners(i as u32).any(|m| m.function == *function));
-        let interval = range[index.unwrap()];
-        builder.add(1, Kind::Original, interval.first..interval.last);
-        // What only the scan sees, the walk clears.
-        assert!(matches!(examine(Ok(&walk), &builder.build()), Verdict::Clear(_)));
-    }
     count.threads += 1;
-    count.proven += usize::from(matches!(outcome.end, StackEnd::Proven(_)));
-    count.hit += hit.len();
     count.live += live.len();
-    count.words += words.len();
+    let mut check = |function: &Interval| {
+        facts.check_with(unwinder, tid, at, Ranges::new(std::slice::from_ref(function)).unwrap())
+    };
+    for function in &live {
+        let verdict = check(function);
+        let found = matches!(verdict, Err(Refusal::OnStack { pc, .. }) if function.first <= pc && pc <= function.last);
+        assert!(found, "process {}, thread {tid}, {function:x?}: {verdict:?}", facts.pid);
+    }
+    let StackEnd::Proven(end) = facts.scan(tid, at.sp, &[]).outcome.end else { return };
+    count.proven += 1;
+    count.words += (end - at.sp) / 8;
+    // The scan and the walk agree on where the stack ends: no frame lies above it.
+    assert!(walk.frames.iter().all(|f| f.cfa <= end), "{walk:x?} above {end:#x}");
+    let hit = process.hit(at, end);
+    count.hit += hit.len();
+    // What only the scan sees, the walk clears.
+    for function in hit.difference(&live).take(3) {
+        let verdict = check(function);
+        assert!(matches!(verdict, Ok(By::Cfi | By::Height)), "{function:x?}: {verdict:?}");
+    }
+    // And what neither sees needs no walk.
+    if let Some(function) = process.functions.iter().find(|f| !hit.contains(f) && !live.contains(f)) {
+        assert_eq!(check(function), Ok(By::Scan), "{function:x?}");
+    }
 }
 
 fn run(start: fn(bool) -> Option<Server>, looks: usize) {
@@ -131,7 +136,7 @@ fn run(start: fn(bool) -> Option<Server>, looks: usize) {
         while count.threads < looks && Instant::now() < end {
             for pid in server.pids() {
                 let process = Process::new(pid);
-                let mut unwinder = Unwinder::new(process.modules.as_slice(), Vec::new());
+                let mut unwinder = Unwinder::new(process.facts.modules.as_slice(), Vec::new());
                 for _ in 0..4 {
                     threads(pid).into_iter().for_each(|tid| look(&process, tid, &mut unwinder, &mut count));
                 }
@@ -144,7 +149,7 @@ fn run(start: fn(bool) -> Option<Server>, looks: usize) {
             if load { "busy" } else { "idle" },
             count.threads,
             count.proven,
-            per(count.words),
+            count.words as f64 / count.threads as f64,
             per(count.hit),
             per(count.live),
         );

@@ -4,7 +4,7 @@
 use crate::module::Module;
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 use std::ops::Range;
-use suture_elf::{DynamicTables, Frames, ObjectFile, Vaddr};
+use suture_elf::{DynamicTables, ObjectFile, Vaddr};
 
 /// What is known of one object.
 #[derive(Debug, Default)]
@@ -34,17 +34,6 @@ impl Facts {
 fn exported(file: &ObjectFile, name: &str) -> Option<Vaddr> {
     let tables = DynamicTables::new(file).ok()?;
     tables.named(name).first().filter(|s| s.section != 0).map(|s| Vaddr(s.value))
-}
-
-/// Where signal handlers return to. Only the C library has such a place; to look for it means to read
-/// all its descriptions.
-pub(crate) fn trampolines(file: &ObjectFile) -> Vec<Range<Vaddr>> {
-    if exported(file, "sigaction").is_none() {
-        return Vec::new();
-    }
-    let frames = Frames::new(file);
-    let all = (0..frames.len()).filter_map(|i| frames.get(i));
-    all.filter(|frame| frame.signal).map(|frame| frame.start..frame.end).collect()
 }
 
 /// Instructions from an address on, as far as they can be decoded.

@@ -1,6 +1,6 @@
 //! Loaded objects: their code, their call frame information, and a few facts about them.
 
-use crate::facts::{self, Facts};
+use crate::facts::Facts;
 use crate::table::SearchTable;
 use gimli::{BaseAddresses, EhFrame, EndianSlice, LittleEndian, UnwindSection};
 use std::ops::Range;
@@ -109,15 +109,6 @@ impl Module {
             }
         };
         self.base.0.wrapping_add(range.start)..self.base.0.wrapping_add(range.end)
-    }
-
-    /// Where signal handlers return to. Its address on a stack says that the frames below may be those of
-    /// a handler, and the interrupted ones elsewhere. Reads all descriptions of the C library (0.3 ms),
-    /// and nothing of other objects.
-    #[must_use]
-    pub fn signal_returns(&self) -> Vec<Range<u64>> {
-        let trampolines = self.file().map(facts::trampolines).unwrap_or_default();
-        trampolines.into_iter().map(|r| self.addresses(&r)).collect()
     }
 
     /// Where functions of `makecontext` return to. Its address on a stack says that there is a coroutine's

@@ -11,7 +11,6 @@
 //! if they were to enter a searched function after the record was read. A stack that another thread registers or
 //! switches meanwhile is at worst seen half and searched for nothing.
 
-use crate::target::Target;
 use std::mem::offset_of;
 use std::ops::Range;
 use suture_abi::stacks::{CHUNKS, SLOTS, Slot, Stacks, USED};
@@ -63,8 +62,7 @@ impl Stack {
 ///
 /// # Errors
 /// When it cannot be read.
-pub fn read(target: &Target, table: u64) -> Result<Vec<Stack>, MemoryError> {
-    let memory = &target.memory;
+pub fn read(memory: &dyn Memory, table: u64) -> Result<Vec<Stack>, MemoryError> {
     if table == 0 || memory.read_u64(Addr(table) + offset_of!(Stacks, count) as u64)? == 0 {
         return Ok(Vec::new());
     }
