@@ -3,10 +3,15 @@
 //! The message says the first two, [`Error::hint`] the third, [`Error::exit_code`] is the contract
 //! with scripts.
 
-use crate::target::{Target, condition};
+mod errno;
+mod hint;
+mod source;
+
+pub use errno::errno_name;
+
 use crate::transition::Blocker;
 use std::io;
-use suture_elf::{ElfError, MemoryError};
+use suture_elf::ElfError;
 use thiserror::Error;
 
 /// Exit status: all done.
@@ -473,233 +478,11 @@ pub enum Error {
 }
 
 impl Error {
-    /// A failed look at `/proc/PID`.
-    #[must_use]
-    pub fn from_proc(pid: i32, source: &io::Error) -> Self {
-        match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ESRCH) => {
-                if std::path::Path::new(&format!("/proc/{pid}/stat")).exists() {
-                    Self::Vanished { pid }
-                } else {
-                    Self::NoProcess { pid }
-                }
-            }
-            Some(libc::EACCES | libc::EPERM) => Self::not_permitted(pid),
-            _ => Self::Io { what: format!("cannot look at process {pid}"), source: clone_io(source) },
-        }
-    }
-
-    /// A failed read of the target's memory.
-    #[must_use]
-    pub fn from_memory(target: &Target, error: MemoryError) -> Self {
-        let pid = target.pid();
-        match target.still_there() {
-            Err(gone) => gone,
-            Ok(()) => Self::Unreadable { pid, what: error.to_string() },
-        }
-    }
-
-    /// A failed ptrace request.
-    #[must_use]
-    pub fn from_ptrace(target: &Target, source: &io::Error) -> Self {
-        let pid = target.pid();
-        match crate::sys::proc::facts(pid) {
-            Ok(facts) if facts.tracer != 0 => condition::traced(pid, facts.tracer),
-            _ => Self::from_proc(pid, source),
-        }
-    }
-
-    fn not_permitted(pid: i32) -> Self {
-        let facts = crate::sys::proc::facts(pid).ok();
-        // SAFETY: no arguments, no memory.
-        #[allow(unsafe_code)]
-        let own = unsafe { libc::geteuid() };
-        let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
-        let why = match (&facts, scope.trim()) {
-            (Some(f), _) if own != 0 && f.ruid == own && f.euid != own => {
-                "it runs a set-user-ID program".to_owned()
-            }
-            (Some(f), _) if f.euid != own && own != 0 => "it belongs to another user".into(),
-            (_, "1") => "kernel.yama.ptrace_scope is 1: only descendants may be traced".into(),
-            (_, "2") => "kernel.yama.ptrace_scope is 2: only an administrator may trace".into(),
-            (_, "3") => "kernel.yama.ptrace_scope is 3: nobody may trace".into(),
-            _ => "the kernel refuses ptrace access (non-dumpable process, or missing CAP_SYS_PTRACE)".into(),
-        };
-        let owner = facts.map_or_else(|| "unknown".into(), |f| f.euid.to_string());
-        Self::NotPermitted { pid, owner, why }
-    }
-
-    /// What the user can do about it.
-    #[must_use]
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::NoProcess { .. } | Self::NoProcessNamed { .. } => {
-                "list processes with: suture status --all".into()
-            }
-            Self::NotPermitted { .. } => "run the command as root, or as the process's user".into(),
-            Self::Traced { by, .. } => format!("detach {by} and try again"),
-            Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
-            Self::InTransition { name, .. } => {
-                format!("wait until it is done (suture status), or: suture reverse {name}")
-            }
-            Self::FromCallback { .. } => "callbacks may look (status, get), but not change patches".into(),
-            Self::AtCallbacks { pid, name } => {
-                format!(
-                    "see which: suture get {name}/last_callback --pid {pid}; wait: suture wait {name} --pid {pid}"
-                )
-            }
-            Self::NoAttribute { pid, patch, .. } => format!("list them with: suture get {patch} --pid {pid}"),
-            Self::HookingInUse { pid, .. } => {
-                format!("disable the patches first: suture disable NAME --pid {pid}")
-            }
-            Self::Blocked { name, state, .. } => {
-                format!(
-                    "apply a replacing patch that has state {state} itself and lets it go, instead of disabling {name}"
-                )
-            }
-            Self::Incompatible { state, .. } => {
-                format!("give the patch state {state}, so that it takes it over")
-            }
-            Self::TimedOut { .. } => {
-                "try again when the thread is elsewhere, or give it more --timeout".into()
-            }
-            Self::NoHost { .. } => {
-                "try again when a thread waits for something from outside (epoll, poll, accept, a condition)"
-                    .into()
-            }
-            Self::Frozen { .. } => "thaw the control group and try again".into(),
-            Self::VforkChild { parent, .. } => {
-                format!("patch process {parent}, or wait until the child has executed its own program")
-            }
-            Self::NotPrepared { pid } => {
-                format!("put it in with: suture inject --pid {pid} (an apply does that by itself)")
-            }
-            Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } | Self::Executed { .. } => {
-                "try again in a moment".into()
-            }
-            Self::AbiMismatch { .. } => "use the suture command that came with that runtime".into(),
-            Self::Seccomp { call, .. } => {
-                format!("allow {call} in the service's filter, or restart it without one")
-            }
-            Self::SeccompUnreadable { .. } => {
-                "run the command as an administrator who is under no filter".into()
-            }
-            Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
-            Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
-                "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
-            }
-            Self::NoChannel { errno, .. } | Self::NotPlaced { errno, .. } => match *errno {
-                libc::EMFILE => "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into(),
-                libc::ENOMEM => {
-                    "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
-                }
-                libc::EAGAIN => "raise the process's RLIMIT_MEMLOCK (prlimit --memlock)".into(),
-                _ => "see what happened there with: suture log".into(),
-            },
-            Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
-            Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
-            Self::Store { .. } => {
-                "the kernel forbids stores into code (boot with proc_mem.force_override=ptrace \
-                                   or always), and the program forbids them to itself"
-                    .into()
-            }
-            Self::Foreign { .. } | Self::Redirect { foreign: true, .. } => {
-                "remove the breakpoint, probe or other hook that stands there and try again".into()
-            }
-            Self::Patch { hint, .. } | Self::Redirect { hint, .. } => return hint.clone(),
-            Self::Elf(error) => elf_hint(error)?.into(),
-            Self::Vanished { .. } => "find its successor with: suture status --all".into(),
-            Self::KernelThread { .. } => "patch the kernel with its own livepatch".into(),
-            Self::Narrow { .. } => "run a 64-bit build of the program".into(),
-            Self::ShadowStack { .. } => {
-                "start the program without shadow stacks: GLIBC_TUNABLES=glibc.cpu.x86_shstk=off".into()
-            }
-            Self::Unreachable { .. } => "try again when the process has less to do".into(),
-            Self::NoAnswer { pid, .. } => {
-                format!(
-                    "see with suture status --pid {pid} what was done, and try again; is the machine overloaded?"
-                )
-            }
-            Self::NotConcerned { .. } => {
-                "name the process that runs the program; suture info PATCH.so shows the objects".into()
-            }
-            Self::CallbackFailed { .. } => "ask the author of the patch what that callback wants".into(),
-            Self::AttributeAccess { pid, .. } => {
-                format!("see what can be set with: suture get PATCH --pid {pid}")
-            }
-            Self::Reversed { .. } => "see who did it with: suture log".into(),
-            Self::NotInTransition { .. } => "see what is going on with: suture status".into(),
-            Self::Failed { .. } | Self::NoThread { .. } | Self::Worker { .. } | Self::Unreadable { .. } => {
-                "see what happened there with: suture log".into()
-            }
-            Self::AttributeValue { .. } | Self::Unchanged { .. } => return None,
-            Self::Interrupted { .. } | Self::Io { .. } => return None,
-        })
-    }
-
-    /// Name of the errno the kernel's livepatch would give (semantics.md, section 2), for `--json`.
-    #[must_use]
-    pub fn errno(&self) -> &'static str {
-        match self {
-            Self::NoProcess { .. }
-            | Self::NoProcessNamed { .. }
-            | Self::Vanished { .. }
-            | Self::Executed { .. } => "ESRCH",
-            Self::KernelThread { .. } | Self::Narrow { .. } => "ENOEXEC",
-            Self::NotPermitted { .. } => "EPERM",
-            Self::Traced { .. }
-            | Self::Stopped { .. }
-            | Self::Frozen { .. }
-            | Self::VforkChild { .. }
-            | Self::Busy { .. }
-            | Self::HookingOff { .. }
-            | Self::HookingInUse { .. }
-            | Self::AtCallbacks { .. }
-            | Self::Foreign { .. }
-            | Self::Redirect { foreign: true, .. }
-            | Self::MovingTarget { .. } => "EBUSY",
-            Self::NotPrepared { .. } | Self::NotReady { .. } | Self::AbiMismatch { .. } => "ENODEV",
-            Self::NoThread { .. } | Self::NoHost { .. } => "EAGAIN",
-            Self::NoChannel { .. } | Self::NotPlaced { .. } => "ENOMEM",
-            Self::NotEnabled { .. } | Self::NotConcerned { .. } | Self::NoAttribute { .. } => "ENOENT",
-            Self::AttributeAccess { .. } => "EACCES",
-            Self::FromCallback { .. } => "EDEADLK",
-            Self::Patch { errno, .. } => errno,
-            Self::Redirect { .. } | Self::Elf(_) | Self::AlreadyEnabled { .. } => "EINVAL",
-            Self::Failed { errno, .. } | Self::CallbackFailed { errno, .. } => errno_name(*errno),
-            Self::Reversed { .. } => "ECANCELED",
-            Self::TimedOut { .. } => "ETIMEDOUT",
-            Self::NotInTransition { .. }
-            | Self::Blocked { .. }
-            | Self::Incompatible { .. }
-            | Self::AttributeValue { .. }
-            | Self::Unchanged { .. } => "EINVAL",
-            Self::InTransition { .. } => "EBUSY",
-            Self::Interrupted { .. } => "EINTR",
-            Self::Unreachable { .. } | Self::NoAnswer { .. } => "ETIMEDOUT",
-            Self::ShadowStack { .. } => "ENOSYS",
-            Self::Seccomp { .. } | Self::SeccompUnreadable { .. } => "EPERM",
-            Self::Worker { .. } | Self::Unreadable { .. } | Self::Store { .. } | Self::Io { .. } => "EIO",
-        }
-    }
-
     /// Exit status of a command that failed with this on its only process.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         EXIT_REFUSED
     }
-}
-
-fn elf_hint(error: &ElfError) -> Option<&'static str> {
-    Some(match error {
-        ElfError::NotElf { .. } => {
-            "a patch is a shared object: cc -O2 -fPIC -shared -nostartfiles fix.c -o fix.so"
-        }
-        ElfError::Foreign { .. } => "build it on, or for, x86-64: x86_64-linux-gnu-gcc",
-        ElfError::Malformed { .. } => "was it copied completely? Build it again",
-        ElfError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "is its name correct?",
-        ElfError::Io { .. } => return None,
-    })
 }
 
 /// Who held a transition up, in one line.
@@ -727,36 +510,6 @@ fn full(pid: i32) -> String {
     }
 }
 
-/// Name of an errno, as the control interface spells it.
-#[must_use]
-pub fn errno_name(errno: i32) -> &'static str {
-    match errno {
-        libc::EPERM => "EPERM",
-        libc::ENOENT => "ENOENT",
-        libc::ESRCH => "ESRCH",
-        libc::EINTR => "EINTR",
-        libc::EIO => "EIO",
-        libc::ENXIO => "ENXIO",
-        libc::EAGAIN => "EAGAIN",
-        libc::ENOMEM => "ENOMEM",
-        libc::EACCES => "EACCES",
-        libc::EFAULT => "EFAULT",
-        libc::EBUSY => "EBUSY",
-        libc::EEXIST => "EEXIST",
-        libc::ENODEV => "ENODEV",
-        libc::EINVAL => "EINVAL",
-        libc::ENOSPC => "ENOSPC",
-        libc::ENOSYS => "ENOSYS",
-        libc::EOPNOTSUPP => "EOPNOTSUPP",
-        libc::ETIMEDOUT => "ETIMEDOUT",
-        _ => "EOTHER",
-    }
-}
-
 fn lacking(errno: i32) -> &'static str {
     if errno == libc::ENOMEM { "memory" } else { "descriptor" }
-}
-
-fn clone_io(e: &io::Error) -> io::Error {
-    e.raw_os_error().map_or_else(|| io::Error::other(e.to_string()), io::Error::from_raw_os_error)
 }
