@@ -173,6 +173,20 @@ impl Outcome {
         self
     }
 
+    /// errno and message with which `suture --json` was refused.
+    ///
+    /// # Panics
+    /// When it was not.
+    #[must_use]
+    #[track_caller]
+    pub fn refusal(&self) -> (String, String) {
+        let document = self.expect(1).json();
+        let error = &document["results"][0]["error"];
+        let error = if error.is_null() { &document["error"] } else { error };
+        let field = |name: &str| error[name].as_str().unwrap_or_else(|| panic!("{document:#}")).to_owned();
+        (field("errno"), field("message"))
+    }
+
     /// The JSON document on standard output.
     ///
     /// # Panics
@@ -199,4 +213,41 @@ pub fn apply(patch: &Path, pid: i32) -> Outcome {
 /// When it does not end.
 pub fn disable(name: &str, pid: i32) -> Outcome {
     suture(&["disable", name, "--pid", &pid.to_string()])
+}
+
+/// `suture COMMAND WHAT --pid PID`, and more.
+///
+/// # Panics
+/// When it does not end.
+pub fn on(command: &str, what: &str, pid: i32, more: &[&str]) -> Outcome {
+    suture(&[&[command, what, "--pid", &pid.to_string()], more].concat())
+}
+
+/// The same for a JSON document: `suture ARGS --json --pid PID`.
+///
+/// # Panics
+/// When it does not end.
+pub fn run(args: &[&str], pid: i32) -> Outcome {
+    suture(&[args, &["--json", "--pid", &pid.to_string()]].concat())
+}
+
+/// What `suture get PATH --pid PID` says, which must succeed.
+///
+/// # Panics
+/// When it does not.
+#[must_use]
+#[track_caller]
+pub fn get(path: &str, pid: i32) -> String {
+    let outcome = on("get", path, pid, &[]);
+    outcome.expect(0);
+    outcome.stdout.trim_end().to_owned()
+}
+
+/// `suture set PATH VALUE --pid PID`, which must succeed.
+///
+/// # Panics
+/// When it does not.
+#[track_caller]
+pub fn set(path: &str, value: &str, pid: i32) {
+    run(&["set", path, value], pid).expect(0);
 }

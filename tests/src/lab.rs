@@ -79,9 +79,17 @@ impl Lab {
     /// # Panics
     /// When either fails.
     pub fn start_several(&self) -> Target {
+        self.start_several_with(Options::default())
+    }
+
+    /// The same, with options.
+    ///
+    /// # Panics
+    /// When either fails.
+    pub fn start_several_with(&self, options: Options) -> Target {
         let twin = root().join("tests/targets/several-twin.c").to_string_lossy().into_owned();
         let program = self.compile_target("several.c", &[&twin]);
-        Target::start(&program, &[], Options::default())
+        Target::start(&program, &[], options)
     }
 
     /// Compiles a target and starts it with the runtime preloaded.
@@ -192,4 +200,13 @@ fn compile_by(compiler: &str, source: &Path, output: &Path, flags: &[&str]) {
     let done = done.expect("running the compiler");
     let said = String::from_utf8_lossy(&done.stderr);
     assert!(done.status.success(), "{compiler} {}: {said}", source.display());
+}
+
+/// Runs a test on `several.c`, with the runtime preloaded, and without.
+pub fn on_several(test: impl Fn(&Lab, Target)) {
+    for preload in [true, false] {
+        let lab = Lab::new();
+        let target = lab.start_several_with(Options { preload, ..Options::default() });
+        test(&lab, target);
+    }
 }

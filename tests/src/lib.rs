@@ -12,6 +12,7 @@
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
 //! | [`block`] | the runtime's block and records, read and written |
+//! | [`callbacks`] | patches whose callbacks leave notes, and the log they lead to |
 //! | [`stall`] | a target whose threads take orders, wherever they stand |
 //! | [`server`] | distribution servers: redis, nginx and memcached |
 //! | [`campaign`] | all distribution servers, unprepared, again and again under load |
@@ -25,6 +26,7 @@
 #![deny(unsafe_code)]
 
 pub mod block;
+pub mod callbacks;
 pub mod campaign;
 pub mod code;
 pub mod command;

@@ -128,6 +128,17 @@ pub fn thread_states(pid: i32) -> BTreeMap<i32, i64> {
     rows.iter().map(state).collect()
 }
 
+/// The events of a process so far, as rows of the log.
+///
+/// # Panics
+/// When its log cannot be read.
+#[must_use]
+#[track_caller]
+pub fn log(pid: i32) -> Vec<Value> {
+    let document = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
+    document["events"].as_array().cloned().unwrap_or_default()
+}
+
 /// The events of a process so far, as the conformance scenarios write them: `init+ fix`.
 ///
 /// # Panics
@@ -135,10 +146,17 @@ pub fn thread_states(pid: i32) -> BTreeMap<i32, i64> {
 #[must_use]
 #[track_caller]
 pub fn events(pid: i32) -> Vec<String> {
-    let document = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
-    let rows = document["events"].as_array().cloned().unwrap_or_default();
     let text = |field: &Value| field.as_str().unwrap_or("?").to_owned();
-    rows.iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
+    log(pid).iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
+}
+
+/// Waits until no transition is going on.
+///
+/// # Panics
+/// When that never is.
+#[track_caller]
+pub fn await_end(pid: i32) {
+    poll::until_true("the transition to end", || transition(pid).is_null());
 }
 
 /// Waits until a transition is held up by one thread, and all others have moved.

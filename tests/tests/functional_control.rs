@@ -1,31 +1,9 @@
 //! The control tree: `suture get` and `suture set`.
 
 use serde_json::Value;
-use suture_tests::command::{Outcome, apply, disable, suture};
+use suture_tests::command::{apply, disable, get, run, set, suture};
 use suture_tests::lab::replacing;
 use suture_tests::{Lab, Snapshot, Target, report};
-
-fn get(pid: i32, path: &str) -> String {
-    let outcome = suture(&["get", path, "--pid", &pid.to_string()]);
-    outcome.expect(0);
-    outcome.stdout.trim_end().to_owned()
-}
-
-fn run(pid: i32, args: &[&str]) -> Outcome {
-    suture(&[args, &["--json", "--pid", &pid.to_string()]].concat())
-}
-
-/// errno of a refusal.
-#[track_caller]
-fn errno(outcome: &Outcome) -> String {
-    let document = outcome.expect(1).json();
-    document["results"][0]["error"]["errno"].as_str().unwrap_or_else(|| panic!("{document:#}")).to_owned()
-}
-
-#[track_caller]
-fn set(pid: i32, path: &str, value: &str) {
-    run(pid, &["set", path, value]).expect(0);
-}
 
 fn two_functions(lab: &Lab) -> std::path::PathBuf {
     let text = "\
@@ -64,19 +42,19 @@ d   main/twin,2/
 d   libnone.so/
 r-  libnone.so/patched  0
 d   libnone.so/nothing,1/";
-    assert_eq!(get(pid, "fix"), listing);
-    assert_eq!(get(pid, "fix/"), listing);
-    assert_eq!(get(pid, "fix/enabled"), "1");
-    assert_eq!(get(pid, "fix/main/alpha,1"), "", "empty, as the kernel's");
-    let found = report::details(&run(pid, &["get", "fix/libnone.so/patched"]).json());
+    assert_eq!(get("fix", pid), listing);
+    assert_eq!(get("fix/", pid), listing);
+    assert_eq!(get("fix/enabled", pid), "1");
+    assert_eq!(get("fix/main/alpha,1", pid), "", "empty, as the kernel's");
+    let found = report::details(&run(&["get", "fix/libnone.so/patched"], pid).json());
     assert_eq!((&found["value"], &found["access"]), (&Value::from("0"), &Value::from("read")), "{found:#}");
 
     let other = lab.patch("other", &replacing("other", "beta", "return n;"));
     apply(&other, pid).expect(0);
-    assert_eq!(get(pid, "other/stack_order"), "2");
+    assert_eq!(get("other/stack_order", pid), "2");
     disable("fix", pid).expect(0);
-    assert_eq!(get(pid, "other/stack_order"), "1", "counted anew");
-    assert_eq!(errno(&run(pid, &["get", "fix/enabled"])), "ENOENT");
+    assert_eq!(get("other/stack_order", pid), "1", "counted anew");
+    assert_eq!(run(&["get", "fix/enabled"], pid).refusal().0, "ENOENT");
 }
 
 #[test]
@@ -107,12 +85,12 @@ fn what_cannot_be_read_or_written() {
         (&["set", "tick_ms", "0"], "EINVAL"),
         (&["set", "tick_ms", "fast"], "EINVAL"),
     ] {
-        assert_eq!(errno(&run(pid, args)), wanted, "{args:?}");
+        assert_eq!(run(args, pid).refusal().0, wanted, "{args:?}");
     }
     // No transition that could be forced, and none is asked for.
-    set(pid, "fix/force", "0");
+    set("fix/force", "0", pid);
     Snapshot::of(pid).assert_untouched(&before);
-    assert_eq!(get(pid, "fix/enabled"), "1");
+    assert_eq!(get("fix/enabled", pid), "1");
 }
 
 #[test]
@@ -124,13 +102,13 @@ fn a_patch_is_disabled_by_its_attribute() {
     for off in ["0", "n", "off", "No"] {
         apply(&patch, pid).expect(0);
         assert_eq!(target.call(1), 101);
-        let written = report::details(&run(pid, &["set", "fix/enabled", off]).expect(0).json());
+        let written = report::details(&run(&["set", "fix/enabled", off], pid).expect(0).json());
         assert_eq!(written["finished"], true, "nobody is in the way: {written:#}");
         assert_eq!(target.call(1), 2);
         assert_eq!(target.entry("value"), target.file_entry("value"));
         assert_eq!(report::patches(pid), [""; 0]);
         assert_eq!(
-            errno(&run(pid, &["set", "fix/enabled", "1"])),
+            run(&["set", "fix/enabled", "1"], pid).refusal().0,
             "ENOENT",
             "it is loaded anew, not enabled"
         );
@@ -143,27 +121,27 @@ fn hooking_can_be_switched_off_while_there_is_no_patch() {
     let mut target = lab.start_several();
     let pid = target.pid();
     let patch = lab.value_patch("fix", 100);
-    assert_eq!(get(pid, "hooking"), "1");
-    set(pid, "hooking", "0");
-    assert_eq!(get(pid, "hooking"), "0");
+    assert_eq!(get("hooking", pid), "1");
+    set("hooking", "0", pid);
+    assert_eq!(get("hooking", pid), "0");
     let before = Snapshot::of(pid);
-    let refused = run(pid, &["apply", &patch.to_string_lossy()]);
-    assert_eq!(errno(&refused), "EBUSY");
+    let refused = run(&["apply", &patch.to_string_lossy()], pid);
+    assert_eq!(refused.refusal().0, "EBUSY");
     apply(&patch, pid).expect_refused_with_hint(&["suture set hooking 1"]);
     Snapshot::of(pid).assert_untouched(&before);
-    set(pid, "hooking", "on");
+    set("hooking", "on", pid);
     apply(&patch, pid).expect(0);
-    assert_eq!(errno(&run(pid, &["set", "hooking", "0"])), "EBUSY");
-    assert_eq!((get(pid, "hooking").as_str(), target.call(1)), ("1", 101));
+    assert_eq!(run(&["set", "hooking", "0"], pid).refusal().0, "EBUSY");
+    assert_eq!((get("hooking", pid).as_str(), target.call(1)), ("1", 101));
 }
 
 #[test]
 fn the_tick_can_be_set() {
     let lab = Lab::new();
     let target: Target = lab.start_several();
-    assert_eq!(get(target.pid(), "tick_ms"), "1000");
-    set(target.pid(), "tick_ms", "20");
-    assert_eq!(get(target.pid(), "tick_ms"), "20");
+    assert_eq!(get("tick_ms", target.pid()), "1000");
+    set("tick_ms", "20", target.pid());
+    assert_eq!(get("tick_ms", target.pid()), "20");
     assert_eq!(report::status(target.pid())["tick_ms"], 20);
 }
 

@@ -1,10 +1,9 @@
 //! Atomic replace: one patch takes the place of all others in one transition.
 
-use serde_json::Value;
 use suture_tests::command::{apply, disable, suture};
-use suture_tests::lab::replacing;
+use suture_tests::lab::{on_several, replacing};
 use suture_tests::target::Options;
-use suture_tests::{Lab, Target, poll, report};
+use suture_tests::{Lab, Target, report};
 
 /// Text of a patch of `several.c`: each of `functions` returns N + `plus` + its position, and `items` are
 /// further items of the patch.
@@ -24,25 +23,9 @@ fn replace(name: &str, functions: &[&str], plus: i64) -> String {
     text(name, functions, plus, ", SUTURE_REPLACE_ALL")
 }
 
-/// `several.c`, with the runtime preloaded, and without.
-fn both(test: impl Fn(&Lab, Target)) {
-    for preload in [true, false] {
-        let lab = Lab::new();
-        let twin = suture_tests::dist::root().join("tests/targets/several-twin.c");
-        let program = lab.compile_target("several.c", &[&twin.to_string_lossy()]);
-        test(&lab, Target::start(&program, &[], Options { preload, ..Options::default() }));
-    }
-}
-
-/// The events of a process without those about stalls, as `event patch`.
+/// The events of a process without those about stalls.
 fn events(pid: i32) -> Vec<String> {
-    let log = suture(&["log", "--json", "--pid", &pid.to_string()]);
-    let log = log.expect(0).json();
-    let rows = log["events"].as_array().cloned().unwrap_or_default();
-    let word = |row: &Value| {
-        format!("{} {}", row["event"].as_str().unwrap_or("?"), row["patch"].as_str().unwrap_or("?"))
-    };
-    rows.iter().map(word).filter(|event| !event.starts_with("signal")).collect()
+    report::events(pid).into_iter().filter(|event| !event.starts_with("signal")).collect()
 }
 
 fn up(name: &str) -> Vec<String> {
@@ -51,7 +34,7 @@ fn up(name: &str) -> Vec<String> {
 
 #[test]
 fn functions_of_others_go_back_to_the_old_code() {
-    both(|lab, mut target| {
+    on_several(|lab, mut target| {
         let a = lab.patch("a", &text("a", &["alpha", "value"], 1000, ""));
         let r = lab.patch("r", &replace("r", &["beta"], 2000));
         apply(&a, target.pid()).expect(0);
@@ -83,7 +66,7 @@ fn functions_of_others_go_back_to_the_old_code() {
 
 #[test]
 fn a_function_both_replace_goes_from_one_to_the_other() {
-    both(|lab, mut target| {
+    on_several(|lab, mut target| {
         let a = lab.patch("a", &text("a", &["alpha", "beta"], 1000, ""));
         let b = lab.patch("b", &text("b", &["alpha", "gamma"], 3000, ""));
         let r = lab.patch("r", &replace("r", &["alpha"], 2000));
@@ -130,7 +113,7 @@ fn a_replaced_patch_can_be_applied_again() {
 
 #[test]
 fn a_patch_that_replaces_with_nothing_takes_all_away() {
-    both(|lab, mut target| {
+    on_several(|lab, mut target| {
         let a = lab.patch("a", &text("a", &["alpha", "beta"], 1000, ""));
         let state = ", SUTURE_STATE(7, 0, 0, 0, 0, 0, 0), SUTURE_REPLACE_ALL";
         let r = lab.patch("r", &text("r", &[], 0, state));
@@ -192,10 +175,6 @@ fn held(patch: &std::path::Path, pid: i32) -> String {
     held.stdout
 }
 
-fn settled(pid: i32) {
-    poll::until_true("the transition to end", || report::status(pid)["transition"].is_null());
-}
-
 #[test]
 fn a_thread_in_a_function_only_the_replaced_patch_has_holds_it_up() {
     with_blocker(|lab, mut target| {
@@ -223,7 +202,7 @@ fn a_thread_in_a_function_only_the_replaced_patch_has_holds_it_up() {
         assert_eq!(target.ask("enter"), "inside");
         assert_ne!(held(&r, pid).trim(), "");
         assert_eq!(target.ask("leave"), "left 7", "it was inside a's");
-        settled(pid);
+        report::await_end(pid);
         assert_eq!(report::patches(pid), ["r"]);
         assert_eq!((target.ask("enter").as_str(), target.ask("leave").as_str()), ("inside", "left 1"));
         suture(&["disable", "r", "--pid", &pid.to_string()]).expect(0);

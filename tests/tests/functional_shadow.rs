@@ -4,7 +4,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::target::Options;
-use suture_tests::{Lab, Snapshot, Target};
+use suture_tests::{Lab, Snapshot, Target, report};
 
 /// A patch of `shadow.c` that counts, with a state of these flags and destructor.
 fn counting(name: &str, flags: &str, dtor: &str) -> String {
@@ -141,8 +141,7 @@ fn forked_children_have_working_variables() {
 
 /// Events of a process with this word: subject and value.
 fn events(pid: i32, word: &str) -> Vec<(u64, u64)> {
-    let log = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
-    let rows = log["events"].as_array().cloned().unwrap_or_default();
+    let rows = report::log(pid);
     let number = |row: &Value, field: &str| row[field].as_u64().expect("a number");
     let of_word = rows.iter().filter(|row| row["event"] == word);
     of_word.map(|row| (number(row, "subject"), number(row, "value"))).collect()

@@ -1,10 +1,9 @@
 //! States: what a patch holds besides functions, who may share it, and what it forbids.
 
 use serde_json::Value;
-use std::path::Path;
-use suture_tests::command::{Outcome, apply, disable, suture};
-use suture_tests::target::Options;
-use suture_tests::{Lab, Snapshot, Target, report};
+use suture_tests::command::{apply, disable, run};
+use suture_tests::lab::on_several;
+use suture_tests::{Lab, Snapshot, report};
 
 /// A patch of `functions` of `several.c` (each returns N + `plus`), and further items.
 fn text(name: &str, functions: &[&str], plus: i64, items: &[&str]) -> String {
@@ -27,50 +26,14 @@ fn state(id: u64, flags: &str) -> String {
     format!("SUTURE_STATE({id}, {flags}, 0, 0, 0, 0, 0)")
 }
 
-/// `several.c`, with the runtime preloaded, and without.
-fn both(test: impl Fn(&Lab, Target)) {
-    for preload in [true, false] {
-        let lab = Lab::new();
-        let twin = suture_tests::dist::root().join("tests/targets/several-twin.c");
-        let program = lab.compile_target("several.c", &[&twin.to_string_lossy()]);
-        test(&lab, Target::start(&program, &[], Options { preload, ..Options::default() }));
-    }
-}
-
-/// The errno and the message with which a command on one process was refused.
-#[track_caller]
-fn refusal(outcome: &Outcome) -> (String, String) {
-    let document = outcome.expect(1).json();
-    let error = &document["results"][0]["error"];
-    let error = if error.is_null() { &document["error"] } else { error };
-    let field = |name: &str| error[name].as_str().unwrap_or_else(|| panic!("{document:#}")).to_owned();
-    (field("errno"), field("message"))
-}
-
-fn apply_json(patch: &Path, pid: i32) -> Outcome {
-    suture(&["apply", &patch.to_string_lossy(), "--json", "--pid", &pid.to_string()])
-}
-
-fn disable_json(name: &str, pid: i32) -> Outcome {
-    suture(&["disable", name, "--json", "--pid", &pid.to_string()])
-}
-
-/// Events of a process, as `word patch`.
-fn events(pid: i32) -> Vec<String> {
-    let log = suture(&["log", "--json", "--pid", &pid.to_string()]).expect(0).json();
-    let rows = log["events"].as_array().cloned().unwrap_or_default();
-    let of = |row: &Value, field: &str| row[field].as_str().unwrap_or("?").to_owned();
-    rows.iter().map(|row| format!("{} {}", of(row, "event"), of(row, "patch"))).collect()
-}
-
 #[test]
 fn a_state_that_blocks_disable_keeps_its_patch() {
-    both(|lab, mut target| {
+    on_several(|lab, mut target| {
         let states = [state(10, "0"), state(11, "SUTURE_BLOCK_DISABLE")];
         let a = lab.patch("a", &text("a", &["alpha"], 1000, &states.each_ref().map(String::as_str)));
         apply(&a, target.pid()).expect(0);
         let before = Snapshot::of(target.pid());
-        let (errno, message) = refusal(&disable_json("a", target.pid()));
+        let (errno, message) = run(&["disable", "a"], target.pid()).refusal();
         assert_eq!(errno, "EINVAL");
         assert!(message.contains("does not support disable") && message.contains("state 11"), "{message}");
         disable("a", target.pid()).expect_refused_with_hint(&["does not support disable"]);
@@ -90,7 +53,7 @@ fn a_state_that_blocks_disable_keeps_its_patch() {
 
 #[test]
 fn a_replacing_patch_must_have_the_states_that_cannot_be_given_up() {
-    both(|lab, mut target| {
+    on_several(|lab, mut target| {
         let held = state(10, "SUTURE_BLOCK_DISABLE");
         let a = lab.patch("a", &text("a", &["alpha"], 1000, &[&held]));
         let none = lab.patch("none", &text("none", &["alpha"], 2000, &["SUTURE_REPLACE_ALL"]));
@@ -99,15 +62,15 @@ fn a_replacing_patch_must_have_the_states_that_cannot_be_given_up() {
         let taking =
             lab.patch("taking", &text("taking", &["beta"], 3000, &[&state(10, "0"), "SUTURE_REPLACE_ALL"]));
         apply(&a, target.pid()).expect(0);
-        let (before, log) = (Snapshot::of(target.pid()), events(target.pid()));
+        let (before, log) = (Snapshot::of(target.pid()), report::events(target.pid()));
         for patch in [&none, &other] {
-            let (errno, message) = refusal(&apply_json(patch, target.pid()));
+            let (errno, message) = run(&["apply", &patch.to_string_lossy()], target.pid()).refusal();
             assert_eq!(errno, "EINVAL");
             let words = ["not compatible with the already installed", "patch a", "state 10"];
             assert!(words.iter().all(|word| message.contains(word)), "{message}");
         }
         Snapshot::of(target.pid()).assert_untouched(&before);
-        assert_eq!(events(target.pid()), log, "nothing has even begun");
+        assert_eq!(report::events(target.pid()), log, "nothing has even begun");
         assert_eq!(report::patches(target.pid()), ["a"]);
         assert_eq!(target.ask("all 1"), "all 1001 21 31");
 
@@ -123,13 +86,13 @@ fn a_replacing_patch_must_have_the_states_that_cannot_be_given_up() {
 
 #[test]
 fn patches_without_functions_come_and_go() {
-    both(|lab, target| {
+    on_several(|lab, target| {
         let a = lab.patch("a", &text("a", &[], 0, &[&state(1, "SUTURE_IS_SHADOW")]));
         apply(&a, target.pid()).expect(0);
         disable("a", target.pid()).expect(0);
         let up = ["enable a", "init+ a", "start+ a", "completing+ a", "done+ a"];
         let down = ["init- a", "start- a", "completing- a", "done- a", "gone a"];
-        assert_eq!(events(target.pid()), [up, down].concat());
+        assert_eq!(report::events(target.pid()), [up, down].concat());
     });
 }
 
@@ -240,14 +203,14 @@ fn bad_descriptors_are_refused_with_the_field_named() {
     let mut target = lab.start_several();
     let b = lab.patch("b", &text("b", &["beta"], 2000, &[]));
     apply(&b, target.pid()).expect(0);
-    let (before, log) = (Snapshot::of(target.pid()), events(target.pid()));
+    let (before, log) = (Snapshot::of(target.pid()), report::events(target.pid()));
     for (number, (errno, words, text)) in bad_descriptors().into_iter().enumerate() {
         let patch = lab.patch(&format!("bad-{number}"), &text);
-        let (found, message) = refusal(&apply_json(&patch, target.pid()));
+        let (found, message) = run(&["apply", &patch.to_string_lossy()], target.pid()).refusal();
         assert_eq!((found.as_str(), message.contains(words)), (errno, true), "{number} {words}: {message}");
     }
     Snapshot::of(target.pid()).assert_untouched(&before);
-    assert_eq!(events(target.pid()), log);
+    assert_eq!(report::events(target.pid()), log);
     assert_eq!(report::patches(target.pid()), ["b"]);
     assert_eq!(target.ask("all 1"), "all 11 2001 31");
 }

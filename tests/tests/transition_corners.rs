@@ -2,14 +2,10 @@
 //! should be, and none mixes old and new.
 
 use std::path::Path;
-use suture_tests::command::{Outcome, suture};
+use suture_tests::command::{Outcome, on};
 use suture_tests::poll::until_true;
 use suture_tests::stall::{self, Stall};
 use suture_tests::{Lab, repeat, report, sys};
-
-fn on(command: &str, what: &str, pid: i32, more: &[&str]) -> Outcome {
-    suture(&[&[command, what, "--pid", &pid.to_string()], more].concat())
-}
 
 fn apply(patch: &Path, pid: i32, more: &[&str]) -> Outcome {
     on("apply", &patch.to_string_lossy(), pid, more)

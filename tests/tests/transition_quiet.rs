@@ -4,15 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use suture_tests::block::Block;
-use suture_tests::command::{Outcome, suture};
+use suture_tests::command::on;
 use suture_tests::killer::{self, INTERRUPT};
 use suture_tests::poll::until_true;
 use suture_tests::stall::{self, Stall};
 use suture_tests::{Lab, report, snapshot};
-
-fn on(command: &str, what: &str, pid: i32, more: &[&str]) -> Outcome {
-    suture(&[&[command, what, "--pid", &pid.to_string()], more].concat())
-}
 
 /// How often each thread was put on a processor.
 fn runs(pid: i32) -> BTreeMap<i32, u64> {

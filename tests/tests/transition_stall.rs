@@ -3,28 +3,34 @@
 //! conformance scenarios; events are compared exactly.
 
 use std::path::Path;
+use suture_tests::Lab;
 use suture_tests::block::Block;
-use suture_tests::command::{Outcome, disable, suture};
+use suture_tests::command::{disable, on, suture};
 use suture_tests::poll::until_true;
+use suture_tests::report::{self, await_end};
 use suture_tests::stall::{self, Stall};
-use suture_tests::{Lab, report};
-
-fn on(command: &str, what: &str, pid: i32, more: &[&str]) -> Outcome {
-    suture(&[&[command, what, "--pid", &pid.to_string()], more].concat())
-}
 
 /// Begins to enable a patch and does not wait.
 fn begin(patch: &Path, pid: i32) {
     on("apply", &patch.to_string_lossy(), pid, &["--no-wait"]).expect(3);
 }
 
-fn await_end(pid: i32) {
-    until_true("the transition to end", || report::transition(pid).is_null());
-}
-
 /// Waits until these threads have the state, and nobody else of them.
 fn await_state(stall: &Stall, names: &[&str], state: i64) {
     until_true("threads to change sides", || names.iter().all(|name| stall.state(name) == state));
+}
+
+/// A transition of patch A of these functions is going on, and T1 is in `blocker` and holds it up; the others
+/// of these threads have moved, and `main` has.
+fn held_up(lab: &Lab, functions: &[&str], threads: &[&str]) -> Stall {
+    let mut stall = Stall::start(lab);
+    let patch = stall::patch(lab, "A", functions);
+    stall.create_all(threads);
+    stall.order("T1", "enter");
+    begin(&patch, stall.pid());
+    let others: Vec<&str> = threads.iter().copied().filter(|name| *name != "T1").chain(["main"]).collect();
+    await_state(&stall, &others, 1);
+    stall
 }
 
 fn undisturbed(stall: &mut Stall) {
@@ -34,13 +40,8 @@ fn undisturbed(stall: &mut Stall) {
 #[test]
 fn a_blocked_thread_keeps_its_old_behaviour_and_others_have_the_new() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f", "g", "pair"], &["T1", "T2", "T3"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f", "g", "pair"]);
-    stall.create_all(&["T1", "T2", "T3"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2", "T3", "main"], 1);
     for _ in 0..3 {
         assert_eq!(stall.order("T1", "f"), 1);
         assert_eq!(stall.order("T1", "pair"), 11, "all three old");
@@ -127,15 +128,9 @@ fn comm(stall: &Stall, name: &str) -> String {
 #[test]
 fn a_stall_is_told_once_at_the_sixteenth_failed_attempt() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let threads = ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "T1"];
+    let mut stall = held_up(&lab, &["blocker", "f"], &threads);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    let workers = ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8"];
-    stall.create_all(&workers);
-    stall.create_all(&["T1"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &workers, 1);
     let block = Block::of(pid);
     until_true("31 failed attempts", || block.attempts() > 31);
     assert_eq!(stall.state("T1"), 0);
@@ -176,13 +171,8 @@ fn a_stall_is_told_once_at_the_sixteenth_failed_attempt() {
 #[test]
 fn a_new_thread_starts_on_its_creators_side() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f"], &["T1", "T2"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    stall.create_all(&["T1", "T2"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2", "main"], 1);
     // Threads that run all the time are moved by nobody while no command is there.
     stall.create_spinning("T1", "C1");
     stall.create_spinning("T2", "C2");
@@ -204,13 +194,8 @@ fn a_new_thread_starts_on_its_creators_side() {
 #[test]
 fn a_thread_that_ends_inside_old_code_is_enough() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker"], &["T1"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker"]);
-    stall.create_all(&["T1"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["main"], 1);
     assert_eq!(stall.state("T1"), 0);
     stall.order("T1", "exit");
     await_end(pid);
@@ -260,13 +245,8 @@ fn a_return_address_at_the_end_of_a_function_belongs_to_it() {
 #[test]
 fn force_completes_at_once_and_old_code_is_left_safely() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f"], &["T1", "T2"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    stall.create_all(&["T1", "T2"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2"], 1);
     on("force", "A", pid, &[]).expect(0);
     assert!(report::transition(pid).is_null());
     assert_eq!(stall.order("T1", "f"), 2, "forced over in the middle of old code");
@@ -355,13 +335,8 @@ fn every_threads_state_is_shown_before_during_and_after() {
 #[test]
 fn a_child_forked_in_mid_transition_finishes_it_alone() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f"], &["T1", "T2"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    stall.create_all(&["T1", "T2"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2", "main"], 1);
     let begun = ["enable A", "init+ A", "start+ A"];
 
     // Of a thread that is switched: its child is, and nothing holds the child up.
@@ -433,13 +408,8 @@ fn a_disable_goes_on_until_the_last_thread_has_left() {
 #[test]
 fn each_direction_is_held_up_by_whoever_is_in_the_other_code() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f"], &["T1", "T2", "T3"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    stall.create_all(&["T1", "T2", "T3"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2", "T3", "main"], 1);
     stall.order("T2", "enter");
     let held_by = || {
         let blockers = report::transition(pid)["blockers"].as_array().cloned().unwrap_or_default();
@@ -480,7 +450,7 @@ fn each_direction_is_held_up_by_whoever_is_in_the_other_code() {
     // And all the way back, with a thread inside the old code.
     disable("A", pid).expect(0);
     stall.order("T1", "enter");
-    begin(&patch, pid);
+    begin(&lab.path("A.so"), pid);
     await_state(&stall, &["T2"], 1);
     on("reverse", "A", pid, &[]).expect(0);
     assert_eq!(report::patches(pid), [""; 0], "it ended although T1 never left");
@@ -493,13 +463,8 @@ fn each_direction_is_held_up_by_whoever_is_in_the_other_code() {
 #[test]
 fn a_switched_thread_stays_switched_when_its_passes_wrap() {
     let lab = Lab::new();
-    let mut stall = Stall::start(&lab);
+    let mut stall = held_up(&lab, &["blocker", "f"], &["T1", "T2"]);
     let pid = stall.pid();
-    let patch = stall::patch(&lab, "A", &["blocker", "f"]);
-    stall.create_all(&["T1", "T2"]);
-    stall.order("T1", "enter");
-    begin(&patch, pid);
-    await_state(&stall, &["T2"], 1);
     let (block, tid) = (Block::of(pid), stall.tid("T2").cast_unsigned());
     let side = |word: Option<u64>| word.expect("a record") as u32;
     let switched = side(block.record_word(tid));

@@ -141,6 +141,10 @@ impl Drop for Server {
     }
 }
 
+/// What most of them have in common: one process, and no signal of its own.
+const PLAIN: Spec =
+    Spec { name: "", needs: ("", ""), patch: "", text: "", processes: 1, ends_by: None, start: redis };
+
 /// All of them.
 pub const ALL: [Spec; 8] = [
     Spec {
@@ -148,9 +152,8 @@ pub const ALL: [Spec; 8] = [
         needs: ("redis-server", "redis-server"),
         patch: "redis-ping",
         text: include_str!("../../../samples/redis-ping.c"),
-        processes: 1,
-        ends_by: None,
         start: redis,
+        ..PLAIN
     },
     Spec {
         name: "memcached",
@@ -160,9 +163,8 @@ pub const ALL: [Spec; 8] = [
             static int patched(int who, long *usage)\n\
             { (void)who; for (int i = 0; i < 18; ++i) usage[i] = 0; usage[0] = 4242; return 0; }\n\
             SUTURE_PATCH(\"usage\", SUTURE_OBJECT(\"libc.so.6\", SUTURE_FUNC(\"getrusage\", patched)));\n",
-        processes: 1,
-        ends_by: None,
         start: memcached,
+        ..PLAIN
     },
     Spec {
         name: "nginx",
@@ -174,8 +176,8 @@ pub const ALL: [Spec; 8] = [
             SUTURE_PATCH(\"timeless\", SUTURE_OBJECT(SUTURE_MAIN,\n\
                 SUTURE_FUNC_OLD(\"ngx_http_time\", epoch, old_time)));\n",
         processes: 2,
-        ends_by: None,
         start: nginx,
+        ..PLAIN
     },
     Spec {
         name: "haproxy",
@@ -184,9 +186,8 @@ pub const ALL: [Spec; 8] = [
         text: "#include <suture.h>\n\
             static const char *patched(unsigned status) { (void)status; return \"Patched\"; }\n\
             SUTURE_PATCH(\"reason\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"http_get_reason\", patched)));\n",
-        processes: 1,
-        ends_by: None,
         start: haproxy,
+        ..PLAIN
     },
     Spec {
         name: "apache-prefork",
@@ -194,8 +195,8 @@ pub const ALL: [Spec; 8] = [
         patch: "banner",
         text: BANNER,
         processes: 4,
-        ends_by: None,
         start: apache_prefork,
+        ..PLAIN
     },
     Spec {
         name: "apache-event",
@@ -203,8 +204,8 @@ pub const ALL: [Spec; 8] = [
         patch: "banner",
         text: BANNER,
         processes: 2,
-        ends_by: None,
         start: apache_event,
+        ..PLAIN
     },
     Spec {
         name: "postgresql",
@@ -226,9 +227,8 @@ pub const ALL: [Spec; 8] = [
             { (void)time; for (int i = 0; i < 14; ++i) broken[i] = 0;\n\
               broken[3] = 1; broken[5] = 70; broken[6] = 4; return broken; }\n\
             SUTURE_PATCH(\"epoch\", SUTURE_OBJECT(\"libc.so.6\", SUTURE_FUNC(\"gmtime_r\", patched)));\n",
-        processes: 1,
-        ends_by: None,
         start: python,
+        ..PLAIN
     },
 ];
 
