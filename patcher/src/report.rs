@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::shadow::Count;
 use crate::states::StateStatus;
-use crate::status::{FunctionStatus, ProcessStatus};
+use crate::status::{FunctionStatus, PatchStatus, ProcessStatus};
 use crate::transition::TransitionStatus;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -112,32 +112,9 @@ pub fn status_text(status: &ProcessStatus) -> String {
         status.mapped_bytes / 1024,
         if status.worker { ", a command is at work" } else { "" },
     );
-    for patch in &status.patches {
-        let goes = status.transition.as_ref().is_none_or(|t| t.direction == "unpatching");
-        let state = match (patch.enabled, patch.transition) {
-            (true, false) => "enabled",
-            (false, true) if !goes => "being enabled",
-            (true, true) => "enabled, in transition",
-            (false, true) => "being disabled",
-            (false, false) => "prepared, not enabled",
-        };
-        let since = utc(patch.since_ns);
-        let _ = writeln!(text, "  {}. {}  {state}  since {since}", patch.stack_order, patch.name);
-        if let Some(file) = &patch.file {
-            let _ = writeln!(text, "     file {file}");
-        }
-        patch.functions.iter().for_each(|f| function_line(&mut text, f));
-        patch.states.iter().for_each(|s| state_line(&mut text, &patch.name, s));
-        if let Some(callback) = &patch.last_callback {
-            let _ = writeln!(text, "     {}", callback.text());
-        }
-        for object in &patch.objects_absent {
-            let _ = writeln!(text, "     {object}: not loaded, not patched");
-        }
-        if let Some(gdb) = &patch.gdb {
-            let _ = writeln!(text, "     gdb: {gdb}");
-        }
-    }
+    // One that is on its way is coming, unless the transition goes the other way.
+    let coming = status.transition.as_ref().is_some_and(|t| t.direction != "unpatching");
+    status.patches.iter().for_each(|patch| patch_text(&mut text, patch, coming));
     if let Some(transition) = &status.transition {
         transition_text(&mut text, transition);
     }
@@ -163,6 +140,32 @@ pub fn status_text(status: &ProcessStatus) -> String {
         );
     }
     text
+}
+
+fn patch_text(text: &mut String, patch: &PatchStatus, coming: bool) {
+    let state = match (patch.enabled, patch.transition) {
+        (true, false) => "enabled",
+        (false, true) if coming => "being enabled",
+        (true, true) => "enabled, in transition",
+        (false, true) => "being disabled",
+        (false, false) => "prepared, not enabled",
+    };
+    let since = utc(patch.since_ns);
+    let _ = writeln!(text, "  {}. {}  {state}  since {since}", patch.stack_order, patch.name);
+    if let Some(file) = &patch.file {
+        let _ = writeln!(text, "     file {file}");
+    }
+    patch.functions.iter().for_each(|f| function_line(text, f));
+    patch.states.iter().for_each(|s| state_line(text, &patch.name, s));
+    if let Some(callback) = &patch.last_callback {
+        let _ = writeln!(text, "     {}", callback.text());
+    }
+    for object in &patch.objects_absent {
+        let _ = writeln!(text, "     {object}: not loaded, not patched");
+    }
+    if let Some(gdb) = &patch.gdb {
+        let _ = writeln!(text, "     gdb: {gdb}");
+    }
 }
 
 fn transition_text(text: &mut String, t: &TransitionStatus) {

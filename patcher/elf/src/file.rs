@@ -42,6 +42,17 @@ pub struct Segment {
 }
 
 impl Segment {
+    fn of(phdr: &elf::ProgramHeader64<Endianness>, endian: Endianness) -> Self {
+        Self {
+            addr: Vaddr(phdr.p_vaddr(endian)),
+            memsz: phdr.p_memsz(endian),
+            offset: phdr.p_offset(endian),
+            filesz: phdr.p_filesz(endian),
+            flags: phdr.p_flags(endian).0,
+            align: phdr.p_align(endian),
+        }
+    }
+
     /// Whether code can run in it.
     #[must_use]
     pub fn executable(&self) -> bool {
@@ -58,6 +69,17 @@ impl Segment {
     #[must_use]
     pub fn backs(&self, addr: Vaddr) -> bool {
         addr >= self.addr && addr.0 - self.addr.0 < self.filesz
+    }
+}
+
+/// What is wrong with a segment that is loaded, if anything is.
+fn check_loadable(segment: &Segment, is_in_file: bool) -> Result<(), &'static str> {
+    let end = segment.addr.0.checked_add(segment.memsz);
+    let sizes_fit = segment.filesz <= segment.memsz && end.is_some_and(|end| end < 1 << 47);
+    match (is_in_file, sizes_fit) {
+        (false, _) => Err("a loadable segment reaches past the end of the file"),
+        (true, false) => Err("a loadable segment has impossible sizes"),
+        (true, true) => Ok(()),
     }
 }
 
@@ -156,25 +178,11 @@ impl ObjectFile {
         let mut dynamic = Vec::new();
         let mut build_id = None;
         for phdr in phdrs {
-            let segment = Segment {
-                addr: Vaddr(phdr.p_vaddr(endian)),
-                memsz: phdr.p_memsz(endian),
-                offset: phdr.p_offset(endian),
-                filesz: phdr.p_filesz(endian),
-                flags: phdr.p_flags(endian).0,
-                align: phdr.p_align(endian),
-            };
+            let segment = Segment::of(phdr, endian);
             let kind = phdr.p_type(endian);
             let content = bytes.read_bytes_at(segment.offset, segment.filesz);
             if kind == elf::PT_LOAD {
-                if content.is_err() {
-                    return Err(bad("a loadable segment reaches past the end of the file"));
-                }
-                let sizes_fit = segment.filesz <= segment.memsz
-                    && segment.addr.0.checked_add(segment.memsz).is_some_and(|end| end < 1 << 47);
-                if !sizes_fit {
-                    return Err(bad("a loadable segment has impossible sizes"));
-                }
+                check_loadable(&segment, content.is_ok()).map_err(bad)?;
             }
             if kind == elf::PT_NOTE && build_id.is_none() {
                 build_id = content.ok().and_then(BuildId::from_notes);

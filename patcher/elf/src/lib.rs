@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod addr;
+mod address_set;
 mod build_id;
 mod dynamic;
 mod error;
@@ -19,6 +20,7 @@ mod relocs;
 mod symbols;
 
 pub use addr::{Addr, Base, Vaddr};
+pub use address_set::AddressSet;
 pub use build_id::BuildId;
 pub use dynamic::{DynSymbol, DynamicTables, VERSION_HIDDEN, Version};
 pub use error::ElfError;

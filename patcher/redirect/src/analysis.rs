@@ -1,12 +1,12 @@
 //! What the planner knows of one object file.
 
-use crate::refs::{self, Ranges, References};
+use crate::refs::{self, References};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock};
-use suture_elf::{Frame, Frames, ObjectFile, SymbolKind, Vaddr};
+use suture_elf::{AddressSet, Frame, Frames, ObjectFile, SymbolKind, Vaddr};
 
 /// Ranges above this number are answered from the index instead of a search for each call.
 const SEARCH_LIMIT: usize = 256;
@@ -192,10 +192,10 @@ impl ObjectAnalysis {
 
     /// References into the ranges.
     pub(crate) fn references(&self, ranges: Vec<Range<Vaddr>>) -> Cow<'_, References> {
-        let ranges = Ranges::new(ranges.into_iter().map(|r| r.start.0..r.end.0).collect());
+        let ranges = AddressSet::new(ranges.into_iter().map(|r| r.start.0..r.end.0).collect());
         match self.0.index.get() {
             Some(index) => Cow::Borrowed(index),
-            None if ranges.len() > SEARCH_LIMIT => Cow::Borrowed(self.index()),
+            None if ranges.ranges().len() > SEARCH_LIMIT => Cow::Borrowed(self.index()),
             None => Cow::Owned(refs::search(self, &ranges)),
         }
     }

@@ -10,7 +10,7 @@ use crate::pointers;
 use crate::sweep;
 use iced_x86::{Code, Instruction, OpKind};
 use std::ops::Range;
-use suture_elf::{Type, Vaddr};
+use suture_elf::{AddressSet, Type, Vaddr};
 
 /// A direct branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,7 +52,7 @@ impl References {
         self.pointers.dedup();
     }
 
-    fn add(&mut self, insn: &Instruction, wanted: &Ranges, absolute: bool) {
+    fn add(&mut self, insn: &Instruction, wanted: &AddressSet, absolute: bool) {
         if let Some(branch) = direct_branch(insn)
             && wanted.contains(branch.target.0)
         {
@@ -88,46 +88,10 @@ pub(crate) fn direct_branch(insn: &Instruction) -> Option<Branch> {
     })
 }
 
-/// Disjoint ascending ranges of addresses.
-#[derive(Debug)]
-pub(crate) struct Ranges(Vec<Range<u64>>);
-
-impl Ranges {
-    pub fn one(range: Range<u64>) -> Self {
-        Self(std::iter::once(range).collect())
-    }
-
-    pub fn new(mut ranges: Vec<Range<u64>>) -> Self {
-        ranges.sort_unstable_by_key(|r| r.start);
-        let mut merged: Vec<Range<u64>> = Vec::new();
-        for range in ranges {
-            match merged.last_mut() {
-                Some(last) if range.start <= last.end => last.end = last.end.max(range.end),
-                _ => merged.push(range),
-            }
-        }
-        Self(merged)
-    }
-
-    pub fn contains(&self, addr: u64) -> bool {
-        let after = self.0.partition_point(|r| r.start <= addr);
-        self.0[..after].last().is_some_and(|r| addr < r.end)
-    }
-
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    fn hull(&self) -> Range<u64> {
-        let start = self.0.first().map_or(0, |r| r.start);
-        start..self.0.last().map_or(start, |r| r.end)
-    }
-}
-
 /// Decodes the whole object.
 pub(crate) fn index(object: &ObjectAnalysis) -> References {
     let hull = object.code_hull();
-    let all = Ranges::one(hull.start.0..hull.end.0);
+    let all = AddressSet::one(hull.start.0..hull.end.0);
     let absolute = object.file().kind() == Type::Exec;
     let mut found = References::default();
     object.each_instruction(&hull, |insn| found.add(insn, &all, absolute));
@@ -142,7 +106,7 @@ pub(crate) fn index(object: &ObjectAnalysis) -> References {
 const SHORT_REACH: u64 = 128 + 16;
 
 /// Looks for references into the ranges only.
-pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
+pub(crate) fn search(object: &ObjectAnalysis, wanted: &AddressSet) -> References {
     let mut found = References::default();
     let hull = wanted.hull();
     let absolute = object.file().kind() == Type::Exec;
@@ -154,7 +118,7 @@ pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
             }
         };
         match &filter {
-            None => sweep::displacements(bytes, addr.0, &wanted.0, hit),
+            None => sweep::displacements(bytes, addr.0, wanted.ranges(), hit),
             Some(filter) => filter.displacements(bytes, addr.0, &mut hit),
         }
         if absolute {
@@ -165,7 +129,7 @@ pub(crate) fn search(object: &ObjectAnalysis, wanted: &Ranges) -> References {
             });
         }
     }
-    for range in &wanted.0 {
+    for range in wanted.ranges() {
         let near = Vaddr(range.start.saturating_sub(SHORT_REACH))..Vaddr(range.end + SHORT_REACH);
         object.each_instruction(&near, |insn| found.add(insn, wanted, absolute));
     }
@@ -189,14 +153,14 @@ impl Filter {
     const PIECE: u32 = 6;
 
     /// `None` for so few ranges that each is compared with.
-    fn new(wanted: &Ranges) -> Option<Self> {
+    fn new(wanted: &AddressSet) -> Option<Self> {
         let hull = wanted.hull();
-        if wanted.len() <= sweep::MOST {
+        if wanted.ranges().len() <= sweep::MOST {
             return None;
         }
         let count = ((hull.end - hull.start) >> Self::PIECE) as usize + 1;
         let mut pieces = vec![0u64; count / 64 + 1];
-        for range in &wanted.0 {
+        for range in wanted.ranges() {
             for piece in
                 (range.start - hull.start) >> Self::PIECE..=(range.end - 1 - hull.start) >> Self::PIECE
             {
@@ -260,15 +224,6 @@ mod tests {
     use std::path::Path;
     use suture_elf::ObjectFile;
 
-    #[test]
-    fn ranges_merge_and_answer() {
-        let ranges = Ranges::new(vec![30..40, 10..20, 15..25]);
-        for (addr, inside) in [(9, false), (10, true), (24, true), (25, false), (30, true), (40, false)] {
-            assert_eq!(ranges.contains(addr), inside, "{addr}");
-        }
-        assert_eq!(ranges.hull(), 10..40);
-    }
-
     /// Whatever the index knows of a range, the search finds.
     #[test]
     fn search_finds_what_the_index_has() {
@@ -279,7 +234,7 @@ mod tests {
         let mut compared = 0;
         for start in starts.iter().step_by(starts.len() / 20 + 1) {
             let range = *start..*start + 300;
-            let alone = Ranges::one(start.0..start.0 + 300);
+            let alone = AddressSet::one(start.0..start.0 + 300);
             // The same range among others, far away.
             let others = [
                 start.0..start.0 + 300,
@@ -287,10 +242,10 @@ mod tests {
                 starts[starts.len() - 2].0..starts[starts.len() - 1].0,
             ];
             let found = search(&object, &alone);
-            let among = search(&object, &Ranges::new(others.to_vec()));
+            let among = search(&object, &AddressSet::new(others.to_vec()));
             // More than a pass compares with.
             let spread = (0..20).map(|i| starts[starts.len() * i / 20]).map(|s| s.0..s.0 + 2);
-            let many = search(&object, &Ranges::new(spread.chain(others.to_vec()).collect()));
+            let many = search(&object, &AddressSet::new(spread.chain(others.to_vec()).collect()));
             assert_eq!(many.branches(&range), found.branches(&range));
             assert_eq!(many.pointers(&range), found.pointers(&range));
             assert_eq!(among.branches(&range), found.branches(&range));

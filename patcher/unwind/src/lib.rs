@@ -12,7 +12,6 @@
 //! Pure: memory comes through [`suture_elf::Memory`], objects through [`Module`].
 #![deny(unsafe_code)]
 
-mod arena;
 mod cfi;
 mod error;
 mod expression;

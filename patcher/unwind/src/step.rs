@@ -1,6 +1,5 @@
 //! What has to be known of a place in the code to step over its frame; looked up once for each place.
 
-use crate::arena::Arenas;
 use crate::cfi::{Cfa, Row, Rule};
 use crate::error::Unreliable;
 use crate::facts;
@@ -11,7 +10,7 @@ use crate::walk::{Bottom, Frame, FrameKind};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
-use suture_elf::{Addr, Vaddr};
+use suture_elf::{Addr, AddressSet, Vaddr};
 
 /// How to leave a frame.
 #[derive(Debug)]
@@ -33,7 +32,9 @@ pub(crate) struct Steps<M> {
     modules: M,
     /// Address ranges of the modules, ascending.
     ranges: Vec<(Range<u64>, usize)>,
-    arenas: Arenas,
+    /// Code of the runtime without call frame information: stubs, dispatchers, copies. Whoever stands there has
+    /// not decided yet which code it runs, or is about to return into old code.
+    arenas: AddressSet,
     /// By program counter, and whether it is exact.
     known: HashMap<(u64, bool), Result<Arc<Step>, Unreliable>>,
     heights: HashMap<usize, Heights>,
@@ -43,7 +44,13 @@ impl<M: AsRef<[Module]>> Steps<M> {
     pub fn new(modules: M, arenas: Vec<Range<u64>>) -> Self {
         let mut ranges: Vec<_> = modules.as_ref().iter().enumerate().map(|(i, m)| (m.range(), i)).collect();
         ranges.sort_unstable_by_key(|(range, _)| range.start);
-        Self { modules, ranges, arenas: Arenas::new(arenas), known: HashMap::new(), heights: HashMap::new() }
+        Self {
+            modules,
+            ranges,
+            arenas: AddressSet::new(arenas),
+            known: HashMap::new(),
+            heights: HashMap::new(),
+        }
     }
 
     pub fn modules(&self) -> &[Module] {
