@@ -51,6 +51,10 @@ pub struct Header {
     pub ranges: Table,
     /// [`State`]s of the patch, in the descriptor's order.
     pub states: Table,
+    /// [`crate::late::Recipe`]s: what is to be done when objects come and go.
+    pub recipes: Table,
+    /// Address of the loader's `r_debug`, or 0.
+    pub r_debug: u64,
     /// Bytes: name of the patch, no NUL.
     pub name: Table,
     /// Bytes: the command's own description of the patch, kept for status and never parsed inside.
@@ -180,6 +184,16 @@ pub struct Site {
     pub copy: u64,
     /// Bytes of the copy.
     pub copy_len: u64,
+    /// The [`crate::late::Recipe`] that says where the site's object is: in a batch its position from 1, in the
+    /// books its number; 0 = an object that stays.
+    pub recipe: u32,
+    /// 1 = addresses in the object are offsets from its load base.
+    pub late: u8,
+    /// Byte of `new_word` (of `pad_new`, where there is padding) at which the displacement of a jump to the stub
+    /// begins, or [`crate::late::JUMP_NONE`]. Counts only with `late`.
+    pub jump: u8,
+    /// Must be 0.
+    pub reserved: u16,
 }
 
 /// Code of the function a site belongs to, in its object: the function itself, and the parts the
@@ -216,6 +230,8 @@ pub const HOOK_DL_ITERATE_PHDR: u32 = 2;
 pub const HOOK_PTHREAD_CREATE: u32 = 3;
 /// The replacement hands the caller's side on to the child process, while a transition runs.
 pub const HOOK_FORK: u32 = 4;
+/// The replacement looks what the loader has mapped and unmapped.
+pub const HOOK_DL_DEBUG_STATE: u32 = 5;
 
 /// The replacement is the old function itself: a function that only an older patch replaces, in a
 /// patch that takes the place of all others.
@@ -298,11 +314,11 @@ pub struct Image {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 120);
+    assert!(size_of::<Header>() == 136);
     assert!(size_of::<Object>() == 32);
     assert!(size_of::<Mapping>() == 40);
     assert!(size_of::<Fixup>() == 24);
-    assert!(size_of::<Site>() == 120);
+    assert!(size_of::<Site>() == 128);
     assert!(size_of::<Func>() == 40);
     assert!(size_of::<Range>() == 24);
     assert!(size_of::<State>() == 72);

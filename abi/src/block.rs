@@ -64,6 +64,8 @@ pub struct RuntimeBlock {
     pub states: Rows,
     /// Code of the functions of listed patches, old and new ([`RangeRow`]).
     pub ranges: Rows,
+    /// Objects that may come and go ([`crate::late::RecipeRow`]).
+    pub recipes: Rows,
     /// Address of the directory of thread records ([`crate::dispatch`]): [`crate::dispatch::CHUNKS`]
     /// addresses of chunks, 0 = none.
     pub records: u64,
@@ -376,7 +378,7 @@ pub struct MappingRow {
 
 const _: () = {
     assert!(size_of::<PatchRow>() == 104);
-    assert!(size_of::<SiteRow>() == 136);
+    assert!(size_of::<SiteRow>() == 144);
     assert!(size_of::<FuncRow>() == 48);
     assert!(size_of::<ImageRow>() == 112);
     assert!(size_of::<MappingRow>() == 32);

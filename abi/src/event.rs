@@ -93,6 +93,9 @@ pub mod word {
     /// More shadow variables of a state were freed than have a [`DTOR`] each; `subject` = state, `value` = how
     /// many in all.
     pub const SHADOW_FREED: u32 = 28;
+    /// A library was loaded that cannot be patched and was left as it is for every patch; `subject` = object,
+    /// `value` = errno. About the patch that could not have it.
+    pub const OBJECT_REFUSED: u32 = 29;
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

@@ -14,6 +14,7 @@
 //! | [`event`] | the event ring | runtime | command |
 //! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
 //! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
+//! | [`late`] | objects that come and go after the patch | command, loading threads | loading threads, command |
 //! | [`shadow`] | shadow variables in the target's memory | runtime | command |
 //! | [`stacks`] | stacks of coroutines, as the program registers them | program | command |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
@@ -36,11 +37,12 @@ pub mod dispatch;
 pub mod doorbell;
 pub mod event;
 pub mod host;
+pub mod late;
 pub mod shadow;
 pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Version of [`descriptor`]: `SUTURE_ABI` of the C header.
 pub const DESCRIPTOR_VERSION: u32 = 3;

@@ -19,7 +19,7 @@ use crate::transition::own_stacks::OwnStacks;
 use crate::view::Cache;
 use serde::Serialize;
 use std::time::Instant;
-use suture_elf::Addr;
+use suture_elf::{Addr, ObjectFile};
 use suture_redirect::Classes;
 
 /// What an apply did.
@@ -31,7 +31,9 @@ pub struct Applied {
     pub id: u32,
     /// Its functions.
     pub functions: Vec<PlannedFunction>,
-    /// Objects it names that are not loaded.
+    /// Objects it names that will be patched when they are loaded.
+    pub objects_awaited: Vec<String>,
+    /// Objects it names that are not loaded, and of which no file is known.
     pub objects_absent: Vec<String>,
     /// What is odd about it beside the patches that are there.
     pub warnings: Vec<String>,
@@ -55,7 +57,7 @@ pub struct Applied {
 /// Plans made before a process that changes under each of them is given up.
 const TRIES: u32 = 5;
 
-/// Enables a patch. A process that maps none of its objects is refused with
+/// Enables a patch. `given` are files of libraries that are not loaded yet. A process that maps none of its objects is refused with
 /// [`Error::NotConcerned`] if `skip_unconcerned`, else it gets the patch with nothing patched.
 ///
 /// # Errors
@@ -64,6 +66,7 @@ pub fn apply(
     target: &Target,
     patch: &Patch,
     classes: Classes,
+    given: &[ObjectFile],
     skip_unconcerned: bool,
     context: &Context<'_>,
 ) -> Result<Applied, Error> {
@@ -76,7 +79,7 @@ pub fn apply(
         before = operation::help_along(target, t.id, context)?;
     }
     // Everything that can be refused is refused before the process is touched.
-    let mut next = Some(plan::plan(target, patch, &before, classes, cache)?);
+    let mut next = Some(plan::plan(target, patch, &before, classes, given, cache)?);
     if let Some(t) = before.transition {
         return Err(Error::InTransition { pid, name: before.name_of(t.patch) });
     }
@@ -93,7 +96,7 @@ pub fn apply(
             // A plan names places in the runtime. It may have come since without our help: from a command
             // that was in the middle of it when it died.
             Some(plan) if plan.batch.generation == now.generation && before.records == now.records => plan,
-            _ => plan::plan(target, patch, &now, classes, cache)?,
+            _ => plan::plan(target, patch, &now, classes, given, cache)?,
         };
         let name_of = |entry: u64| name_of(&plan, &now, entry);
         match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
@@ -107,6 +110,7 @@ pub fn apply(
                 return Ok(Applied {
                     patch: name.clone(),
                     id: begun.patch,
+                    objects_awaited: plan.awaited,
                     objects_absent: plan.absent,
                     warnings: plan.warnings,
                     injected: injection.is_some(),
@@ -143,12 +147,18 @@ fn with_callback(target: &Target, block: Addr, patch: u32, error: Error) -> Erro
 ///
 /// # Errors
 /// As [`apply`], as far as it can be known without touching the process.
-pub fn check(target: &Target, patch: &Patch, classes: Classes, cache: &Cache) -> Result<Plan, Error> {
+pub fn check(
+    target: &Target,
+    patch: &Patch,
+    classes: Classes,
+    given: &[ObjectFile],
+    cache: &Cache,
+) -> Result<Plan, Error> {
     match runtime::find_block(target, &target.maps()?) {
         Ok(_) | Err(Error::NotPrepared { .. }) => {}
         Err(other) => return Err(other),
     }
-    plan::plan(target, patch, &plan::books_or_none(target)?, classes, cache)
+    plan::plan(target, patch, &plan::books_or_none(target)?, classes, given, cache)
 }
 
 fn name_of(plan: &Plan, books: &Books, entry: u64) -> String {

@@ -5,6 +5,7 @@ use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header,
     Image, Mapping, Object, Range, Site, State, Table,
 };
+use suture_abi::late::Recipe;
 
 /// Everything of one all-or-nothing change.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,10 @@ pub struct Batch {
     pub ranges: Vec<Range>,
     /// States.
     pub states: Vec<State>,
+    /// Objects that may come and go, with their blobs.
+    pub recipes: Vec<(Recipe, Vec<u8>)>,
+    /// Address of the loader's `r_debug`.
+    pub r_debug: u64,
     /// The patch takes the place of all others.
     pub replace: bool,
     /// Offset of the thread id from `fs`.
@@ -61,8 +66,11 @@ unsafe impl Row for Mapping {}
 // SAFETY: u64, two u32, u64.
 unsafe impl Row for Fixup {}
 #[allow(unsafe_code)]
-// SAFETY: u32, four u8, then u64 and byte arrays of 8.
+// SAFETY: u32, four u8, then u64 and byte arrays of 8, u32, two u8, u16.
 unsafe impl Row for Site {}
+#[allow(unsafe_code)]
+// SAFETY: four u32, two byte arrays of multiples of 8, four u64, a table of two u32.
+unsafe impl Row for Recipe {}
 #[allow(unsafe_code)]
 // SAFETY: two u32, three u64, two u32.
 unsafe impl Row for Func {}
@@ -97,6 +105,10 @@ impl Batch {
             Table { offset, count: u32::try_from(count).unwrap_or(u32::MAX) }
         };
         let images: &[Image] = self.image.as_slice();
+        let mut recipes: Vec<Recipe> = Vec::new();
+        for (row, blob) in &self.recipes {
+            recipes.push(Recipe { blob: append(blob, blob.len()), ..*row });
+        }
         let header = Header {
             magic: BATCH_MAGIC,
             abi: ABI_VERSION,
@@ -116,6 +128,8 @@ impl Batch {
             images: append(bytes_of(images), images.len()),
             ranges: append(bytes_of(&self.ranges), self.ranges.len()),
             states: append(bytes_of(&self.states), self.states.len()),
+            recipes: append(bytes_of(&recipes), recipes.len()),
+            r_debug: self.r_debug,
             name: append(self.name.as_bytes(), self.name.len()),
             description: append(&self.description, self.description.len()),
         };
@@ -157,7 +171,7 @@ mod tests {
         assert_eq!(bytes[objects..objects + 8], 1u64.to_le_bytes());
         let (funcs, count) = table(72);
         assert_eq!((count, bytes[funcs + size_of::<Func>()]), (3, 7));
-        let (name, length) = table(104);
+        let (name, length) = table(120);
         assert_eq!(&bytes[name..name + length], b"fix");
     }
 }

@@ -16,6 +16,15 @@ pub struct Cli {
     pub command: Command,
 }
 
+/// Libraries that are not loaded yet.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ObjectFiles {
+    /// The file of a library that the patch names and that is not loaded yet. It is patched when it is loaded.
+    /// Without this the file is looked for as the process's own loader would; may be given several times
+    #[arg(long = "object-file", value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
 /// What the exit status means, as every help text and manual page says it.
 pub const EXIT_CODES: &str = "\
 Exit status:
@@ -34,6 +43,8 @@ pub enum Command {
         patch: PathBuf,
         #[command(flatten)]
         targets: Targets,
+        #[command(flatten)]
+        files: ObjectFiles,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]
@@ -110,6 +121,8 @@ pub enum Command {
         /// --pid, as they are loaded there
         #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["name", "all", "patch"])]
         object: Vec<PathBuf>,
+        #[command(flatten)]
+        files: ObjectFiles,
         #[command(flatten)]
         engine: Engine,
         #[command(flatten)]

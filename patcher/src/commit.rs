@@ -100,8 +100,10 @@ fn arm_all(
         false => Ok(()),
     };
     let wanted = |row: &SiteRow| batch.sites.iter().any(|s| s.id == row.id || s.entry == row.plan.entry);
-    let mut rows = books::read(target, session.block)?.sites;
-    rows.retain(wanted);
+    let books = books::read(target, session.block)?;
+    // Who loads an object arms its sites.
+    let wanted = |row: &SiteRow| wanted(row) && !books.is_nowhere(&row.plan);
+    let rows: Vec<SiteRow> = books.sites.iter().filter(|row| wanted(row)).copied().collect();
     for row in &rows {
         stores::write_pad(session, &row.plan, &name_of(row.plan.entry))?;
     }

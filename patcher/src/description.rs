@@ -30,6 +30,9 @@ pub struct ObjectDescription {
     pub name: Option<String>,
     /// Mapped file; `None` = the object was not loaded.
     pub path: Option<String>,
+    /// File by which the object is patched when it is loaded.
+    #[serde(default)]
+    pub awaited: Option<String>,
     /// Its build-id.
     pub build_id: Option<String>,
     /// Functions, in descriptor order.
@@ -43,8 +46,11 @@ pub struct FunctionDescription {
     pub name: String,
     /// Position among symbols of that name, from 1.
     pub sympos: u64,
-    /// Entry of the old function; 0 while its object is not loaded.
+    /// Entry of the old function; 0 if its object was not loaded.
     pub old: u64,
+    /// Its offset from the load base, where the object may come and go.
+    #[serde(default)]
+    pub offset: u64,
     /// Entry of the new function, or 0.
     pub new: u64,
 }

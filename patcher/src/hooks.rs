@@ -5,21 +5,35 @@
 //! crosses a patched function would end the process. Both are redirected by the same engine to
 //! answers of the runtime; registering with libgcc instead hangs forked children.
 //!
+//! The loader's debug-state function is redirected where a patch is about objects that may come or go
+//! (`suture_runtime::late`).
+//!
 //! Two more hand the side of a thread on while a transition runs: the common body of thread creation
 //! (`thrd_create`, timers, asynchronous I/O go through it, too) and `_Fork`, through which every fork of the
 //! library goes, whose child continues its parent's stack under another thread id.
 
 use crate::threads;
-use suture_abi::batch::{HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR, HOOK_FORK, HOOK_PTHREAD_CREATE};
+use suture_abi::batch::{
+    HOOK_DL_DEBUG_STATE, HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR, HOOK_FORK, HOOK_PTHREAD_CREATE,
+};
 use suture_abi::block::SiteRow;
 use suture_elf::Vaddr;
 use suture_link::ProcessView;
+
+/// What the loader calls whenever its list of objects has changed.
+const DEBUG_STATE: &str = "_dl_debug_state";
 
 impl Hook {
     /// Whether patches can do without it: a thread whose birth is not noticed starts unswitched.
     #[must_use]
     pub fn is_optional(&self) -> bool {
         self.kind == HOOK_PTHREAD_CREATE
+    }
+
+    /// Whether the runtime's handler leaves every register as it was.
+    #[must_use]
+    pub fn is_transparent(&self) -> bool {
+        self.kind == HOOK_DL_DEBUG_STATE
     }
 }
 
@@ -37,9 +51,9 @@ pub struct Hook {
 }
 
 /// The hooks that this process needs and does not have. `unwind` = the patch brings code that unwinders
-/// may have to cross.
+/// may have to cross; `late` = it is about objects that may come or go.
 #[must_use]
-pub fn missing(view: &ProcessView<'_>, sites: &[SiteRow], unwind: bool) -> Vec<Hook> {
+pub fn missing(view: &ProcessView<'_>, sites: &[SiteRow], unwind: bool, late: bool) -> Vec<Hook> {
     let mut hooks = Vec::new();
     let mut want = |kind: u32, name: &'static str| {
         for (index, _) in view.objects.iter().enumerate().filter(|(_, o)| !o.runtime && !o.vdso) {
@@ -51,6 +65,10 @@ pub fn missing(view: &ProcessView<'_>, sites: &[SiteRow], unwind: bool) -> Vec<H
         if phdr_is_asked_for(view) {
             want(HOOK_DL_ITERATE_PHDR, "dl_iterate_phdr");
         }
+    }
+    let loader = view.objects.iter().position(|o| !o.runtime && o.defined(DEBUG_STATE).is_some());
+    if let Some(loader) = loader.filter(|_| late) {
+        want_in(view, sites, loader, HOOK_DL_DEBUG_STATE, DEBUG_STATE, &mut hooks);
     }
     // Of the C library only: an interposed function of the same name ends up there.
     if let Some(libc) =

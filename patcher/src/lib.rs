@@ -21,6 +21,7 @@ pub mod error;
 pub mod hooks;
 pub mod host;
 pub mod inject;
+pub mod late;
 pub mod log;
 pub mod operation;
 pub mod patch;

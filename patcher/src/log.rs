@@ -18,6 +18,9 @@ pub struct EventText {
     pub patch: String,
     /// State, site or object it is about, or 0.
     pub subject: u64,
+    /// Name of the object it is about, if it is about one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub object: Option<String>,
     /// Thread that wrote it.
     pub tid: u32,
     /// Address, errno or another number that goes with the word.
@@ -33,6 +36,7 @@ impl From<Event> for EventText {
             event: spelling(event.word),
             patch: String::from_utf8_lossy(&event.name[..end]).into_owned(),
             subject: event.subject,
+            object: None,
             tid: event.tid,
             value: event.value,
         }
@@ -68,6 +72,7 @@ pub fn spelling(number: u32) -> &'static str {
         word::FORCED => "forced",
         word::APPLY_OBJECT => "apply",
         word::REVERT_OBJECT => "revert",
+        word::OBJECT_REFUSED => "object-refused",
         word::CALLBACK_CRASHED => "crashed",
         word::SHADOW_REFUSED => "shadow-refused",
         word::SHADOW_FREED => "shadow-freed",
@@ -81,5 +86,15 @@ pub fn spelling(number: u32) -> &'static str {
 /// No process, no rights, no runtime.
 pub fn read(target: &Target, after: u64) -> Result<Vec<EventText>, Error> {
     let block = runtime::find_block(target, &target.maps()?)?;
-    Ok(books::events(target, block, after)?.into_iter().map(EventText::from).collect())
+    let events = books::events(target, block, after)?;
+    let about_objects =
+        |e: &Event| matches!(e.word, word::APPLY_OBJECT | word::REVERT_OBJECT | word::OBJECT_REFUSED);
+    // Names are in the books; without need those are not read.
+    let books = events.iter().any(about_objects).then(|| books::read(target, block)).transpose()?;
+    let named = |event: Event| {
+        let object =
+            books.as_ref().filter(|_| about_objects(&event)).and_then(|b| b.object_name(event.subject));
+        EventText { object, ..EventText::from(event) }
+    };
+    Ok(events.into_iter().map(named).collect())
 }

@@ -4,6 +4,7 @@ use crate::batch::Batch;
 use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
 use crate::error::Error;
 use crate::hooks::{self, Hook};
+use crate::late;
 use crate::patch::{Patch, descriptor_errno};
 use crate::replace;
 use crate::target::books::Books;
@@ -12,10 +13,10 @@ use crate::threads::{self, ThreadLayout};
 use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
-use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
-use suture_abi::block::PATCH_PREPARED;
+use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, Mapping, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
-use suture_elf::{Addr, MapsSnapshot, Region, Vaddr};
+use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::{
     FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor, ProcessView,
     ResolvedFunc,
@@ -37,8 +38,10 @@ pub struct Plan {
     pub concerned: bool,
     /// What is odd about the patch beside those that are there.
     pub warnings: Vec<String>,
-    /// Objects the patch names that are not loaded.
+    /// Objects the patch names that are not loaded, and of which no file is known.
     pub absent: Vec<String>,
+    /// Objects it names that will be patched when they are loaded.
+    pub awaited: Vec<String>,
     /// Imports because of which the image is never unmapped.
     pub pinned: Vec<String>,
     /// Stacks that the program makes itself.
@@ -76,6 +79,7 @@ pub fn plan(
     patch: &Patch,
     books: &Books,
     classes: Classes,
+    given: &[ObjectFile],
     cache: &Cache,
 ) -> Result<Plan, Error> {
     let pid = target.pid();
@@ -101,7 +105,8 @@ pub fn plan(
     let linked = link(&view, patch)?;
     not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
-    let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0);
+    let is_late = late::concerned(patch, &view);
+    let mut hooks = hooks::missing(&view, &books.sites, linked.image.eh_frame_hdr != 0, is_late);
     let redirect = loop {
         match redirect(target, patch, &view, &linked, &hooks, maps.clone(), books, layout, classes, cache) {
             Err(PlanError::Refused(refused)) if give_up_optional(&mut hooks, &refused) => {}
@@ -109,13 +114,28 @@ pub fn plan(
         }
     };
     let own_stacks = own_stacks::find(target, &view, books)?;
-    Ok(assemble(patch, &view, linked, &hooks, redirect, books, layout, own_stacks, cache))
+    let mut maps = view.maps.clone();
+    maps.regions.extend(linked.mappings.iter().chain(&redirect.mappings).map(region));
+    maps.regions.sort_by_key(|r| r.start);
+    let subject = late::Subject {
+        target,
+        view: &view,
+        patch,
+        linked: &linked,
+        books,
+        given,
+        cache,
+        dispatch: dispatch(books, layout),
+        options: options(classes),
+    };
+    let late = if is_late { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
+    Ok(assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache))
 }
 
 /// Refuses functions that the runtime redirects for itself. A patch on top of a hook would keep the runtime
 /// from seeing births and forks, and a forked child would mix old and new code in the next transition.
 fn not_the_runtimes_own(view: &ProcessView<'_>, linked: &LinkPlan) -> Result<(), Error> {
-    let own = hooks::missing(view, &[], true);
+    let own = hooks::missing(view, &[], true, true);
     let is_own = |entry, object: u32| {
         let index = linked.objects[object as usize].index;
         own.iter().any(|hook| (hook.object, hook.entry) == (index, entry))
@@ -137,7 +157,7 @@ fn give_up_optional(hooks: &mut Vec<Hook>, refused: &[(String, Refusal)]) -> boo
     hooks.len() < before
 }
 
-fn refusal(error: PlanError) -> Error {
+pub(crate) fn refusal(error: PlanError) -> Error {
     match error {
         PlanError::Refused(refused) => {
             let foreign = refused.iter().any(|(_, why)| matches!(why, Refusal::Bytes { .. }));
@@ -181,11 +201,7 @@ fn redirect(
     cache: &Cache,
 ) -> Result<RedirectPlan, PlanError> {
     // The image takes its place first; punned pages must not.
-    maps.regions.extend(linked.mappings.iter().map(|m| Region {
-        start: m.addr,
-        end: m.addr + m.len,
-        ..Region::default()
-    }));
+    maps.regions.extend(linked.mappings.iter().map(region));
     maps.regions.sort_by_key(|r| r.start);
     let mut used: Vec<usize> = linked.funcs.iter().map(|f| linked.objects[f.object as usize].index).collect();
     used.extend(hooks.iter().map(|h| h.object));
@@ -207,7 +223,7 @@ fn redirect(
             object: position(linked.objects[f.object as usize].index),
             entry: f.old_entry,
             name: f.name.clone(),
-            replacement: Some(Replacement {
+            replacement: Some(Replacement::Code {
                 analysis: new_code.clone(),
                 entry: Vaddr(f.new_addr.0.wrapping_sub(linked.base.0)),
             }),
@@ -217,24 +233,39 @@ fn redirect(
         object: position(h.object),
         entry: h.entry,
         name: h.name.to_owned(),
-        replacement: None,
+        replacement: h.is_transparent().then_some(Replacement::Transparent),
     }));
     let existing: Vec<ExistingSite> =
-        books.sites.iter().map(|s| ExistingSite { id: s.id, site: s.plan }).collect();
-    let dispatch = Constants {
-        directory: books.records,
-        slow_path: books.slow_path,
-        self_look: books.self_look,
-        thread_id: layout.thread_id,
-    };
+        books.sites.iter().filter(|s| !books.is_nowhere(&s.plan)).map(existing_site).collect();
+    let dispatch = dispatch(books, layout);
     let process = suture_redirect::ProcessView {
         maps: Some(&maps),
         existing: &existing,
         memory: Some(&target.memory),
         dispatch,
     };
-    let options = Options { classes, max_map_count: crate::sys::proc::max_map_count(), ..Options::default() };
-    plan_sites(&objects, &requests, &process, &options)
+    plan_sites(&objects, &requests, &process, &options(classes))
+}
+
+fn existing_site(row: &SiteRow) -> ExistingSite {
+    ExistingSite { id: row.id, site: row.plan }
+}
+
+fn region(m: &Mapping) -> Region {
+    Region { start: m.addr, end: m.addr + m.len, ..Region::default() }
+}
+
+fn options(classes: Classes) -> Options {
+    Options { classes, max_map_count: crate::sys::proc::max_map_count(), ..Options::default() }
+}
+
+fn dispatch(books: &Books, layout: ThreadLayout) -> Constants {
+    Constants {
+        directory: books.records,
+        slow_path: books.slow_path,
+        self_look: books.self_look,
+        thread_id: layout.thread_id,
+    }
 }
 
 /// Refusals, one to a line, the first few of many.
@@ -253,6 +284,7 @@ fn assemble(
     linked: LinkPlan,
     hooks: &[Hook],
     redirect: RedirectPlan,
+    late: late::LatePlan,
     books: &Books,
     layout: ThreadLayout,
     own_stacks: OwnStacks,
@@ -261,7 +293,7 @@ fn assemble(
     let mut batch = Batch {
         generation: books.generation,
         name: linked.name.clone(),
-        description: describe(patch, view, &linked).to_bytes(),
+        description: describe(patch, view, &linked, &late).to_bytes(),
         objects: linked.object_rows(),
         image: Some(linked.image),
         ranges: ranges(patch, view, &linked, cache),
@@ -280,10 +312,12 @@ fn assemble(
             suture_abi::batch::Mapping { offset: m.offset + shift, ..*m }
         }));
     }
+    let watched = |index: usize| late.watched.iter().find(|(at, _)| *at == index).map_or(0, |(_, row)| *row);
     let mut functions = Vec::new();
     let (own, hooked) = redirect.sites.split_at(linked.funcs.len().min(redirect.sites.len()));
     for (func, planned) in linked.funcs.iter().zip(own) {
         let site = site_index(&mut batch, planned);
+        batch.sites[site as usize].recipe = watched(linked.objects[func.object as usize].index);
         batch.funcs.push(Func {
             site,
             hook: HOOK_NONE,
@@ -308,6 +342,8 @@ fn assemble(
         let func = Func { site, hook: hook.kind, old_size: planned.size, ..Func::default() };
         batch.funcs.push(func);
     }
+    relative_ranges(&mut batch, books);
+    add_late(&mut batch, &late, view);
     if linked.replace {
         replace::add_nops(&mut batch, books);
     }
@@ -316,7 +352,49 @@ fn assemble(
     let warnings = replace::disagreements(&patch.descriptor, books);
     let concerned =
         linked.absent.len() < patch.descriptor.objects.len() || patch.descriptor.objects.is_empty();
-    Plan { batch, functions, concerned, warnings, absent: linked.absent, pinned: linked.pinned, own_stacks }
+    let awaited: Vec<String> = late.awaited.iter().map(|a| a.name.clone()).collect();
+    let mut absent = linked.absent;
+    absent.retain(|name| !awaited.contains(name));
+    Plan { batch, functions, concerned, warnings, absent, awaited, pinned: linked.pinned, own_stacks }
+}
+
+/// The books have code at a relative site as offsets, wherever its object is now.
+fn relative_ranges(batch: &mut Batch, books: &Books) {
+    let Batch { ranges, funcs, sites, .. } = batch;
+    for range in ranges.iter_mut().filter(|r| r.kind == RANGE_OLD) {
+        let site = funcs.get(range.func as usize).and_then(|f| sites.get(f.site as usize));
+        let known =
+            site.and_then(|s| books.relative.iter().find(|r| s.id != 0 && r.id == s.id && r.late != 0));
+        if let Some(row) = known.and_then(|s| books.recipe(s)) {
+            (range.start, range.end) = (range.start.wrapping_sub(row.base), range.end.wrapping_sub(row.base));
+        }
+    }
+}
+
+/// Adds what is planned for objects that may come.
+fn add_late(batch: &mut Batch, late: &late::LatePlan, view: &ProcessView<'_>) {
+    let offset = batch.append_code(&late.code);
+    batch.mappings.extend(late.mappings.iter().map(|m| {
+        let shift = if m.kind == MAPPING_FILE { offset } else { 0 };
+        Mapping { offset: m.offset + shift, ..*m }
+    }));
+    let number = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
+    for (index, func) in (0..).zip(&late.funcs) {
+        let site = late.sites[func.site as usize];
+        // Of an object that came late and is there now the function was planned where it is.
+        if batch.sites.iter().any(|s| site.id != 0 && s.id == site.id) {
+            continue;
+        }
+        let at = number(batch.funcs.len());
+        batch.funcs.push(Func { site: number(batch.sites.len()), ..*func });
+        batch.sites.push(site);
+        let own = late.ranges.iter().filter(|r| r.func == index);
+        batch.ranges.extend(own.map(|r| Range { func: at, ..*r }));
+    }
+    batch.recipes.clone_from(&late.recipes);
+    if !batch.recipes.is_empty() {
+        batch.r_debug = view.r_debug.0;
+    }
 }
 
 /// Code of the patch's functions, old and new, with the parts that compilers move away; and where
@@ -356,21 +434,27 @@ fn site_index(batch: &mut Batch, planned: &PlannedSite) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
 
-fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan) -> Description {
+fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, late: &late::LatePlan) -> Description {
     let objects = patch.descriptor.objects.iter().map(|wanted| {
         let found = view.objects_named(wanted.name.as_deref()).first().map(|&i| &view.objects[i]);
         let funcs = linked.funcs.iter().filter(|f| {
             let holder = view.objects_named(wanted.name.as_deref());
             holder.contains(&linked.objects[f.object as usize].index)
         });
+        let waits = late.awaited.iter().find(|a| Some(a.name.as_str()) == wanted.name.as_deref());
+        let id = found.and_then(|o| o.file.build_id()).or_else(|| waits?.build_id.as_ref());
         ObjectDescription {
             name: wanted.name.clone(),
             path: found.map(|o| o.path.clone()),
-            build_id: found.and_then(|o| o.file.build_id()).map(ToString::to_string),
-            functions: match found {
-                Some(_) => funcs.map(|f| described(wanted, f)).collect(),
+            awaited: waits.map(|a| a.path.clone()),
+            build_id: id.map(ToString::to_string),
+            functions: match (found, waits) {
+                (Some(_), _) => funcs.map(|f| described(wanted, f)).collect(),
+                (None, Some(a)) => {
+                    wanted.funcs.iter().zip(&a.functions).map(|(w, f)| awaited(w, f)).collect()
+                }
                 // What it would be.
-                None => wanted.funcs.iter().map(not_there).collect(),
+                (None, None) => wanted.funcs.iter().map(not_there).collect(),
             },
         }
     });
@@ -388,12 +472,25 @@ fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescript
         name: func.symbol.clone(),
         sympos: wanted.funcs.iter().find(|w| w.old_name == func.symbol).map_or(1, |w| w.sympos.max(1)),
         old: func.old_addr.0,
+        offset: func.old_entry.0,
         new: func.new_addr.0,
     }
 }
 
 fn not_there(func: &FuncDescriptor) -> FunctionDescription {
-    FunctionDescription { name: func.old_name.clone(), sympos: func.sympos.max(1), old: 0, new: 0 }
+    let sympos = func.sympos.max(1);
+    FunctionDescription { name: func.old_name.clone(), sympos, ..FunctionDescription::default() }
+}
+
+fn awaited(func: &FuncDescriptor, found: &(String, Vaddr, Addr)) -> FunctionDescription {
+    let (name, offset, new) = found;
+    FunctionDescription {
+        name: name.clone(),
+        sympos: func.sympos.max(1),
+        old: 0,
+        offset: offset.0,
+        new: new.0,
+    }
 }
 
 /// Reads the books of a process, empty ones where there is no runtime yet.

@@ -161,8 +161,11 @@ fn patch_text(text: &mut String, patch: &PatchStatus, coming: bool) {
         let _ = writeln!(text, "     {}", callback.text());
     }
     for object in &patch.objects_absent {
-        let _ = writeln!(text, "     {object}: not loaded, not patched");
+        let _ = writeln!(text, "     {object}: not loaded, not patched: no file of it was known");
     }
+    patch.late.iter().for_each(|late| {
+        let _ = writeln!(text, "     {}", late.text());
+    });
     if let Some(gdb) = &patch.gdb {
         let _ = writeln!(text, "     gdb: {gdb}");
     }
@@ -217,6 +220,7 @@ fn function_line(text: &mut String, f: &FunctionStatus) {
     let mark = match f.site {
         "armed" => String::new(),
         "unarmed" => "  not armed".into(),
+        "waiting" => "  until it is loaded".into(),
         site => format!("  SITE {}", site.to_uppercase()),
     };
     let nop = if f.nop { "  (back to the old function)" } else { "" };

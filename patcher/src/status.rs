@@ -3,8 +3,9 @@
 //! Read wholly from outside: books by `process_vm_readv`, then every site's bytes (the verify pass:
 //! a probe that was put on a site and taken away again, or `madvise`, undoes a store silently).
 
-use crate::description::{Description, ObjectDescription};
+use crate::description::{Description, FunctionDescription, ObjectDescription};
 use crate::error::Error;
+use crate::late::{self, status::LateStatus};
 use crate::shadow;
 use crate::states::{self, CallbackStatus, Callbacks, StateStatus};
 use crate::stores::{self, Live};
@@ -15,6 +16,7 @@ use crate::view::Cache;
 use serde::Serialize;
 use suture_abi::batch::FUNC_NOP;
 use suture_abi::block::{PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow};
+use suture_abi::late::{PLACE_FREE, PLACE_REFUSED};
 use suture_elf::demangle;
 
 /// What the main executable is called.
@@ -89,8 +91,12 @@ pub struct PatchStatus {
     pub states: Vec<StateStatus>,
     /// Its last callback, as far as the event log still knows.
     pub last_callback: Option<CallbackStatus>,
-    /// Objects it names that were not loaded when it was applied.
+    /// Objects it names that were not loaded when it was applied, and of which no file was known.
     pub objects_absent: Vec<String>,
+    /// Objects it names that were not loaded then, and are patched when they are.
+    pub objects_awaited: Vec<String>,
+    /// Objects that came after it.
+    pub late: Vec<LateStatus>,
     /// Command for gdb to read the patch's symbols with line numbers.
     pub gdb: Option<String>,
 }
@@ -135,7 +141,8 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     let books = books::read(target, block)?;
     let callbacks = Callbacks::read(target, block)?;
     let mut lost = 0;
-    for site in books.sites.iter().filter(|s| s.depth > 0 && s.state == SITE_ARMED) {
+    let expected = |s: &&SiteRow| s.depth > 0 && s.state == SITE_ARMED && !books.is_nowhere(&s.plan);
+    for site in books.sites.iter().filter(expected) {
         lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
     }
     let mut patches = Vec::new();
@@ -150,13 +157,22 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         for func in books.funcs_of(patch.row.id) {
             let Some(site) = books.site(func.site) else { continue };
             let entry = site.plan.entry;
+            let offset = late_offset(&books, site);
+            if offset.is_some() && hides(&books, patch.row.id, site) {
+                continue;
+            }
             // A nop has its name from the patch it undoes.
-            let found = names(&description, entry).or_else(|| all.iter().find_map(|d| names(d, entry)));
+            let named = |d: &Description| names(d, entry, offset.map(|at| (at, object_of(&books, site))));
+            let found = named(&description).or_else(|| all.iter().find_map(named));
             let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
-            let row = function_status(target, site, name, object, func.plan.new_func)?;
+            let mut row = function_status(target, site, name, object, func.plan.new_func)?;
+            if books.is_nowhere(&site.plan) && offset.is_some() {
+                row.site = if is_refused(&books, site) { "refused" } else { "waiting" };
+            }
             functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
         }
-        let absent = description.objects.iter().filter(|o| o.path.is_none());
+        let absent = description.objects.iter().filter(|o| o.path.is_none() && o.awaited.is_none());
+        let awaited = description.objects.iter().filter(|o| o.awaited.is_some());
         patches.push(PatchStatus {
             name: patch.name.clone(),
             id: patch.row.id,
@@ -165,11 +181,13 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
             transition: books.transition.is_some_and(|t| t.patch == patch.row.id),
             replace: patch.row.flags & PATCH_REPLACE != 0,
             forced: patch.row.flags & PATCH_FORCED != 0,
-            objects: objects(&description, patch.row.state == PATCH_ENABLED),
+            objects: objects(&description, patch.row.state == PATCH_ENABLED, &functions),
+            late: late::status::of_patch(&books, patch.row.id, &all),
             states: states::of_patch(&books, patch.row.id),
             last_callback: callbacks.last(patch.row.id),
             since_ns: patch.row.time_ns,
             objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
+            objects_awaited: awaited.filter_map(|o| o.name.clone()).collect(),
             file: Some(description.file).filter(|f| !f.is_empty()),
             build_id: description.build_id,
             functions,
@@ -183,6 +201,7 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
             suture_abi::batch::HOOK_DL_FIND_OBJECT => "_dl_find_object",
             suture_abi::batch::HOOK_DL_ITERATE_PHDR => "dl_iterate_phdr",
             suture_abi::batch::HOOK_PTHREAD_CREATE => "pthread_create",
+            suture_abi::batch::HOOK_DL_DEBUG_STATE => "_dl_debug_state",
             _ => "_Fork",
         };
         hooks.push(function_status(target, site, name.into(), "C library".into(), func.plan.new_func)?);
@@ -207,13 +226,45 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     })
 }
 
-fn objects(description: &Description, applied: bool) -> Vec<ObjectStatus> {
+/// Offset of the function of a relative site.
+fn late_offset(books: &books::Books, site: &SiteRow) -> Option<u64> {
+    books.relative.iter().find(|s| s.id == site.id && s.late != 0).map(|s| s.entry)
+}
+
+fn object_of(books: &books::Books, site: &SiteRow) -> String {
+    books.object_name(u64::from(site.plan.recipe)).unwrap_or_default()
+}
+
+/// Of the mappings of one file that a patch is ready for, those that are there are shown, else the first.
+fn hides(books: &books::Books, patch: u32, site: &SiteRow) -> bool {
+    let there = |s: &SiteRow| books.recipe(&s.plan).is_some_and(|r| r.state != PLACE_FREE);
+    if there(site) {
+        return false;
+    }
+    let key = |s: &SiteRow| (late_offset(books, s), object_of(books, s));
+    let sites = books.funcs_of(patch).filter_map(|f| books.site(f.site));
+    let twins: Vec<&SiteRow> = sites.filter(|s| key(s) == key(site)).collect();
+    twins.iter().any(|s| there(s)) || twins.iter().map(|s| s.id).min() != Some(site.id)
+}
+
+fn is_refused(books: &books::Books, site: &SiteRow) -> bool {
+    books.recipe(&site.plan).is_some_and(|r| r.state == PLACE_REFUSED)
+}
+
+fn objects(description: &Description, applied: bool, shown: &[FunctionStatus]) -> Vec<ObjectStatus> {
+    // An object is patched where its functions are, whatever became of their bytes since.
+    let absent = |f: &FunctionStatus| matches!(f.site, "gone" | "waiting" | "refused");
+    let patched = |o: &ObjectDescription| {
+        let name = o.name.as_deref().unwrap_or(MAIN);
+        let mut own = shown.iter().filter(|f| f.object == name).peekable();
+        if own.peek().is_some() { own.any(|f| !absent(f)) } else { o.path.is_some() }
+    };
     let functions = |o: &ObjectDescription| {
         o.functions.iter().map(|f| format!("{},{}", f.name, f.sympos)).collect::<Vec<_>>()
     };
     let show = |o: &ObjectDescription| ObjectStatus {
         name: o.name.clone().unwrap_or_else(|| MAIN.into()),
-        patched: applied && o.path.is_some(),
+        patched: applied && patched(o),
         functions: functions(o),
     };
     description.objects.iter().map(show).collect()
@@ -229,12 +280,21 @@ pub fn function_name(books: &books::Books, entry: u64) -> String {
 #[must_use]
 pub fn known_function(books: &books::Books, entry: u64) -> Option<String> {
     let mut descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
-    descriptions.find_map(|d| names(&d, entry)).map(|(name, _)| name)
+    let row = books.sites.iter().find(|s| s.plan.entry == entry);
+    let late = row.and_then(|s| Some((late_offset(books, s)?, object_of(books, s))));
+    descriptions.find_map(|d| names(&d, entry, late.clone())).map(|(name, _)| name)
 }
 
-fn names(description: &Description, entry: u64) -> Option<(String, String)> {
+/// Name of the function at an entry, or at an offset in an object that may come and go.
+fn names(description: &Description, entry: u64, late: Option<(u64, String)>) -> Option<(String, String)> {
+    let file_name =
+        |o: &ObjectDescription| o.name.as_deref().map(|n| n.rsplit('/').next().unwrap_or(n).to_owned());
     for object in &description.objects {
-        if let Some(function) = object.functions.iter().find(|f| f.old == entry) {
+        let is_it = |f: &&FunctionDescription| match &late {
+            Some((offset, name)) => f.offset == *offset && file_name(object).as_ref() == Some(name),
+            None => f.old == entry,
+        };
+        if let Some(function) = object.functions.iter().find(is_it) {
             let object = object.name.clone().unwrap_or_else(|| MAIN.into());
             return Some((demangle(&function.name), object));
         }

@@ -38,6 +38,14 @@ impl Cache {
         Ok(object)
     }
 
+    /// Opens a file by its path in a process's own file system view.
+    ///
+    /// # Errors
+    /// When there is none, or it is no object file.
+    pub fn open_path(&self, pid: i32, path: &str) -> Result<ObjectFile, ElfError> {
+        self.open(pid, &FileRequest { path, deleted: false, mapped: 0..0 })
+    }
+
     /// The analysis of a file, made on first use.
     #[must_use]
     pub fn analysis(&self, file: &ObjectFile) -> ObjectAnalysis {

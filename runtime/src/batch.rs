@@ -10,15 +10,18 @@
 //! are checked could only mislead itself, since every table is bounds-checked from one copy.
 #![allow(unsafe_code)]
 
+use crate::late::blob::Blob;
 use crate::sys::mem::{PAGE, PROT_EXEC, PROT_READ, PROT_WRITE};
 use core::marker::PhantomData;
 use core::mem::offset_of;
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
-    FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_FORK, HOOK_NONE, Header, Image, MAPPING_ANON,
-    MAPPING_FILE, Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
+    FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, Header, Image,
+    MAPPING_ANON, MAPPING_FILE, Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State,
+    Table,
 };
+use suture_abi::late::{BUILD_ID_MAX, LANES, LateSite, RECIPE_NAME, RECIPE_SITES, Recipe};
 
 /// Longest name of a patch.
 pub const NAME_MAX: usize = 55;
@@ -51,6 +54,8 @@ unsafe impl Plain for Range {}
 unsafe impl Plain for State {}
 // SAFETY: as above.
 unsafe impl Plain for Image {}
+// SAFETY: as above.
+unsafe impl Plain for Recipe {}
 
 fn copy_out<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
     let field = bytes.get(at..at.checked_add(size_of::<T>())?)?;
@@ -131,6 +136,9 @@ pub struct View<'a> {
     pub ranges: Array<'a, Range>,
     /// States.
     pub states: Array<'a, State>,
+    /// Objects that may come and go.
+    pub recipes: Array<'a, Recipe>,
+    payload: &'a [u8],
     /// Name of the patch.
     pub name: &'a [u8],
     /// The command's description of the patch.
@@ -166,12 +174,15 @@ impl<'a> View<'a> {
             images: Array::of(payload, header.images, offset_of!(Header, images))?,
             ranges: Array::of(payload, header.ranges, offset_of!(Header, ranges))?,
             states: Array::of(payload, header.states, offset_of!(Header, states))?,
+            recipes: Array::of(payload, header.recipes, offset_of!(Header, recipes))?,
+            payload,
             name: bytes_of(payload, header.name, offset_of!(Header, name))?,
             description: bytes_of(payload, header.description, offset_of!(Header, description))?,
         };
         view.check_name()?;
         view.check_mappings()?;
         view.check_fixups()?;
+        view.check_recipes()?;
         view.check_sites()?;
         view.check_funcs()?;
         view.check_ranges()?;
@@ -254,6 +265,44 @@ impl<'a> View<'a> {
         Ok(())
     }
 
+    /// The blob of a recipe.
+    pub fn blob(&self, recipe: &Recipe) -> &'a [u8] {
+        bytes_of(self.payload, recipe.blob, 0).unwrap_or(&[])
+    }
+
+    fn check_recipes(&self) -> Result<(), Malformed> {
+        if !self.recipes.is_empty() && self.header.r_debug == 0 {
+            return Err(Malformed(offset_of!(Header, r_debug)));
+        }
+        for (i, r) in self.recipes.iter().enumerate().filter(|(_, r)| r.id == 0) {
+            let bad = |field| Err(self.recipes.place(i, field));
+            if !(RECIPE_SITES..=RECIPE_NAME).contains(&r.kind) || r.kind == RECIPE_NAME && !self.has_patch() {
+                return bad(offset_of!(Recipe, kind));
+            }
+            if r.lane as usize >= LANES {
+                return bad(offset_of!(Recipe, lane));
+            }
+            if r.build_id_len as usize > BUILD_ID_MAX || r.build_id_len == 0 && r.kind == RECIPE_SITES {
+                return bad(offset_of!(Recipe, build_id_len));
+            }
+            if bytes_of(self.payload, r.blob, 0).is_err() {
+                return bad(offset_of!(Recipe, blob));
+            }
+            let Some(blob) = Blob::new(self.blob(&r)).filter(|_| r.kind == RECIPE_SITES) else {
+                match r.kind {
+                    RECIPE_SITES => return bad(offset_of!(Recipe, blob)),
+                    _ => continue,
+                }
+            };
+            let lasting = |m: &Mapping| m.final_prot & PROT_WRITE != 0 && m.role == ROLE_ARENA;
+            let good = |s: LateSite| s.copy_word.is_multiple_of(8) && self.mapped(s.copy_word, 8, lasting);
+            if !blob.sites().all(good) {
+                return bad(offset_of!(Recipe, blob));
+            }
+        }
+        Ok(())
+    }
+
     fn check_sites(&self) -> Result<(), Malformed> {
         for (i, s) in self.sites.iter().enumerate() {
             let bad = |field| Err(self.sites.place(i, field));
@@ -292,6 +341,9 @@ impl<'a> View<'a> {
             if s.copy == 0 {
                 return bad(offset_of!(Site, copy));
             }
+            if s.recipe as usize > self.recipes.len() || s.late != 0 && s.recipe == 0 {
+                return bad(offset_of!(Site, recipe));
+            }
             let code = |m: &Mapping| m.final_prot & PROT_EXEC != 0 && m.role == ROLE_ARENA;
             if !self.mapped(s.dispatcher, 1, code) {
                 return bad(offset_of!(Site, dispatcher));
@@ -306,7 +358,7 @@ impl<'a> View<'a> {
             if f.site as usize >= self.sites.len() {
                 return bad(offset_of!(Func, site));
             }
-            if f.hook > HOOK_FORK || f.hook == HOOK_NONE && !self.has_patch() {
+            if f.hook > HOOK_DL_DEBUG_STATE || f.hook == HOOK_NONE && !self.has_patch() {
                 return bad(offset_of!(Func, hook));
             }
             let replaces = self.header.flags & BATCH_REPLACE != 0;

@@ -81,6 +81,7 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     transition: NO_ROWS,
     states: NO_ROWS,
     ranges: NO_ROWS,
+    recipes: NO_ROWS,
     records: 0,
     stand_in: 0,
     slow_path: 0,

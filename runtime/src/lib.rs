@@ -45,6 +45,7 @@ pub mod events;
 pub mod host;
 pub mod init;
 pub mod jit;
+pub mod late;
 pub mod list;
 pub mod own_memory;
 pub mod publish;

@@ -14,6 +14,7 @@
 
 use crate::block::BLOCK;
 use crate::books::Books;
+use crate::late::table;
 use crate::list::{self, NoMemory};
 use crate::word::Word;
 use alloc_crate::vec::Vec;
@@ -36,11 +37,18 @@ pub unsafe fn current<'b>() -> Option<&'b Books> {
 
 /// Books that have their place in memory: showing them cannot fail any more.
 #[derive(Debug)]
-pub struct Ready(*mut Books);
+pub struct Ready(*mut Books, table::Ready);
 
 /// Gives books their place.
 pub fn ready(next: Books) -> Result<Ready, NoMemory> {
-    list::keep(next).map(Ready)
+    let table = table::ready(&next)?;
+    match list::keep(next) {
+        Ok(books) => Ok(Ready(books, table)),
+        Err(none) => {
+            table.discard();
+            Err(none)
+        }
+    }
 }
 
 impl Ready {
@@ -52,6 +60,7 @@ impl Ready {
 
     /// Frees them unseen.
     pub fn discard(self) {
+        self.1.discard();
         // SAFETY: made by `list::keep` with capacity 1; never shown.
         drop(unsafe { Vec::from_raw_parts(self.0, 1, 1) });
     }
@@ -77,9 +86,11 @@ impl Ready {
             show(addr_of_mut!((*block).transition), &books.transition);
             show(addr_of_mut!((*block).states), &books.states);
             show(addr_of_mut!((*block).ranges), &books.ranges);
+            show(addr_of_mut!((*block).recipes), &books.recipes);
             (*block).generation.fetch_add(1, Ordering::Relaxed);
             end_change(&(*block).rows_seq, changing);
         }
+        self.1.show();
         if !old.is_null() {
             // SAFETY: made by `list::keep` with capacity 1 and not used any more (caller).
             drop(unsafe { Vec::from_raw_parts(old, 1, 1) });
@@ -145,6 +156,7 @@ pub unsafe fn rescue() -> Result<(), NoMemory> {
     let ready = ready(copy)?;
     // Showing must not free books of an arena that is gone.
     CURRENT.store(null_mut(), Ordering::Relaxed);
+    table::abandon();
     // SAFETY: the caller is the worker.
     unsafe { ready.show() };
     Ok(())

@@ -75,6 +75,8 @@ impl Plan {
             images: put(raw(&self.images), self.images.len()),
             ranges: put(&[], 0),
             states: put(&[], 0),
+            recipes: Table::default(),
+            r_debug: 0,
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"made by hand", 12),
         };

@@ -12,7 +12,7 @@ pub use link_map::{Facts, FileRequest, OpenFile};
 pub use object::{DebugFile, LoadedObject};
 
 use std::collections::HashMap;
-use suture_elf::{Addr, ElfError, MapsSnapshot, Memory, MemoryError, Symbol};
+use suture_elf::{Addr, ElfError, MapsSnapshot, Memory, MemoryError, ObjectFile, Symbol};
 use thiserror::Error;
 
 /// Why a process cannot be linked against.
@@ -85,6 +85,8 @@ pub struct ProcessView<'m> {
     /// What the runtime exports for patches; `None` while there is none, and then a plan is only for looking
     /// at.
     pub exports: Option<Exports>,
+    /// Address of the loader's `r_debug`.
+    pub r_debug: Addr,
     /// Sizes of the namespaces, in order.
     namespaces: Vec<usize>,
 }
@@ -109,6 +111,17 @@ impl<'m> ProcessView<'m> {
     /// When the books cannot be read or change meanwhile, or a file is missing or another one.
     pub fn read(memory: &'m dyn Memory, facts: Facts, open: &OpenFile<'_>) -> Result<Self, ProcessError> {
         link_map::read(memory, facts, open)
+    }
+
+    /// A file alone, as if it were loaded where nothing can be: to look its functions up.
+    ///
+    /// # Errors
+    /// When its tables are damaged.
+    pub fn of_file(memory: &'m dyn Memory, file: &ObjectFile) -> Result<Self, ElfError> {
+        let object = LoadedObject::nowhere(file)?;
+        let maps = MapsSnapshot::default();
+        let (memory, r_debug) = (MemoryRef(memory), Addr(0));
+        Ok(Self { memory, objects: vec![object], maps, exports: None, r_debug, namespaces: vec![1] })
     }
 
     /// The objects that are found under a name: SONAME, file name or path; `None` is the main

@@ -24,6 +24,13 @@ const DEPTH: usize = 8;
 /// Largest frame, in words.
 const MAX_FRAME: usize = 4096;
 
+impl Kept {
+    /// Every register that a call may destroy.
+    pub(crate) fn all() -> Self {
+        Self(caller_saved())
+    }
+}
+
 impl ObjectAnalysis {
     /// Caller-saved registers that the function at `entry` leaves as they were whenever it returns.
     #[must_use]

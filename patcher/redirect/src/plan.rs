@@ -4,8 +4,9 @@ mod emit;
 mod site;
 
 use self::emit::Hop;
+pub(crate) use self::site::pun_target;
+use self::site::skeleton;
 pub(crate) use self::site::{Tried, displaced};
-use self::site::{pun_target, skeleton};
 use crate::analysis::ObjectAnalysis;
 use crate::arena::Arena;
 use crate::callers;
@@ -36,11 +37,16 @@ pub struct LoadedObject {
 
 /// The function that takes the place of another.
 #[derive(Clone, Debug)]
-pub struct Replacement {
-    /// What is known of its file.
-    pub analysis: ObjectAnalysis,
-    /// Its entry.
-    pub entry: Vaddr,
+pub enum Replacement {
+    /// One in a file.
+    Code {
+        /// What is known of its file.
+        analysis: ObjectAnalysis,
+        /// Its entry.
+        entry: Vaddr,
+    },
+    /// One that leaves every register as it was.
+    Transparent,
 }
 
 /// A function to redirect.
@@ -350,7 +356,10 @@ pub(crate) fn check_registers(
     };
     match (check(Kept::default()), replacement) {
         // Only now is it worth looking at the new code.
-        (Err(Refusal::LiveAcross { .. }), Some(new)) => check(new.analysis.kept_by(new.entry)),
+        (Err(Refusal::LiveAcross { .. }), Some(Replacement::Code { analysis, entry })) => {
+            check(analysis.kept_by(*entry))
+        }
+        (Err(Refusal::LiveAcross { .. }), Some(Replacement::Transparent)) => check(Kept::all()),
         (verdict, _) => verdict,
     }
 }

@@ -19,7 +19,7 @@ fn judged_with(source: &str, new: Option<&str>) -> Result<(), String> {
     let file = ObjectFile::open(&build(&format!("{source}.p2align 12\n"), "s", &flags)).unwrap();
     let entry = file.symbols().named("leaf").next().unwrap().addr;
     let analysis = ObjectAnalysis::new(&file);
-    let replacement = new.map(|new| Replacement {
+    let replacement = new.map(|new| Replacement::Code {
         analysis: analysis.clone(),
         entry: file.symbols().named(new).next().unwrap().addr,
     });

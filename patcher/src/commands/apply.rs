@@ -3,9 +3,10 @@
 use super::show;
 use std::path::Path;
 use suture_patcher::apply::{self, Applied};
-use suture_patcher::cli::{Engine, Output};
+use suture_patcher::cli::{Engine, ObjectFiles, Output};
 use suture_patcher::context::{Context, Wait};
 use suture_patcher::error::Error;
+use suture_patcher::late::find;
 use suture_patcher::patch::Patch;
 use suture_patcher::run;
 use suture_patcher::target::Target;
@@ -14,9 +15,17 @@ use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
 use suture_redirect::Classes;
 
-pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, output: Output) -> u8 {
-    let prepared = Patch::open(path).and_then(|patch| Ok((patch, selection.pids()?)));
-    let (patch, pids) = match prepared {
+pub fn run(
+    path: &Path,
+    selection: &Selection,
+    files: &ObjectFiles,
+    engine: &Engine,
+    wait: Wait,
+    output: Output,
+) -> u8 {
+    let prepared =
+        Patch::open(path).and_then(|patch| Ok((patch, find::open(&files.files)?, selection.pids()?)));
+    let (patch, given, pids) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return show::failure("apply", &error, output),
     };
@@ -28,7 +37,7 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, outp
         let target = Target::open(pid)?;
         let told = |books: &Books| progress.transition(pid, books);
         let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
-        let done = apply::apply(&target, &patch, classes, selection.skips(), &context);
+        let done = apply::apply(&target, &patch, classes, &given, selection.skips(), &context);
         done.map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, suture_redirect::warm_up, show::bar(pids.len(), output));
@@ -41,10 +50,12 @@ pub fn run(path: &Path, selection: &Selection, engine: &Engine, wait: Wait, outp
     let outcomes = show::sort_out(show::outcomes(results, skip), |a: &Applied| a.moved.finished);
     show::results("apply", &outcomes, output, |o, a: &Applied| {
         let classes = by_class(a);
-        let absent = match a.objects_absent.as_slice() {
+        let names = |what: &str, names: &[String]| match names {
             [] => String::new(),
-            absent => format!(", not loaded: {}", absent.join(" ")),
+            names => format!(", {what}: {}", names.join(" ")),
         };
+        let absent = names("to be patched when loaded", &a.objects_awaited)
+            + &names("not loaded, no file known", &a.objects_absent);
         let warnings: String = a.warnings.iter().map(|w| format!("  warning: {w}\n")).collect();
         format!(
             "{} ({}): {} enabled, {} function(s) ({classes}){absent}, {} thread(s) held {} us, {:.1} ms in all\n{warnings}{}",

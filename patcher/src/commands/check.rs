@@ -1,12 +1,14 @@
 //! `suture check`.
 
 use super::{access, show};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use suture_elf::ObjectFile;
-use suture_patcher::cli::{Engine, Output};
+use suture_patcher::cli::{Engine, ObjectFiles, Output};
 use suture_patcher::error::Error;
+use suture_patcher::late::find;
 use suture_patcher::patch::Patch;
-use suture_patcher::plan::PlannedFunction;
+use suture_patcher::plan::{Plan, PlannedFunction};
 use suture_patcher::target::Target;
 use suture_patcher::target::select::Selection;
 use suture_patcher::view::Cache;
@@ -17,6 +19,7 @@ pub fn run(
     path: Option<&Path>,
     selection: Option<Selection>,
     objects: &[PathBuf],
+    files: &ObjectFiles,
     engine: &Engine,
     output: Output,
 ) -> u8 {
@@ -30,7 +33,7 @@ pub fn run(
             [pid] => counted(files, Some(pid), classes, output),
             _ => show::usage("check --object takes one --pid"),
         },
-        (Some(path), Some(selection), []) => dry_run(path, &selection, classes, output),
+        (Some(path), Some(selection), []) => dry_run(path, &selection, &files.files, classes, output),
         _ => show::usage("check needs both a patch and a process (--pid, --name or --all)"),
     }
 }
@@ -102,25 +105,25 @@ fn table(file: &Path, census: &Census) -> String {
     text
 }
 
-fn dry_run(path: &Path, selection: &Selection, classes: Classes, output: Output) -> u8 {
-    let prepared = Patch::open(path).and_then(|patch| Ok((patch, selection.pids()?)));
-    let (patch, pids) = match prepared {
+fn dry_run(path: &Path, selection: &Selection, files: &[PathBuf], classes: Classes, output: Output) -> u8 {
+    let prepared = Patch::open(path).and_then(|patch| Ok((patch, find::open(files)?, selection.pids()?)));
+    let (patch, given, pids) = match prepared {
         Ok(prepared) => prepared,
         Err(error) => return show::failure("check", &error, output),
     };
     let cache = Cache::default();
     let one = |pid: i32, _: &run::Progress| {
         let target = Target::open(pid)?;
-        apply::check(&target, &patch, classes, &cache).map(|plan| plan.functions)
+        apply::check(&target, &patch, classes, &given, &cache).map(Checked::from)
     };
     let results = run::on_each(&pids, one, suture_redirect::warm_up, |_| {});
     let outcomes = show::outcomes(results, |error| match error {
         Error::AlreadyEnabled { .. } if selection.skips() => Some("already enabled".into()),
         _ => None,
     });
-    show::results("check", &outcomes, output, |o, functions: &Vec<PlannedFunction>| {
+    show::results("check", &outcomes, output, |o, checked: &Checked| {
         let mut text = format!("{} ({}): {} could be enabled\n", o.comm, o.pid, patch.descriptor.name);
-        for f in functions {
+        for f in &checked.functions {
             let place = match (f.offset, f.undo) {
                 (0, _) => String::new(),
                 (offset, 0) => format!(" at +{offset}"),
@@ -129,6 +132,26 @@ fn dry_run(path: &Path, selection: &Selection, classes: Classes, output: Output)
             let head = if f.loop_head { ", entry is a loop head" } else { "" };
             text += &format!("  {}: {}  class {}{place}{head}\n", f.object, f.name, f.class);
         }
+        for name in &checked.objects_awaited {
+            text += &format!("  {name}: not loaded; its functions are patched when it is\n");
+        }
+        for name in &checked.objects_absent {
+            text += &format!("  {name}: not loaded, and no file of it is known (--object-file FILE)\n");
+        }
         text
     })
+}
+
+/// What a dry run says.
+#[derive(Serialize)]
+struct Checked {
+    functions: Vec<PlannedFunction>,
+    objects_awaited: Vec<String>,
+    objects_absent: Vec<String>,
+}
+
+impl From<Plan> for Checked {
+    fn from(plan: Plan) -> Self {
+        Self { functions: plan.functions, objects_awaited: plan.awaited, objects_absent: plan.absent }
+    }
 }

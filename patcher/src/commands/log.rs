@@ -48,7 +48,11 @@ fn print(pid: i32, follow: bool, output: Output) -> Result<(), Error> {
 }
 
 fn line(event: &EventText) -> String {
-    let subject = if event.subject == 0 { String::new() } else { format!(",{}", event.subject) };
+    let subject = match (&event.object, event.subject) {
+        (Some(object), _) => format!(",{object}"),
+        (None, 0) => String::new(),
+        (None, subject) => format!(",{subject}"),
+    };
     let value = if event.value == 0 { String::new() } else { format!("  {:#x}", event.value) };
     let (number, time) = (event.number, report::utc(event.time_ns));
     format!("{number:5}  {time}  {:13} {}{subject}{value}\n", event.event, event.patch)

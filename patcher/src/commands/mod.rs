@@ -18,8 +18,8 @@ use suture_patcher::disable::Action;
 /// Runs the command and gives its exit status.
 pub fn run(cli: Cli) -> u8 {
     match cli.command {
-        Command::Apply { patch, targets, engine, wait, output } => {
-            apply::run(&patch, &targets.selection(), &engine, wait.wait(), output)
+        Command::Apply { patch, targets, files, engine, wait, output } => {
+            apply::run(&patch, &targets.selection(), &files, &engine, wait.wait(), output)
         }
         Command::Disable { patch, targets, wait, output } => {
             disable::run(&patch, Action::Disable, &targets.selection(), wait.wait(), output)
@@ -34,8 +34,8 @@ pub fn run(cli: Cli) -> u8 {
             disable::run(&patch, Action::Force, &targets.selection(), wait.wait(), output)
         }
         Command::Status { targets, threads, output } => status::run(targets.selection(), threads, output),
-        Command::Check { patch, targets, object, engine, output } => {
-            check::run(patch.as_deref(), targets.selection(), &object, &engine, output)
+        Command::Check { patch, targets, object, files, engine, output } => {
+            check::run(patch.as_deref(), targets.selection(), &object, &files, &engine, output)
         }
         Command::Get { path, targets, output } => control::get(&path, &targets.selection(), output),
         Command::Set { path, value, targets, output } => {

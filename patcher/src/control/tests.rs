@@ -32,6 +32,8 @@ fn status() -> ProcessStatus {
         }],
         last_callback: None,
         objects_absent: Vec::new(),
+        objects_awaited: Vec::new(),
+        late: Vec::new(),
         gdb: None,
     };
     ProcessStatus {

@@ -5,11 +5,13 @@ use crate::error::Error;
 use crate::sys::time::{Backoff, Deadline};
 use std::mem::{MaybeUninit, offset_of};
 use std::time::Duration;
+use suture_abi::batch::{RANGE_OLD, Site};
 use suture_abi::block::{
     FuncRow, ImageRow, MappingRow, Moved, OWN_PIECES, OwnMemory, PatchRow, Piece, RangeRow, Rows,
     RuntimeBlock, SiteRow, StateRow, TransitionRow,
 };
 use suture_abi::event::{EVENT_RING_LEN, Event};
+use suture_abi::late::{PLACE_BOUND, Place, RecipeRow};
 use suture_elf::{Addr, Memory};
 
 /// Plain data of the contract: any bytes are a valid value.
@@ -36,6 +38,12 @@ unsafe impl Plain for MappingRow {}
 #[allow(unsafe_code)]
 // SAFETY: integers only.
 unsafe impl Plain for TransitionRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers and arrays of integers only.
+unsafe impl Plain for RecipeRow {}
+#[allow(unsafe_code)]
+// SAFETY: integers only.
+unsafe impl Plain for PlaceCopy {}
 #[allow(unsafe_code)]
 // SAFETY: integers only.
 unsafe impl Plain for StateRow {}
@@ -69,6 +77,42 @@ pub struct PatchEntry {
     pub description: Vec<u8>,
 }
 
+/// A [`Place`], copied.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct PlaceCopy {
+    state: u32,
+    errno: u32,
+    patch: u32,
+    site: u32,
+    base: u64,
+    link_map: u64,
+    delta: u64,
+}
+
+const _: () = assert!(size_of::<PlaceCopy>() == size_of::<Place>());
+
+/// An object that may come and go, and where it is.
+#[derive(Clone, Copy, Debug)]
+pub struct LateRow {
+    /// The row.
+    pub row: RecipeRow,
+    /// `PLACE_*`.
+    pub state: u32,
+    /// Why it was refused.
+    pub errno: u32,
+    /// The patch because of which.
+    pub patch: u32,
+    /// The site because of which, by position in the recipe, or `NO_SITE`.
+    pub site: u32,
+    /// Load base of the object.
+    pub base: u64,
+    /// Address of its link map.
+    pub link_map: u64,
+    /// How far what lies near it was moved.
+    pub delta: u64,
+}
+
 /// One consistent copy of the books.
 #[derive(Clone, Debug, Default)]
 pub struct Books {
@@ -98,6 +142,11 @@ pub struct Books {
     pub states: Vec<StateRow>,
     /// Code of the functions of the listed patches.
     pub ranges: Vec<RangeRow>,
+    /// Objects that may come and go.
+    pub recipes: Vec<LateRow>,
+    /// The sites as the runtime has them: those of recipes relative. In [`Books::sites`] they are where their
+    /// object is, or nowhere.
+    pub relative: Vec<Site>,
     /// Address of the table of registered stacks, or 0.
     pub stacks: u64,
     /// Memory in which the runtime keeps addresses of code.
@@ -158,6 +207,25 @@ impl Books {
         }
     }
 
+    /// The object of a site, if it may come and go.
+    #[must_use]
+    pub fn recipe(&self, site: &Site) -> Option<&LateRow> {
+        self.recipes.iter().find(|r| r.row.id == site.recipe)
+    }
+
+    /// File name of an object that may come and go, by the number of its row.
+    #[must_use]
+    pub fn object_name(&self, row: u64) -> Option<String> {
+        let found = self.recipes.iter().find(|r| u64::from(r.row.id) == row)?;
+        Some(text(found.row.plan.name.as_flattened()))
+    }
+
+    /// Whether a site's object is not there now.
+    #[must_use]
+    pub fn is_nowhere(&self, site: &Site) -> bool {
+        self.recipe(site).is_some_and(|r| r.state != PLACE_BOUND)
+    }
+
     /// A site by its id.
     #[must_use]
     pub fn site(&self, id: u32) -> Option<&SiteRow> {
@@ -181,7 +249,7 @@ pub fn read(target: &Target, block: Addr) -> Result<Books, Error> {
         // name a complete array (abi::block), so they are taken as they are.
         let at_work = word(target, block, offset_of!(RuntimeBlock, worker))?;
         if before.is_multiple_of(2) || !worker::is_there(target.pid(), at_work) {
-            let books = read_once(target, block);
+            let books = read_once(target, block).map(placed);
             let after = word(target, block, offset_of!(RuntimeBlock, rows_seq))?;
             if before == after {
                 return books;
@@ -223,6 +291,47 @@ impl Head {
     }
 }
 
+/// Puts sites and ranges of recipes where their objects are.
+fn placed(mut books: Books) -> Books {
+    books.relative = books.sites.iter().map(|s| s.plan).collect();
+    let recipes = std::mem::take(&mut books.recipes);
+    let bound = |site: &Site| recipes.iter().find(|r| r.row.id == site.recipe && r.state == PLACE_BOUND);
+    let of_site = |id: u32| books.relative.iter().find(|s| s.id == id && s.late != 0);
+    books.ranges.retain_mut(|range| match of_site(range.site).filter(|_| range.kind == RANGE_OLD) {
+        None => true,
+        Some(site) => bound(site).is_some_and(|r| {
+            (range.start, range.end) = (r.base.wrapping_add(range.start), r.base.wrapping_add(range.end));
+            true
+        }),
+    });
+    for site in books.sites.iter_mut().filter(|s| s.plan.late != 0) {
+        let there = bound(&site.plan).and_then(|r| site.plan.placed(r.base, r.delta));
+        site.plan = there.unwrap_or(Site { store_addr: NOWHERE, pad_addr: 0, pad_len: 0, ..site.plan });
+    }
+    books.recipes = recipes;
+    books
+}
+
+/// An address at which no process has anything.
+const NOWHERE: u64 = 0xffff_8000_0000_0000;
+
+/// What became of the objects of some rows.
+fn late_rows(target: &Target, rows: Vec<RecipeRow>) -> Result<Vec<LateRow>, Error> {
+    let one = |row: RecipeRow| {
+        // Written while it is read, it is read again; loading threads write it once in a load.
+        let mut place: PlaceCopy = plain(target, Addr(row.place))?;
+        for _ in 0..100 {
+            let again: PlaceCopy = plain(target, Addr(row.place))?;
+            if std::mem::replace(&mut place, again) == again {
+                break;
+            }
+        }
+        let PlaceCopy { state, errno, patch, site, base, link_map, delta } = place;
+        Ok(LateRow { row, state, errno, patch, site, base, link_map, delta })
+    };
+    rows.into_iter().map(one).collect()
+}
+
 fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
     let head = Head::read(target, block)?;
     let patches: Vec<PatchRow> = table(target, head.rows(offset_of!(RuntimeBlock, patches)))?;
@@ -250,6 +359,8 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
         transition: table(target, head.rows(offset_of!(RuntimeBlock, transition)))?.first().copied(),
         states: table(target, head.rows(offset_of!(RuntimeBlock, states)))?,
         ranges: table(target, head.rows(offset_of!(RuntimeBlock, ranges)))?,
+        recipes: late_rows(target, table(target, head.rows(offset_of!(RuntimeBlock, recipes)))?)?,
+        relative: Vec::new(),
         own: own_memory(target, head.quad(offset_of!(RuntimeBlock, own)))?,
         stacks: head.quad(offset_of!(RuntimeBlock, stacks)),
         records: head.quad(offset_of!(RuntimeBlock, records)),

@@ -167,7 +167,7 @@ fn every_rule_refuses_and_names_its_field() {
 
     let func = |f, c: fn(&mut Maker)| refused_at::<Func>(|h: &H| h.funcs, 0, f, c);
     func(offset_of!(Func, site), |m| m.funcs[0].site = 1);
-    func(offset_of!(Func, hook), |m| m.funcs[0].hook = 5);
+    func(offset_of!(Func, hook), |m| m.funcs[0].hook = 6);
     func(offset_of!(Func, new_func), |m| m.funcs[0].new_func = 0);
     func(offset_of!(Func, flags), |m| m.funcs[0].flags = 2);
     func(offset_of!(Func, flags), |m| m.funcs[0].flags = FUNC_NOP);

@@ -21,6 +21,7 @@ use suture_abi::block::{
     FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
     RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
 };
+use suture_abi::late::{RECIPE_NAME, Recipe, RecipeRow};
 
 /// Why the books cannot be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +65,8 @@ pub struct Books {
     pub states: Vec<StateRow>,
     /// Code of the functions of listed patches, by site.
     pub ranges: Vec<RangeRow>,
+    /// Objects that may come and go.
+    pub recipes: Vec<RecipeRow>,
     /// What dispatchers have read, or still read. Not shown outside.
     pub kept: Vec<Kept>,
     /// Highest number given to a transition.
@@ -74,6 +77,8 @@ pub struct Books {
     pub last_site: u32,
     /// Highest number given to an image.
     pub last_image: u32,
+    /// Highest number given to a recipe.
+    pub last_recipe: u32,
 }
 
 /// What dispatchers read in one transition (choices, searched ranges): words in the runtime's memory.
@@ -85,6 +90,17 @@ pub struct Kept {
     pub addr: u64,
     /// Length in bytes.
     pub len: u64,
+}
+
+/// What was kept in memory for a new recipe.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct KeptRecipe {
+    /// Address of its blob, or 0.
+    pub blob: u64,
+    /// Length of the blob.
+    pub blob_len: u64,
+    /// Address of its place.
+    pub place: u64,
 }
 
 /// Which functions of a batch are meant.
@@ -105,11 +121,13 @@ impl Books {
         transition: Vec::new(),
         states: Vec::new(),
         ranges: Vec::new(),
+        recipes: Vec::new(),
         kept: Vec::new(),
         last_transition: 0,
         last_patch: 0,
         last_site: 0,
         last_image: 0,
+        last_recipe: 0,
     };
 
     /// A copy to be changed.
@@ -123,11 +141,13 @@ impl Books {
             transition: list::copy(&self.transition, 1)?,
             states: list::copy(&self.states, 0)?,
             ranges: list::copy(&self.ranges, 0)?,
+            recipes: list::copy(&self.recipes, 0)?,
             kept: list::copy(&self.kept, 2)?,
             last_transition: self.last_transition,
             last_patch: self.last_patch,
             last_site: self.last_site,
             last_image: self.last_image,
+            last_recipe: self.last_recipe,
         })
     }
 
@@ -141,6 +161,7 @@ impl Books {
             size_of_val(&*self.mappings),
             size_of_val(&*self.states),
             size_of_val(&*self.ranges),
+            size_of_val(&*self.recipes),
         ];
         tables.iter().fold(0, |sum: usize, len| sum.saturating_add(*len))
     }
@@ -185,8 +206,14 @@ impl Books {
 
     /// The books with a batch added: patch prepared, nothing on a stack yet.
     ///
-    /// `description` is the address of the kept description.
-    pub fn with_batch(&self, view: &View<'_>, description: u64, now: u64) -> Result<Books, BooksError> {
+    /// `description` is the address of the kept description, `kept` what was kept for each of its new recipes.
+    pub fn with_batch(
+        &self,
+        view: &View<'_>,
+        description: u64,
+        kept: &[KeptRecipe],
+        now: u64,
+    ) -> Result<Books, BooksError> {
         if let Some(Batch(id)) = self.prepared() {
             return Err(BooksError::State(self.patch(id).map_or(PATCH_PREPARED, |p| p.state)));
         }
@@ -195,7 +222,8 @@ impl Books {
             true => next.last_patch.checked_add(1).ok_or(BooksError::NoMemory)?,
             false => 0,
         };
-        let ids = next.add_sites(view)?;
+        let recipes = next.add_recipes(view, patch, kept)?;
+        let ids = next.add_sites(view, &recipes)?;
         let func_count = next.add_funcs(view, patch, &ids)?;
         for m in view.mappings.iter() {
             let (role, addr, len, prot) = (m.role, m.addr, m.len, m.final_prot);
@@ -238,8 +266,39 @@ impl Books {
         Ok(next)
     }
 
+    /// The recipe of that number.
+    pub fn recipe(&self, id: u32) -> Option<&RecipeRow> {
+        self.recipes.iter().find(|r| r.id == id)
+    }
+
+    /// Adds the new recipes of a batch; gives the id of each of its recipes.
+    fn add_recipes(
+        &mut self,
+        view: &View<'_>,
+        patch: u32,
+        kept: &[KeptRecipe],
+    ) -> Result<Vec<u32>, BooksError> {
+        let mut ids = Vec::new();
+        let mut kept = kept.iter();
+        for plan in view.recipes.iter() {
+            if plan.id != 0 {
+                self.recipe(plan.id).ok_or(BooksError::NoEntry(plan.id))?;
+                list::push(&mut ids, plan.id)?;
+                continue;
+            }
+            let KeptRecipe { blob, blob_len, place } = *kept.next().ok_or(BooksError::NoMemory)?;
+            self.last_recipe = self.last_recipe.checked_add(1).ok_or(BooksError::NoMemory)?;
+            let id = self.last_recipe;
+            let patch = if plan.kind == RECIPE_NAME { patch } else { 0 };
+            let plan = Recipe { id, ..plan };
+            list::push(&mut self.recipes, RecipeRow { id, patch, plan, blob, blob_len, place })?;
+            list::push(&mut ids, id)?;
+        }
+        Ok(ids)
+    }
+
     /// Adds the new sites of a batch; gives the id of each of its sites.
-    fn add_sites(&mut self, view: &View<'_>) -> Result<Vec<u32>, BooksError> {
+    fn add_sites(&mut self, view: &View<'_>, recipes: &[u32]) -> Result<Vec<u32>, BooksError> {
         let mut ids = Vec::new();
         ids.try_reserve_exact(view.sites.len()).map_err(|_| BooksError::NoMemory)?;
         for plan in view.sites.iter() {
@@ -250,8 +309,12 @@ impl Books {
             }
             self.last_site = self.last_site.checked_add(1).ok_or(BooksError::NoMemory)?;
             let id = self.last_site;
-            let row =
-                SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan: Site { id, ..plan } };
+            let recipe = match (plan.recipe as usize).checked_sub(1) {
+                Some(at) => *recipes.get(at).ok_or(BooksError::BadSite(plan.recipe))?,
+                None => 0,
+            };
+            let plan = Site { id, recipe, ..plan };
+            let row = SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan };
             list::push(&mut self.sites, row)?;
             list::push(&mut ids, id)?;
         }
@@ -354,6 +417,7 @@ impl Books {
         next.funcs.retain(|f| !self.is_of(batch, f));
         next.states.retain(|s| s.patch != batch.0 || batch.0 == 0);
         next.ranges.retain(|r| r.patch != batch.0 || batch.0 == 0);
+        next.recipes.retain(|r| r.patch != batch.0 || r.patch == 0);
         next.mappings.retain(|m| !self.goes_with(batch, drop_arenas, m));
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };

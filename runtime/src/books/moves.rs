@@ -240,6 +240,7 @@ impl Books {
         next.funcs.retain(|f| f.plan.hook != HOOK_NONE || !leaving(f.patch));
         next.states.retain(|s| !leaving(s.patch));
         next.ranges.retain(|r| !leaving(r.patch));
+        next.recipes.retain(|r| !leaving(r.patch));
         for state in &mut next.states {
             state.marks = 0;
         }

@@ -46,7 +46,7 @@ fn new_of(tag: u64, entry: u64) -> u64 {
 fn prepared(books: &Books, entries: &[u64], tag: u64, hooks: &[(u64, u32)]) -> Books {
     let bytes = batch(books, entries, tag, hooks);
     let view = View::parse(&bytes).unwrap();
-    books.with_batch(&view, 0, 1).unwrap()
+    books.with_batch(&view, 0, &[], 1).unwrap()
 }
 
 /// The same, enabled with no thread in the way.
@@ -150,7 +150,7 @@ fn hooks_lie_below_patches_and_stay() {
     assert_eq!((slots(&books)[1], books.sites[1].depth), ((32, hook), 1));
     assert!(books.images.iter().all(|i| i.flags == IMAGE_LEFT) && books.images.len() == 2);
     let again = batch(&books, &[], 8, &[(32, HOOK_DL_FIND_OBJECT)]);
-    let refused = books.with_batch(&View::parse(&again).unwrap(), 0, 1);
+    let refused = books.with_batch(&View::parse(&again).unwrap(), 0, &[], 1);
     assert_eq!(refused.map(drop), Err(BooksError::State(PATCH_ENABLED)), "one hook, one site");
 }
 
@@ -158,7 +158,7 @@ fn hooks_lie_below_patches_and_stay() {
 fn one_batch_is_prepared_at_a_time() {
     let books = prepared(&Books::default(), &[16], 1, &[]);
     let bytes = batch(&books, &[32], 2, &[]);
-    let second = books.with_batch(&View::parse(&bytes).unwrap(), 0, 1);
+    let second = books.with_batch(&View::parse(&bytes).unwrap(), 0, &[], 1);
     assert_eq!(second.map(drop), Err(BooksError::State(PATCH_PREPARED)));
 }
 

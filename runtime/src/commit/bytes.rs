@@ -11,9 +11,10 @@
 #![allow(unsafe_code)]
 
 use super::books;
+use crate::late;
 use crate::reply::Reply;
 use crate::sys::mem::{self, PAGE, PROT_EXEC, PROT_READ, PROT_WRITE};
-use crate::sys::{EINVAL, Errno};
+use crate::sys::{EFAULT, EINVAL, Errno};
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use suture_abi::batch::Site;
 use suture_abi::block::SiteRow;
@@ -60,8 +61,21 @@ fn own_mask(plan: &Site) -> u64 {
     mask
 }
 
-/// Looks at a site.
+/// The site as it lies in memory. `EFAULT`: its object is not there.
+fn in_memory(plan: &Site) -> Result<Site, Errno> {
+    match plan.late {
+        0 => Ok(*plan),
+        _ => books().recipe(plan.recipe).and_then(|row| late::placed(plan, row)).ok_or(EFAULT),
+    }
+}
+
+/// Looks at a site of the books.
 pub fn look(plan: &Site) -> Result<Live, Errno> {
+    look_at(&in_memory(plan)?)
+}
+
+/// Looks at a site that is not relative. Any thread.
+pub fn look_at(plan: &Site) -> Result<Live, Errno> {
     let live = read(plan.store_addr, u32::from(plan.store_len))?;
     let own = own_mask(plan);
     if live & own == plan.old_word & own {
@@ -90,6 +104,10 @@ pub fn look(plan: &Site) -> Result<Live, Errno> {
 
 /// True if nothing was ever written for this site: old bytes, and the padding as it was.
 pub fn is_untouched(plan: &Site) -> bool {
+    // What a loading thread did to it meanwhile is not known.
+    if plan.late != 0 {
+        return false;
+    }
     let pad = u64::from_le_bytes(plan.pad_old) & low_bytes(u32::from(plan.pad_len));
     let pad_intact = || plan.pad_len == 0 || read(plan.pad_addr, u32::from(plan.pad_len)) == Ok(pad);
     look(plan) == Ok(Live::Original) && pad_intact()
@@ -101,6 +119,8 @@ pub fn demand(site: &SiteRow, wanted: Live) -> Result<(), Reply> {
     let id = u64::from(site.id);
     match look(&site.plan) {
         Ok(live) if live == wanted => Ok(()),
+        // Its object is not loaded; whoever loads it arms it.
+        Err(_) if site.plan.late != 0 && wanted == Live::Armed && in_memory(&site.plan).is_err() => Ok(()),
         Ok(Live::Foreign(addr, bytes)) => Err(refused.with(id, addr, bytes)),
         Ok(_) => {
             let bytes = read(site.plan.store_addr, u32::from(site.plan.store_len)).unwrap_or(0);
@@ -110,8 +130,24 @@ pub fn demand(site: &SiteRow, wanted: Live) -> Result<(), Reply> {
     }
 }
 
-/// Gives an armed site its old bytes back, from inside. The neighbours in the word stay as they are.
+/// Gives an armed site of the books its old bytes back, from inside.
 pub fn restore(plan: &Site) -> Result<(), Errno> {
+    restore_at(&in_memory(plan)?)
+}
+
+/// Makes the stores of a site that nobody runs at yet.
+pub fn arm(plan: &Site) -> Result<(), Errno> {
+    let pad = plan.pad_new.iter().take(usize::from(plan.pad_len));
+    for (byte, at) in pad.zip(plan.pad_addr..) {
+        store(at, u64::from(*byte), 1)?;
+    }
+    let live = read(plan.store_addr, u32::from(plan.store_len))?;
+    let own = own_mask(plan);
+    store(plan.store_addr, live & !own | plan.new_word & own, plan.store_len)
+}
+
+/// Gives a site that is not relative its old bytes back. The neighbours in the word stay as they are.
+pub fn restore_at(plan: &Site) -> Result<(), Errno> {
     let live = read(plan.store_addr, u32::from(plan.store_len))?;
     let own = own_mask(plan);
     store(plan.store_addr, live & !own | plan.old_word & own, plan.store_len)
@@ -124,7 +160,8 @@ pub fn store_request(addr: u64, old: u64, new: u64, len: u64) -> Result<Reply, R
         return Err(Reply::refused(error::MALFORMED).with(addr, len, 0));
     };
     let refused = Reply::refused(error::BYTES);
-    let site = books().sites.iter().find(|s| is_of(&s.plan, addr, len));
+    let at = |s: &&SiteRow| in_memory(&s.plan).is_ok_and(|plan| is_of(&plan, addr, len));
+    let site = books().sites.iter().find(at);
     let site = site.ok_or(Reply::refused(error::NO_ENTRY).with(addr, 0, 0))?;
     let id = u64::from(site.id);
     let bits = low_bytes(u32::from(width));

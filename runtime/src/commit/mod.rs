@@ -3,11 +3,11 @@
 //! Runs on the worker only. Each operation first makes everything that can fail (new books, tables,
 //! mappings), then commits with stores that cannot.
 
-mod bytes;
+pub(crate) mod bytes;
 mod drop;
 mod moving;
 mod prepare;
-mod slots;
+pub(crate) mod slots;
 mod world;
 
 use crate::block::BLOCK;

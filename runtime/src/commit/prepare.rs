@@ -11,18 +11,21 @@ use super::{books, hooking_off, reserve, show, slots};
 use crate::arch;
 use crate::batch::{Malformed, View};
 use crate::block::BLOCK;
-use crate::books::Books;
+use crate::books::{Books, KeptRecipe};
+use crate::late;
 use crate::list;
 use crate::publish;
 use crate::reply::Reply;
 use crate::sys::fd::Fd;
 use crate::sys::{EFAULT, EINVAL, mem, thread};
 use crate::transition::ends::StackEnds;
-use core::sync::atomic::Ordering;
+use alloc_crate::vec::Vec;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, Fixup, MAPPING_FILE, Object,
 };
 use suture_abi::channel::error;
+use suture_abi::late::{NO_SITE, PLACE_BOUND, PLACE_FREE, Place, RECIPE_WATCH};
 
 /// Prepares a batch; `results[0]` = number of its patch.
 pub fn prepare(payload: &[u8], file: Option<&Fd>) -> Result<Reply, Reply> {
@@ -37,7 +40,8 @@ pub fn prepare(payload: &[u8], file: Option<&Fd>) -> Result<Reply, Reply> {
     }
     check_objects(&view)?;
     let description = Description::keep(view.description)?;
-    let next = books().with_batch(&view, description.addr, thread::realtime())?;
+    let recipes = keep_recipes(&view)?;
+    let next = books().with_batch(&view, description.addr, &recipes, thread::realtime())?;
     check_sites(books(), &next)?;
     let patch = if view.has_patch() { next.last_patch } else { 0 };
     let len = next.bytes();
@@ -59,10 +63,36 @@ pub fn prepare(payload: &[u8], file: Option<&Fd>) -> Result<Reply, Reply> {
         linked: view.header.flags & BATCH_LINKED_THREADS != 0,
     }
     .keep();
+    if view.header.r_debug != 0 {
+        late::walk::R_DEBUG.store(view.header.r_debug, Ordering::Release);
+    }
     mapped.keep();
     description.leave();
     ready.show();
     Ok(Reply::done(u64::from(patch), 0))
+}
+
+/// Keeps the blobs of new recipes, and makes their places. They stay even if the batch is refused later: that
+/// is rare, and loading threads may never see memory that is freed.
+fn keep_recipes(view: &View<'_>) -> Result<Vec<KeptRecipe>, Reply> {
+    let mut kept = Vec::new();
+    for recipe in view.recipes.iter().filter(|r| r.id == 0) {
+        let bytes = view.blob(&recipe);
+        let is_there = recipe.kind == RECIPE_WATCH;
+        let place = Place {
+            state: AtomicU32::new(if is_there { PLACE_BOUND } else { PLACE_FREE }),
+            errno: AtomicU32::new(0),
+            patch: AtomicU32::new(0),
+            site: AtomicU32::new(NO_SITE),
+            base: AtomicU64::new(recipe.base),
+            link_map: AtomicU64::new(recipe.link_map),
+            delta: AtomicU64::new(0),
+        };
+        let place = list::keep(place)?.expose_provenance() as u64;
+        let blob = list::keep_bytes(bytes)?;
+        list::push(&mut kept, KeptRecipe { blob, blob_len: bytes.len() as u64, place })?;
+    }
+    Ok(kept)
 }
 
 /// Every object is where the plan found it: its dynamic section begins with the same tag, and the
@@ -83,7 +113,8 @@ fn check_objects(view: &View<'_>) -> Result<(), Reply> {
 
 /// New sites still have the bytes the plan saw.
 fn check_sites(now: &Books, next: &Books) -> Result<(), Reply> {
-    next.sites.iter().filter(|s| s.id > now.last_site).try_for_each(|s| bytes::demand(s, Live::Original))
+    let mut new = next.sites.iter().filter(|s| s.id > now.last_site && s.plan.late == 0);
+    new.try_for_each(|s| bytes::demand(s, Live::Original))
 }
 
 fn apply_fixups(view: &View<'_>) -> Result<(), Reply> {

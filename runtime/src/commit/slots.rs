@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::{books, show};
+use crate::arch;
 use crate::birth;
 use crate::books::{Books, BooksError, Kept, Stacks, choice, slot_value};
 use crate::list::{self, NoMemory};
@@ -35,7 +36,10 @@ pub unsafe fn word<'a>(addr: u64) -> &'a AtomicU64 {
 /// Address of the runtime's handler for a hook.
 fn handler(hook: u32) -> u64 {
     match unwind::handler(hook) {
-        0 => birth::handler(hook),
+        0 => match birth::handler(hook) {
+            0 => arch::late::handler(hook),
+            handler => handler,
+        },
         handler => handler,
     }
 }
@@ -144,6 +148,7 @@ impl Ready {
             let copy = next.site(func.site).map_or(0, |s| s.plan.copy);
             unwind::set_original(func.plan.hook, copy);
             birth::set_original(func.plan.hook, copy);
+            arch::late::set_original(func.plan.hook, copy);
         }
         if let Some(table) = self.table {
             own::show(if may_look { table } else { 0 });

@@ -16,7 +16,7 @@ pub enum Agreement {
 }
 
 /// Words of the log about things the rows do not list.
-const NOTICES: [&str; 2] = ["forced", "shadow-refused"];
+const NOTICES: [&str; 3] = ["forced", "shadow-refused", "object-refused"];
 /// Words of callbacks.
 const CALLBACKS: [&str; 5] = ["pre_patch", "post_patch", "pre_unpatch", "post_unpatch", "dtor"];
 

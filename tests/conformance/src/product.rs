@@ -2,7 +2,7 @@
 
 use crate::scn::{Verb, Want};
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use suture_tests::command::{Outcome, Running, start};
 use suture_tests::suture;
 
@@ -35,9 +35,9 @@ pub struct LogEvent {
     pub object: Option<String>,
 }
 
-/// Begins a command about a patch, in a process.
+/// Begins a command about a patch, in a process. `libraries` are files that an enable is told of.
 #[must_use]
-pub fn begin(verb: Verb, patch: &str, file: &Path, pid: i32, want: &Want) -> Running {
+pub fn begin(verb: Verb, patch: &str, file: &Path, libraries: &[PathBuf], pid: i32, want: &Want) -> Running {
     let (pid, file) = (pid.to_string(), file.display().to_string());
     let (verb, subject) = match verb {
         Verb::Enable => ("apply", file.as_str()),
@@ -51,7 +51,11 @@ pub fn begin(verb: Verb, patch: &str, file: &Path, pid: i32, want: &Want) -> Run
         Want::Stalled => &["--timeout", LOOK],
         _ => &["--timeout", PATIENCE],
     };
-    let args = [&[verb, subject, "--json", "--pid", &pid], wait].concat();
+    let mut args = [&[verb, subject, "--json", "--pid", &pid], wait].concat();
+    let files: Vec<String> = libraries.iter().map(|f| f.display().to_string()).collect();
+    for file in files.iter().filter(|_| verb == "apply") {
+        args.extend(["--object-file", file]);
+    }
     start(&args, None)
 }
 

@@ -177,8 +177,14 @@ pub(super) fn read<'m>(
     }
     let last = entries.last().map_or(0, |e| e.namespace);
     let namespaces = (0..=last).map(|n| entries.iter().filter(|e| e.namespace == n).count()).collect();
-    let mut view =
-        ProcessView { memory: MemoryRef(memory), objects, maps: facts.maps, exports: None, namespaces };
+    let mut view = ProcessView {
+        memory: MemoryRef(memory),
+        objects,
+        maps: facts.maps,
+        exports: None,
+        r_debug,
+        namespaces,
+    };
     scope::mark_startup(&mut view);
     Ok(view)
 }

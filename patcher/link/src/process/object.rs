@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 use suture_abi::RUNTIME_SONAME;
-use suture_elf::{Addr, Base, DynamicTables, ObjectFile, Reloc, Symbols, Vaddr};
+use suture_elf::{Addr, Base, DynamicTables, ElfError, ObjectFile, Reloc, Symbols, Vaddr};
 
 /// An object of the process, its file proven to be the mapped one.
 #[derive(Debug)]
@@ -50,7 +50,32 @@ impl std::fmt::Debug for DebugFile<'_> {
     }
 }
 
+/// Where no process has anything.
+const NOWHERE: Base = Base(0xffff_8000_0000_0000);
+
 impl LoadedObject {
+    /// A file that is not loaded.
+    pub(super) fn nowhere(file: &ObjectFile) -> Result<Self, ElfError> {
+        let path = file.path().to_owned();
+        Ok(Self {
+            name: file.soname().unwrap_or(path.rsplit('/').next().unwrap_or(&path)).to_owned(),
+            base: NOWHERE,
+            l_ld: Addr(0),
+            dynamic_word: 0,
+            link_map: Addr(0),
+            tables: DynamicTables::new(file)?,
+            file: file.clone(),
+            namespace: 0,
+            main: false,
+            vdso: false,
+            runtime: false,
+            startup: false,
+            relocations: OnceLock::new(),
+            debug: OnceLock::new(),
+            path,
+        })
+    }
+
     /// Its relocations; none where its tables are damaged.
     #[must_use]
     pub fn relocations(&self) -> &[Reloc] {

@@ -57,7 +57,7 @@ pub(super) fn with_bytes(word: u64, at: u64, bytes: &[u8]) -> u64 {
 }
 
 /// Where a pun leads.
-pub(super) fn pun_target(site: &Site) -> u64 {
+pub(crate) fn pun_target(site: &Site) -> u64 {
     let displacement =
         i32::from_le_bytes([site.pad_new[1], site.pad_new[2], site.pad_new[3], site.pad_new[4]]);
     (site.site + JUMP).wrapping_add_signed(i64::from(displacement))

@@ -3,4 +3,5 @@
 pub mod dispatch;
 pub mod doorbell;
 pub mod host;
+pub mod late;
 pub mod tlsdesc;

@@ -19,6 +19,8 @@ pub struct Scene<'r> {
     pub(super) demo: Demo,
     row: &'r Row,
     files: HashMap<String, PathBuf>,
+    /// Where the libraries are.
+    folder: PathBuf,
     /// Number of the last event that does not count.
     from: u64,
     /// The same in forked children, by process id.
@@ -33,6 +35,7 @@ impl<'r> Scene<'r> {
     /// Compiles what the row needs and starts the program.
     pub fn begin(fixture: &Fixture, row: &'r Row, mode: Mode) -> Result<Self, String> {
         row.libraries.iter().for_each(|name| fixture.library(name));
+        let folder = fixture.libraries();
         let compiled = |p| fixture.patch(&row.id, p);
         let files = row.patches.iter().map(|p| (p.label.clone(), compiled(p))).collect();
         let mut demo = Demo::start(fixture, mode == Mode::Preloaded);
@@ -50,6 +53,7 @@ impl<'r> Scene<'r> {
             demo,
             row,
             files,
+            folder,
             from: 0,
             children: HashMap::new(),
             background: None,
@@ -189,7 +193,10 @@ impl<'r> Scene<'r> {
     fn command(&mut self, verb: Verb, patch: &str, want: &Want, pid: i32) -> Result<(), String> {
         let declared = self.row.patches.iter().find(|p| p.label == patch).map_or(patch, |p| p.name.as_str());
         let file = self.file(patch);
-        let running = product::begin(verb, declared, &file, pid, want);
+        let blind = self.row.blind.iter().any(|label| label == patch);
+        let absent = self.row.libraries.iter().filter(|l| !blind && !self.row.loaded.contains(l));
+        let known: Vec<_> = absent.map(|l| self.folder.join(format!("lib{l}.so"))).collect();
+        let running = product::begin(verb, declared, &file, &known, pid, want);
         if *want == Want::Later {
             let before = self.background.replace(running);
             return before.map_or(Ok(()), |_| Err("one command in the background at a time".into()));

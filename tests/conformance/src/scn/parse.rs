@@ -27,6 +27,8 @@ pub struct Row {
     pub loaded: Vec<String>,
     /// Libraries there are files of.
     pub libraries: Vec<String>,
+    /// Patches at whose enable no file of an absent library is known.
+    pub blind: Vec<String>,
     /// Threads besides `M`, the main thread.
     pub threads: Vec<String>,
     /// What is done before events count.
@@ -214,6 +216,14 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
             check_name(name)?;
             row.libraries.push((*name).to_owned());
         }
+        ("blind", [_, ..]) => {
+            for name in &words {
+                if !row.patches.iter().any(|p| p.label == *name) {
+                    return Err(format!("patch {name:?} is not declared in this row"));
+                }
+                row.blind.push((*name).to_owned());
+            }
+        }
         ("threads", [_, ..]) => {
             for name in &words {
                 check_name(name)?;
@@ -226,7 +236,7 @@ fn declare(open: &mut Open, first: &str, rest: &str) -> Result<(), String> {
         }
         _ => {
             return Err(format!(
-                "{first:?} is no part of a row: patch, state, code, lib, threads, skip, awaits, setup, steps, events"
+                "{first:?} is no part of a row: patch, state, code, lib, blind, threads, skip, awaits, setup, steps, events"
             ));
         }
     }

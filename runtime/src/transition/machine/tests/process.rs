@@ -220,7 +220,7 @@ impl Process {
         maker.states = patch.states.iter().map(plan_of).collect();
         let bytes = maker.bytes();
         let view = View::parse(&bytes).unwrap();
-        self.books = self.books.with_batch(&view, 0, 0).unwrap();
+        self.books = self.books.with_batch(&view, 0, &[], 0).unwrap();
         self.names.insert(self.books.last_patch, patch.name);
         self.patches.insert(patch.name, patch.clone());
     }
