@@ -119,7 +119,8 @@ pub mod op {
     /// are not where they are to be; `results[3]` = phase. When no transition is going on (any more):
     /// `results[0]` = 0, then the number of the last one that ended and how it ended (`ended_how`).
     pub const ADVANCE: u32 = 11;
-    /// `args[0]` = transition id. Payload: [`super::Move`]s. Moves threads that were found clear of all
+    /// `args[0]` = transition id, `args[1]` = [`crate::block::RuntimeBlock::late_epoch`] from before the threads
+    /// were looked at (none is moved if it is another). Payload: [`super::Move`]s. Moves threads that were found clear of all
     /// searched code, if they passed no dispatcher since. `results[0]` = how many were moved.
     pub const MOVE: u32 = 12;
     /// `args[0]` = transition id. Payload: `u32` thread ids: one reading of the task directory, without

@@ -99,12 +99,14 @@ pub fn apply(
             _ => plan::plan(target, patch, &now, classes, given, cache)?,
         };
         let name_of = |entry: u64| name_of(&plan, &now, entry);
-        match commit(&mut session, &plan.batch, context.interrupted, &name_of) {
+        let block = session.block;
+        let read_books = || books::read(target, block);
+        let missed_none = || plan.loaded.missed_none(target, &plan.batch.recipes, &read_books, cache);
+        match commit(&mut session, &plan.batch, context.interrupted, &name_of, &missed_none) {
             Ok(begun) => {
                 let ring = session.ring;
                 let rings: Vec<Ring> = [ring, injection].into_iter().flatten().collect();
                 let name = &patch.descriptor.name;
-                let block = session.block;
                 let moved = see_through(session, alone, begun.transition, begun.state, name, context)
                     .map_err(|error| with_callback(target, block, begun.patch, error))?;
                 return Ok(Applied {
@@ -124,6 +126,9 @@ pub fn apply(
                 });
             }
             Err(CommitError::Stale) => {}
+            // What it was planned for went away meanwhile.
+            Err(CommitError::Failed(_))
+                if !plan.batch.recipes.is_empty() && !plan.loaded.is_so(target, &read_books()?, cache)? => {}
             Err(CommitError::Failed(error)) => {
                 session.close()?;
                 return Err(error);

@@ -40,7 +40,8 @@ pub struct Begun {
     pub state: State,
 }
 
-/// Commits a batch: afterwards the transition of its patch has begun. `name_of` names the function at an entry address.
+/// Commits a batch: afterwards the transition of its patch has begun. `name_of` names the function at an entry
+/// address; `missed_none` says, once loading threads know the batch, whether none came before and was overlooked.
 ///
 /// # Errors
 /// See [`CommitError`]; the target is as before, but for padding and arenas nobody looks at.
@@ -49,18 +50,19 @@ pub fn commit(
     batch: &Batch,
     interrupted: &AtomicBool,
     name_of: &dyn Fn(u64) -> String,
+    missed_none: &dyn Fn() -> Result<bool, Error>,
 ) -> Result<Begun, CommitError> {
     session.code_file(&format!("suture:{}", batch.name), &batch.code)?;
     let patch = prepare(session, batch)?;
     let mut armed = Vec::new();
-    let done =
-        arm_all(session, batch, interrupted, name_of, &mut armed).and_then(|()| enable(session, patch));
-    match done {
+    let done = arm_all(session, batch, interrupted, name_of, &mut armed).map_err(CommitError::from);
+    let done = done.and_then(|()| if missed_none()? { Ok(()) } else { Err(CommitError::Stale) });
+    match done.and_then(|()| enable(session, patch).map_err(CommitError::from)) {
         Ok(begun) => Ok(begun),
         Err(failure) => {
             restore_all(session, &armed)?;
             session.expect("taking the patch back", op::ABORT, [u64::from(patch), 0, 0, 0], &[])?;
-            Err(failure.into())
+            Err(failure)
         }
     }
 }

@@ -24,10 +24,11 @@ use suture_link::ProcessView;
 const DEBUG_STATE: &str = "_dl_debug_state";
 
 impl Hook {
-    /// Whether patches can do without it: a thread whose birth is not noticed starts unswitched.
+    /// Whether patches can do without it: a thread whose birth is not noticed starts unswitched, a library that
+    /// comes later stays unpatched.
     #[must_use]
     pub fn is_optional(&self) -> bool {
-        self.kind == HOOK_PTHREAD_CREATE
+        matches!(self.kind, HOOK_PTHREAD_CREATE | HOOK_DL_DEBUG_STATE)
     }
 
     /// Whether the runtime's handler leaves every register as it was.

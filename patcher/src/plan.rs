@@ -4,7 +4,7 @@ use crate::batch::Batch;
 use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
 use crate::error::Error;
 use crate::hooks::{self, Hook};
-use crate::late;
+use crate::late::{self, Loaded};
 use crate::patch::{Patch, descriptor_errno};
 use crate::replace;
 use crate::target::books::Books;
@@ -13,7 +13,9 @@ use crate::threads::{self, ThreadLayout};
 use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
-use suture_abi::batch::{Func, HOOK_NONE, MAPPING_FILE, Mapping, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range};
+use suture_abi::batch::{
+    Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range,
+};
 use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
@@ -42,6 +44,8 @@ pub struct Plan {
     pub absent: Vec<String>,
     /// Objects it names that will be patched when they are loaded.
     pub awaited: Vec<String>,
+    /// What was loaded besides what never goes.
+    pub loaded: Loaded,
     /// Imports because of which the image is never unmapped.
     pub pinned: Vec<String>,
     /// Stacks that the program makes itself.
@@ -128,8 +132,16 @@ pub fn plan(
         dispatch: dispatch(books, layout),
         options: options(classes),
     };
-    let late = if is_late { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
-    Ok(assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache))
+    // Without the hook nobody would carry a recipe out.
+    let is_hooked = hooks.iter().any(|h| h.kind == HOOK_DL_DEBUG_STATE)
+        || books.sites.iter().any(|s| s.hook == HOOK_DL_DEBUG_STATE);
+    let late = if is_late && is_hooked { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
+    let mut plan = assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache);
+    if is_late && !is_hooked {
+        plan.warnings
+            .push("libraries that are loaded later stay unpatched: the loader cannot be hooked".into());
+    }
+    Ok(plan)
 }
 
 /// Refuses functions that the runtime redirects for itself. A patch on top of a hook would keep the runtime
@@ -349,13 +361,16 @@ fn assemble(
     }
     batch.fixups = linked.fixups;
     batch.fixups.extend(linked.old_refs.iter().map(|r| r.fixup(Addr(own[r.func].site.copy))));
-    let warnings = replace::disagreements(&patch.descriptor, books);
+    batch.fixups.extend_from_slice(&late.fixups);
+    let mut warnings = replace::disagreements(&patch.descriptor, books);
+    warnings.extend(late.warnings.iter().cloned());
     let concerned =
         linked.absent.len() < patch.descriptor.objects.len() || patch.descriptor.objects.is_empty();
     let awaited: Vec<String> = late.awaited.iter().map(|a| a.name.clone()).collect();
     let mut absent = linked.absent;
     absent.retain(|name| !awaited.contains(name));
-    Plan { batch, functions, concerned, warnings, absent, awaited, pinned: linked.pinned, own_stacks }
+    let loaded = Loaded::of(view, books);
+    Plan { batch, functions, concerned, warnings, absent, awaited, loaded, pinned: linked.pinned, own_stacks }
 }
 
 /// The books have code at a relative site as offsets, wherever its object is now.

@@ -240,8 +240,11 @@ pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
     }
     let word = (live & !mask | site.old_word & mask).to_le_bytes();
     let len = store_len(site);
-    writer.store(Addr(site.store_addr), &live.to_le_bytes()[..len], &word[..len])?;
-    Ok(look(writer.target(), site)? == Live::Original)
+    if let Err(error) = writer.store(Addr(site.store_addr), &live.to_le_bytes()[..len], &word[..len]) {
+        // Its object may have been unloaded since it was looked at.
+        return if look(writer.target(), site)? == Live::Gone { Ok(true) } else { Err(error) };
+    }
+    Ok(matches!(look(writer.target(), site)?, Live::Original | Live::Gone))
 }
 
 fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {

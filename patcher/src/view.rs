@@ -2,13 +2,14 @@
 
 use crate::error::Error;
 use crate::sys::proc;
+use crate::sys::time::Backoff;
 use crate::target::Target;
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Mutex, PoisonError};
 use suture_elf::{ElfError, MapsSnapshot, ObjectFile};
-use suture_link::{Facts, FileRequest, ProcessView};
+use suture_link::{Facts, FileRequest, ProcessError, ProcessView};
 use suture_redirect::ObjectAnalysis;
 
 /// Device, inode, size, time of change.
@@ -82,14 +83,64 @@ pub fn maps(target: &Target) -> Result<MapsSnapshot, Error> {
 /// # Errors
 /// When the process is gone, statically linked, or its loader is in the middle of something.
 pub fn process<'t>(target: &'t Target, maps: MapsSnapshot, cache: &Cache) -> Result<ProcessView<'t>, Error> {
+    /// Looks at a process that loads and unloads all the time.
+    const LOOKS: u32 = 200;
+    /// Of them, looks at one of which something may be wrong with.
+    const DOUBTS: u32 = 20;
+    let mut maps = maps;
+    let mut backoff = Backoff::default();
+    let (mut looks, mut doubts) = (0, 0);
+    loop {
+        looks += 1;
+        let error = match process_once(target, maps, cache) {
+            Ok(view) => return Ok(view),
+            Err(Failed::Final(error)) => return Err(error),
+            Err(Failed::Changing(error)) => error,
+            Err(Failed::Doubtful(error)) => {
+                doubts += 1;
+                error
+            }
+        };
+        if looks == LOOKS || doubts == DOUBTS {
+            return Err(error);
+        }
+        backoff.pause();
+        maps = self::maps(target)?;
+    }
+}
+
+/// Why one look failed.
+enum Failed {
+    /// Because the loader was at work.
+    Changing(Error),
+    /// Perhaps because an object was unloaded meanwhile, perhaps for good.
+    Doubtful(Error),
+    /// For good.
+    Final(Error),
+}
+
+fn process_once<'t>(
+    target: &'t Target,
+    maps: MapsSnapshot,
+    cache: &Cache,
+) -> Result<ProcessView<'t>, Failed> {
     let pid = target.pid();
-    let auxv = proc::auxv(target.via).map_err(|e| Error::from_proc(pid, &e))?;
+    let auxv = proc::auxv(target.via).map_err(|e| Failed::Final(Error::from_proc(pid, &e)))?;
     let exe = std::fs::read_link(format!("/proc/{}/exe", target.via)).unwrap_or_default();
     let facts = Facts { auxv, exe: exe.display().to_string(), maps };
     ProcessView::read(&target.memory, facts, &|request| cache.open(target.via, request)).map_err(|e| {
-        match target.still_there() {
-            Err(gone) => gone,
-            Ok(()) => Error::Patch { what: format!("process {pid}: {e}"), errno: "EINVAL", hint: None },
+        if let Err(gone) = target.still_there() {
+            return Failed::Final(gone);
+        }
+        let error = Error::Patch { what: format!("process {pid}: {e}"), errno: "EINVAL", hint: None };
+        match e {
+            ProcessError::Changing => Failed::Changing(error),
+            // What was unloaded cannot be read, or something else is there already.
+            ProcessError::Memory { .. }
+            | ProcessError::Endless { .. }
+            | ProcessError::File { .. }
+            | ProcessError::Replaced { .. } => Failed::Doubtful(error),
+            _ => Failed::Final(error),
         }
     })
 }

@@ -82,6 +82,7 @@ pub static BLOCK: BlockCell = BlockCell(UnsafeCell::new(RuntimeBlock {
     states: NO_ROWS,
     ranges: NO_ROWS,
     recipes: NO_ROWS,
+    late_epoch: AtomicU64::new(0),
     records: 0,
     stand_in: 0,
     slow_path: 0,
@@ -191,6 +192,12 @@ impl BlockCell {
     pub fn host(&self) -> &Host {
         // SAFETY: as `worker`; all its fields are atomics.
         unsafe { &(*self.0.get()).host }
+    }
+
+    /// Objects that were patched when they came. Written by loading threads.
+    pub fn late_epoch(&self) -> &AtomicU64 {
+        // SAFETY: as `worker`.
+        unsafe { &(*self.0.get()).late_epoch }
     }
 
     /// Number of changes of the books.

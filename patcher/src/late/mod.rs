@@ -3,7 +3,9 @@
 pub mod blob;
 mod far;
 pub mod find;
+mod loaded;
 mod plan;
 pub mod status;
 
+pub use loaded::Loaded;
 pub use plan::{LatePlan, Subject, concerned, plan};

@@ -8,12 +8,15 @@ use crate::patch::Patch;
 use crate::target::Target;
 use crate::target::books::{Books, LateRow};
 use crate::view::Cache;
-use suture_abi::batch::{Func, HOOK_NONE, Mapping, RANGE_NEW, RANGE_OLD, Range, Site};
+use suture_abi::batch::{FIXUP_VALUE, Fixup, Func, HOOK_NONE, Mapping, RANGE_NEW, RANGE_OLD, Range, Site};
 use suture_abi::dispatch::Constants;
 use suture_abi::late::{LANES, LateSite, PLACE_FREE, RECIPE_NAME, RECIPE_SITES, RECIPE_WATCH, Recipe};
 use suture_elf::{Addr, BuildId, MapsSnapshot, ObjectFile, Region, Vaddr};
+use suture_link::descriptor::{ReferenceDescriptor, ReferenceTarget};
 use suture_link::functions::{self, LazyFrames};
-use suture_link::{DebugFile, FunctionError, LinkPlan, LoadedObject, ObjectDescriptor, ProcessView};
+use suture_link::{
+    DebugFile, FuncDescriptor, FunctionError, LinkPlan, LoadedObject, ObjectDescriptor, ProcessView,
+};
 use suture_redirect::{Options, PlanError, RecipePlan, Replacement, Request, code_ranges, plan_recipe};
 
 /// What is planned for objects that may come.
@@ -33,6 +36,10 @@ pub struct LatePlan {
     pub code: Vec<u8>,
     /// Objects of the patch that are not loaded and will be patched when they come: name, file, functions.
     pub awaited: Vec<Awaited>,
+    /// Pointers to old functions.
+    pub fixups: Vec<Fixup>,
+    /// What cannot be done for objects that come.
+    pub warnings: Vec<String>,
     /// Objects of the patch that are not loaded and of which no file is known.
     pub unknown: Vec<String>,
     /// For each watched object of the view, by its index: the position from 1 of its row in the recipes.
@@ -176,6 +183,25 @@ impl LatePlan {
             }
             return Ok(());
         };
+        let references: Vec<&ReferenceDescriptor> = subject
+            .patch
+            .descriptor
+            .references
+            .iter()
+            .filter(|r| r.object.as_deref() == Some(name))
+            .collect();
+        let only_old = references.iter().all(|r| matches!(r.target, ReferenceTarget::OldFunc { .. }));
+        if !(references.is_empty() || only_old && loaded.is_none()) {
+            // The pointers hold addresses in the mapping that is there, or in none.
+            self.warnings.push(format!(
+                "{name}: the patch holds addresses in it, so it is left as it is, for every patch, when it is \
+                 loaded after this"
+            ));
+            let row = Recipe { kind: RECIPE_NAME, name: name_of(name), ..Recipe::default() };
+            self.recipes.push((row, Vec::new()));
+            self.unknown.extend(loaded.is_none().then(|| name.to_owned()));
+            return Ok(());
+        }
         let funcs = resolve(subject, wanted, file)?;
         if loaded.is_none() {
             self.awaited.push(Awaited {
@@ -185,7 +211,23 @@ impl LatePlan {
                 functions: funcs.iter().map(|f| (f.symbol.clone(), f.entry, f.new)).collect(),
             });
         }
-        self.sites_of(subject, file, name, &funcs, maps)
+        // A pointer to the old function can lead into one mapping only.
+        let lanes = if references.is_empty() { LANES as u32 } else { 1 };
+        let first = self.sites_of(subject, file, name, &funcs, lanes, maps)?;
+        for reference in references {
+            let ReferenceTarget::OldFunc { name: old, sympos } = &reference.target else { continue };
+            let is = |f: &&FuncDescriptor| f.old_name == *old && f.sympos == *sympos;
+            let at = wanted.funcs.iter().position(|f| is(&f)).and_then(|at| funcs.get(at));
+            let site = at.and_then(|f| first.iter().find(|s| s.entry == f.entry.0));
+            let site = site.ok_or_else(|| Error::Patch {
+                what: format!("the patch wants to call the old {old} of {name}, which it does not replace"),
+                errno: "EINVAL",
+                hint: None,
+            })?;
+            let place = (subject.linked.base + reference.slot).0;
+            self.fixups.push(Fixup { place, kind: FIXUP_VALUE, object: 0, addend: site.copy });
+        }
+        Ok(())
     }
 
     /// A row for an object that is there.
@@ -227,16 +269,20 @@ impl LatePlan {
         (0..LANES as u32).find(|lane| !planned(*lane) && !taken(*lane)).unwrap_or(last)
     }
 
-    /// Sites on every lane: those that are there already, and new ones.
+    /// Sites on every lane, those that are there already and new ones, and functions on the first lanes. Gives the
+    /// sites of the first.
+    #[allow(clippy::too_many_arguments, reason = "one caller; a struct would only rename them")]
     fn sites_of(
         &mut self,
         subject: &Subject<'_, '_>,
         file: &ObjectFile,
         name: &str,
         funcs: &[LateFunc],
+        lanes: u32,
         maps: &mut MapsSnapshot,
-    ) -> Result<(), Error> {
-        let Some(id) = file.build_id() else { return Ok(()) };
+    ) -> Result<Vec<Site>, Error> {
+        let Some(id) = file.build_id() else { return Ok(Vec::new()) };
+        let mut first = Vec::new();
         let known = |lane: u32, entry: Vaddr| {
             let row = |r: &&LateRow| {
                 r.row.plan.kind == RECIPE_SITES && r.row.plan.lane == lane && is_build(&r.row.plan, id)
@@ -256,12 +302,15 @@ impl LatePlan {
             if let Some(plan) = &planned {
                 self.lane(subject, file, name, lane, plan, maps, &mut sites)?;
             }
-            for func in funcs {
+            for func in funcs.iter().filter(|_| lane < lanes) {
                 let Some(site) = sites.iter().find(|s| s.entry == func.entry.0) else { continue };
                 self.func(subject, file, func, *site);
             }
+            if lane == 0 {
+                first = sites;
+            }
         }
-        Ok(())
+        Ok(first)
     }
 
     /// The row of a recipe on one lane, with its sites.

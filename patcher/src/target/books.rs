@@ -13,6 +13,7 @@ use suture_abi::block::{
 use suture_abi::event::{EVENT_RING_LEN, Event};
 use suture_abi::late::{PLACE_BOUND, Place, RecipeRow};
 use suture_elf::{Addr, Memory};
+use suture_scan::Interval;
 
 /// Plain data of the contract: any bytes are a valid value.
 ///
@@ -93,7 +94,7 @@ struct PlaceCopy {
 const _: () = assert!(size_of::<PlaceCopy>() == size_of::<Place>());
 
 /// An object that may come and go, and where it is.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct LateRow {
     /// The row.
     pub row: RecipeRow,
@@ -111,6 +112,8 @@ pub struct LateRow {
     pub link_map: u64,
     /// How far what lies near it was moved.
     pub delta: u64,
+    /// Code of the runtime near the object.
+    pub near: Vec<Interval>,
 }
 
 /// One consistent copy of the books.
@@ -144,6 +147,8 @@ pub struct Books {
     pub ranges: Vec<RangeRow>,
     /// Objects that may come and go.
     pub recipes: Vec<LateRow>,
+    /// Count of objects that came late, from before the rest was read.
+    pub late_epoch: u64,
     /// The sites as the runtime has them: those of recipes relative. In [`Books::sites`] they are where their
     /// object is, or nowhere.
     pub relative: Vec<Site>,
@@ -218,6 +223,12 @@ impl Books {
     pub fn object_name(&self, row: u64) -> Option<String> {
         let found = self.recipes.iter().find(|r| u64::from(r.row.id) == row)?;
         Some(text(found.row.plan.name.as_flattened()))
+    }
+
+    /// Code of the runtime near objects that came late.
+    #[must_use]
+    pub fn near(&self) -> Vec<Interval> {
+        self.recipes.iter().flat_map(|r| r.near.iter().copied()).collect()
     }
 
     /// Whether a site's object is not there now.
@@ -327,7 +338,14 @@ fn late_rows(target: &Target, rows: Vec<RecipeRow>) -> Result<Vec<LateRow>, Erro
             }
         }
         let PlaceCopy { state, errno, patch, site, base, link_map, delta } = place;
-        Ok(LateRow { row, state, errno, patch, site, base, link_map, delta })
+        let mut near = Vec::new();
+        if state == PLACE_BOUND && row.blob != 0 {
+            let len = usize::try_from(row.blob_len.min(1 << 24)).unwrap_or(0);
+            let blob =
+                target.memory.read_vec(Addr(row.blob), len).map_err(|e| Error::from_memory(target, e))?;
+            near.extend(suture_runtime::late::near(&blob, base, delta));
+        }
+        Ok(LateRow { row, state, errno, patch, site, base, link_map, delta, near })
     };
     rows.into_iter().map(one).collect()
 }
@@ -361,6 +379,7 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
         ranges: table(target, head.rows(offset_of!(RuntimeBlock, ranges)))?,
         recipes: late_rows(target, table(target, head.rows(offset_of!(RuntimeBlock, recipes)))?)?,
         relative: Vec::new(),
+        late_epoch: head.quad(offset_of!(RuntimeBlock, late_epoch)),
         own: own_memory(target, head.quad(offset_of!(RuntimeBlock, own)))?,
         stacks: head.quad(offset_of!(RuntimeBlock, stacks)),
         records: head.quad(offset_of!(RuntimeBlock, records)),

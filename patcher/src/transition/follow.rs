@@ -273,7 +273,8 @@ fn look_at(
             Seen::There | Seen::Gone => {}
         }
     }
-    move_all(session, transition, &moves)?;
+    let epoch = looker.epoch;
+    move_all(session, transition, epoch, &moves)?;
     let Some(late) = stop else { return Ok(()) };
     late.let_go();
     for thread in running {
@@ -281,7 +282,7 @@ fn look_at(
         // A thread that is hardly ever outside of what is searched may be caught there at another instant.
         for _ in 0..STOPS {
             let deadline = Deadline::after(Duration::from_millis(200));
-            let mut move_it = |clear: Move| Ok(move_all(session, transition, &[clear])? == 1);
+            let mut move_it = |clear: Move| Ok(move_all(session, transition, epoch, &[clear])? == 1);
             verdict = looker.stop_and_move(thread, deadline, late, &mut move_it)?;
             if !matches!(verdict, Seen::Held(Why::OnStack { .. } | Why::Running)) {
                 break;
@@ -298,12 +299,12 @@ fn look_at(
 const STOPS: u32 = 5;
 
 /// Has the worker move threads; how many it did move.
-fn move_all(session: &mut Session<'_>, transition: u32, moves: &[Move]) -> Result<u64, Error> {
+fn move_all(session: &mut Session<'_>, transition: u32, epoch: u64, moves: &[Move]) -> Result<u64, Error> {
     if moves.is_empty() {
         return Ok(0);
     }
     let payload: Vec<u8> = moves.iter().flat_map(bytes).collect();
-    Ok(session.expect("moving threads", op::MOVE, [u64::from(transition), 0, 0, 0], &payload)?[0])
+    Ok(session.expect("moving threads", op::MOVE, [u64::from(transition), epoch, 0, 0], &payload)?[0])
 }
 
 /// Looks that are at most [`BRISK`] apart.

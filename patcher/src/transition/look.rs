@@ -30,7 +30,7 @@ use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
 use suture_elf::{Addr, Base, Memory, MemoryError};
 use suture_link::ProcessView;
-use suture_runtime::transition::searched::searched;
+use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
 use suture_scan::proc::{Stat, Syscall, run_count};
 use suture_stack::By;
@@ -117,6 +117,8 @@ pub struct Looker<'t> {
     transition: u32,
     to_switched: bool,
     pub(super) searched: Vec<Interval>,
+    /// Count of objects that came late, of which the above knows.
+    pub(super) epoch: u64,
     pub(super) layout: ThreadLayout,
     pub(super) named: Vec<(std::ops::Range<u64>, String)>,
     /// Remembers what it learns about the code from one thread to the next.
@@ -152,7 +154,9 @@ impl<'t> Looker<'t> {
         let Some(t) = books.transition else { return Ok(None) };
         let path = (books.path.start, books.path.end);
         let no_memory = || Error::Unreadable { pid: target.pid(), what: "too much code is searched".into() };
-        let searched = searched(&books.as_runtime(), &t, path).map_err(|_| no_memory())?;
+        // Ranges and sites are where their objects are already.
+        let late = SearchedLate { bases: &[], code: &books.near() };
+        let searched = searched(&books.as_runtime(), &t, path, &late).map_err(|_| no_memory())?;
         let maps = crate::view::maps(target)?;
         let view = crate::view::process(target, maps, cache)?;
         let mut modules = modules(&view);
@@ -167,6 +171,7 @@ impl<'t> Looker<'t> {
             transition: t.id,
             to_switched: t.to_switched(),
             searched,
+            epoch: books.late_epoch,
             layout: crate::threads::layout(target, &view)?,
             named: named(books),
             contexts,
@@ -379,7 +384,8 @@ fn images(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
 fn arenas(books: &Books) -> Vec<std::ops::Range<u64>> {
     let is_code = |m: &&suture_abi::block::MappingRow| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0;
     let mapped = books.mappings.iter().filter(is_code).map(|m| m.addr..m.addr.saturating_add(m.len));
-    mapped.chain([books.path.clone()]).collect()
+    let near = books.near().into_iter().map(|i| i.first..i.last);
+    mapped.chain([books.path.clone()]).chain(near).collect()
 }
 
 /// All registers of a stopped thread.

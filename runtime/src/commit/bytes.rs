@@ -119,8 +119,8 @@ pub fn demand(site: &SiteRow, wanted: Live) -> Result<(), Reply> {
     let id = u64::from(site.id);
     match look(&site.plan) {
         Ok(live) if live == wanted => Ok(()),
-        // Its object is not loaded; whoever loads it arms it.
-        Err(_) if site.plan.late != 0 && wanted == Live::Armed && in_memory(&site.plan).is_err() => Ok(()),
+        // Its object is not loaded, or was not a moment ago; whoever loads it arms it.
+        Err(_) if site.plan.late != 0 && wanted == Live::Armed => Ok(()),
         Ok(Live::Foreign(addr, bytes)) => Err(refused.with(id, addr, bytes)),
         Ok(_) => {
             let bytes = read(site.plan.store_addr, u32::from(site.plan.store_len)).unwrap_or(0);

@@ -51,7 +51,7 @@ impl Engine {
             op::ENABLE => patch_id(first).and_then(|id| self.enable(id, second)),
             op::DISABLE => patch_id(first).and_then(|id| self.disable(id, second)),
             op::ADVANCE => self.go_on(first, second),
-            op::MOVE => self.move_threads(first, payload),
+            op::MOVE => self.move_threads(first, second, payload),
             op::TASKS => self.take_reading(first, payload),
             op::REVERSE => patch_id(first).and_then(|id| self.reverse(id)),
             op::HOST => host_op(first, payload),

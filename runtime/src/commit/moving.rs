@@ -121,8 +121,15 @@ impl Engine {
     }
 
     /// Moves threads that the command has found clear. A transition that has ended meanwhile has none left.
-    pub(super) fn move_threads(&mut self, transition: u64, payload: &[u8]) -> Result<Reply, Reply> {
-        let running = self.running(transition).is_ok();
+    pub(super) fn move_threads(
+        &mut self,
+        transition: u64,
+        epoch: u64,
+        payload: &[u8],
+    ) -> Result<Reply, Reply> {
+        // After the looks: an object that came before one of them has been counted.
+        let complete = BLOCK.late_epoch().load(Ordering::SeqCst) == epoch;
+        let running = complete && self.running(transition).is_ok();
         let Some(settling) = self.moving.settling.as_ref().filter(|_| running) else {
             return Ok(Reply::done(0, 0));
         };
@@ -289,6 +296,12 @@ impl Engine {
 
     /// Looks at the threads from in here; true when all are at the goal for good.
     pub(super) fn pass(&mut self, t: &TransitionRow) -> Result<bool, Errno> {
+        if !own::is_complete() {
+            // An object came: there is more to be searched. Without memory nobody is moved until there is some.
+            let again = books().try_clone().map_err(BooksError::from).and_then(slots::ready_to_turn);
+            let Ok(ready) = again else { return Ok(false) };
+            self.commit(ready);
+        }
         let moving = &mut self.moving;
         if moving.settling.as_ref().is_none_or(|s| !s.is_of(t)) {
             moving.settling = Some(Settling::new(t));

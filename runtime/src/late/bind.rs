@@ -85,7 +85,8 @@ pub fn forget(row: &RecipeRow) {
     }
 }
 
-fn address(piece: &Piece, base: u64, delta: u64) -> u64 {
+/// Where a piece lies.
+pub fn address(piece: &Piece, base: u64, delta: u64) -> u64 {
     let moved = if piece.moves != 0 { delta } else { 0 };
     base.wrapping_add(piece.at).wrapping_add(moved)
 }

@@ -20,6 +20,10 @@
 //!   choices and dispatchers of a recipe's sites exist from the preparation on and are the worker's alone; the
 //!   thread only leads the object's entries there. Whatever the worker does meanwhile, an entry leads to where the
 //!   books of that instant say: in a transition to the dispatcher.
+//! * *Loading thread and looks at stacks*: a transition that runs searches what was there when it began or was told
+//!   of more. Each object that is patched is counted before its code runs, and whoever has looked at a stack compares
+//!   the count *afterwards* with that of the table he searched by: if it is the same, no thread can have been in an
+//!   object that the table lacks.
 //! * *Loading thread and command*: see [`table`]. A place is written before its state (release), and read after
 //!   it (acquire), and the state is read again.
 //!
@@ -31,15 +35,21 @@ pub mod blob;
 pub mod table;
 pub mod walk;
 
+use crate::block::BLOCK;
+use crate::books::Books;
 use crate::events::{self, About};
+use crate::list::{self, NoMemory};
 use crate::sys::EINVAL;
+use alloc_crate::vec::Vec;
 use bind::Refusal;
+use blob::Blob;
 use core::sync::atomic::Ordering;
 use suture_abi::batch::Site;
 use suture_abi::event::word;
 use suture_abi::late::{
     LANES, NO_SITE, PLACE_BOUND, PLACE_FREE, PLACE_REFUSED, RECIPE_NAME, RECIPE_SITES, RecipeRow,
 };
+use suture_scan::Interval;
 use table::{Table, place};
 use walk::Mapped;
 
@@ -155,7 +165,42 @@ fn arrive(table: &Table, object: &Mapped) {
 fn bind_one(row: &RecipeRow, object: &Mapped) -> Result<(), Refusal> {
     let delta = bind::bind(row, object)?;
     settle(row, object, delta, PLACE_BOUND);
+    // pairs with: `own::is_complete`, and the worker's look at it before it moves threads for the command
+    BLOCK.late_epoch().fetch_add(1, Ordering::SeqCst);
     Ok(())
+}
+
+/// Objects that came after their patches.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Their rows and load bases.
+    pub bases: Vec<(u32, u64)>,
+    /// Stubs and copies near them.
+    pub code: Vec<Interval>,
+}
+
+/// Where the objects are that came after their patches. Worker only.
+pub fn known(books: &Books) -> Result<Known, NoMemory> {
+    let Known { mut bases, mut code } = Known::default();
+    let sites = books.recipes.iter().filter(|r| r.plan.kind == RECIPE_SITES);
+    for row in sites.filter(|row| state(row) == PLACE_BOUND) {
+        let place = place(row);
+        let (base, delta) = (place.base.load(Ordering::Relaxed), place.delta.load(Ordering::Relaxed));
+        list::push(&mut bases, (row.id, base))?;
+        for piece in near(table::blob(row), base, delta) {
+            list::push(&mut code, piece)?;
+        }
+    }
+    Ok(Known { bases, code })
+}
+
+/// The code that lies near an object, by the recipe it was patched by.
+pub fn near(blob: &[u8], base: u64, delta: u64) -> impl Iterator<Item = Interval> + '_ {
+    let pieces = Blob::new(blob).into_iter().flat_map(|blob| blob.pieces());
+    pieces.filter(|p| p.exec != 0).map(move |p| {
+        let first = bind::address(&p, base, delta);
+        Interval { first, last: first.saturating_add(p.len) }
+    })
 }
 
 /// Writes a place.

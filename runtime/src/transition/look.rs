@@ -18,6 +18,7 @@
 //! What is not plainly clear is left to the command, which can walk stacks exactly and read registers.
 
 use super::ends::{self, StackEnds};
+use super::own;
 use crate::record::DIRECTORY;
 use crate::stacks;
 use crate::sys::fd::Fd;
@@ -102,7 +103,10 @@ impl Lookout {
             Syscall::Elsewhere { .. } => return Ok(Verdict::Unclear),
             _ => return Ok(Verdict::Running),
         };
-        let clear = ranges.find(pc).is_none() && self.stack_is_clear(tid, sp, ranges) && !stacks::any();
+        let clear = ranges.find(pc).is_none()
+            && self.stack_is_clear(tid, sp, ranges)
+            && !stacks::any()
+            && own::is_complete();
         match self.runs(&counter) {
             Some(after) if after == before => {}
             _ => return Ok(Verdict::Running),

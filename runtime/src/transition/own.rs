@@ -26,11 +26,12 @@
 #![allow(unsafe_code)]
 
 use super::ends::{self, StackEnds};
-use super::searched::with_contexts;
+use super::searched::{Late, with_contexts};
 use crate::arch;
 use crate::birth;
 use crate::block::BLOCK;
 use crate::books::{Books, BooksError};
+use crate::late;
 use crate::list;
 use crate::record::move_to;
 use crate::stacks;
@@ -43,8 +44,8 @@ use suture_abi::block::TransitionRow;
 use suture_abi::dispatch::{Record, passes, side, word};
 use suture_scan::{End, Hit, Interval, Ranges, Scanner, Step};
 
-/// What is searched in a direction of a transition: transition and direction, number of intervals, the
-/// intervals. Written by the worker, read by every thread.
+/// What is searched in a direction of a transition: transition and direction, the count of objects that came late
+/// for which it holds, number of intervals, the intervals. Written by the worker, read by every thread.
 static TABLE: AtomicPtr<u64> = AtomicPtr::new(null::<u64>().cast_mut());
 
 /// Number of the main thread.
@@ -52,9 +53,13 @@ static MAIN: AtomicU32 = AtomicU32::new(0);
 
 /// The words of a table.
 pub fn table(books: &Books, t: &TransitionRow) -> Result<Vec<u64>, BooksError> {
-    let intervals = with_contexts(books, t, arch::path())?;
+    // Before the places are read: what comes meanwhile makes the table stale, whether it is in it or not.
+    let epoch = BLOCK.late_epoch().load(Ordering::SeqCst);
+    let late::Known { bases, code } = late::known(books)?;
+    let intervals = with_contexts(books, t, arch::path(), &Late { bases: &bases, code: &code })?;
     let mut words = Vec::new();
     list::push(&mut words, word(t.id, u32::from(t.to_switched())))?;
+    list::push(&mut words, epoch)?;
     list::push(&mut words, intervals.len() as u64)?;
     for interval in intervals {
         list::push(&mut words, interval.first)?;
@@ -77,6 +82,15 @@ pub fn shown(t: &TransitionRow) -> Option<&'static [Interval]> {
         .map(|(_, intervals)| intervals)
 }
 
+/// Whether the table knows of every object that was there when the call began. To be asked *after* a stack was
+/// looked at: whoever is in code of an object was so after the object had been counted.
+pub fn is_complete() -> bool {
+    let table = TABLE.load(Ordering::Acquire).cast_const();
+    // SAFETY: as in `current`.
+    // pairs with: the count of a loading thread, before any code of its object runs
+    table.is_null() || unsafe { table.wrapping_add(1).read() } == BLOCK.late_epoch().load(Ordering::SeqCst)
+}
+
 fn current() -> Option<(u64, &'static [Interval])> {
     let table = TABLE.load(Ordering::Acquire).cast_const();
     if table.is_null() {
@@ -85,8 +99,8 @@ fn current() -> Option<(u64, &'static [Interval])> {
     // SAFETY: a table that is shown is complete, never changes and outlives every thread that reads it; an
     // `Interval` is two words.
     unsafe {
-        let (head, count) = (table.read(), table.wrapping_add(1).read() as usize);
-        Some((head, core::slice::from_raw_parts(table.wrapping_add(2).cast(), count)))
+        let (head, count) = (table.read(), table.wrapping_add(2).read() as usize);
+        Some((head, core::slice::from_raw_parts(table.wrapping_add(3).cast(), count)))
     }
 }
 
@@ -109,7 +123,8 @@ pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     // Of changing length, so that it does not meet the same function of a cycle each time.
     later(record, seen, (passes(seen).wrapping_mul(0x9e37_79b9) >> 29).wrapping_add(3));
     let goal = if to_switched { transition } else { 0 };
-    if Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges)) && !stacks::any() {
+    let clear = Ranges::new(intervals).is_ok_and(|ranges| own_stack_is_clear(sp, &ranges));
+    if clear && !stacks::any() && is_complete() {
         let moved = move_to(&record.word, seen, goal);
         BLOCK.moved().by_themselves.fetch_add(u64::from(moved), Ordering::Relaxed);
     }

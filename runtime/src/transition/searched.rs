@@ -27,10 +27,30 @@ use suture_scan::Interval;
 
 const PROT_EXEC: u32 = 4;
 
+/// Objects that came after their patches.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Late<'a> {
+    /// Their rows and load bases, where sites are relative.
+    pub bases: &'a [(u32, u64)],
+    /// Stubs and copies near them.
+    pub code: &'a [Interval],
+}
+
+impl Late<'_> {
+    fn base(&self, recipe: u32) -> Option<u64> {
+        self.bases.iter().find(|(row, _)| *row == recipe).map(|(_, base)| *base)
+    }
+}
+
 /// The searched addresses of a transition in its present direction, sorted and disjoint.
 ///
-/// `path` is the runtime's own code on the way into a function.
-pub fn searched(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Vec<Interval>, NoMemory> {
+/// `path` is the runtime's own code on the way into a function, `late` the objects that came after their patches.
+pub fn searched(
+    books: &Books,
+    t: &TransitionRow,
+    path: (u64, u64),
+    late: &Late<'_>,
+) -> Result<Vec<Interval>, NoMemory> {
     let mut found = Vec::new();
     let mut add = |start: u64, end: u64| match start < end {
         true => list::push(&mut found, Interval { first: start, last: end }),
@@ -39,6 +59,9 @@ pub fn searched(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Ve
     add(path.0, path.1)?;
     for m in books.mappings.iter().filter(|m| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0) {
         add(m.addr, m.addr.saturating_add(m.len))?;
+    }
+    for code in late.code {
+        add(code.first, code.last)?;
     }
     let towards = t.target == PATCHING;
     if !towards {
@@ -60,11 +83,15 @@ pub fn searched(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Ve
                 },
                 _ => false,
             };
-            if counts {
+            // Code at a relative site is where its object is, if it is anywhere.
+            let relative = site.plan.late != 0 && range.kind == RANGE_OLD;
+            let base = if relative { late.base(site.plan.recipe) } else { Some(0) };
+            if let Some(base) = base.filter(|_| counts) {
                 // The entry itself is hooked: a thread that stands there has still to pass, and as a word
                 // it is a function pointer.
                 let hooked = range.kind == RANGE_OLD && range.start == site.plan.entry;
-                add(range.start.saturating_add(u64::from(hooked)), range.end)?;
+                let start = base.wrapping_add(range.start);
+                add(start.saturating_add(u64::from(hooked)), base.wrapping_add(range.end))?;
             }
         }
         add(site.plan.copy, site.plan.copy.saturating_add(site.plan.copy_len))?;
@@ -74,8 +101,13 @@ pub fn searched(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Ve
 }
 
 /// The same, and what no scan may pass over.
-pub fn with_contexts(books: &Books, t: &TransitionRow, path: (u64, u64)) -> Result<Vec<Interval>, NoMemory> {
-    let mut found = searched(books, t, path)?;
+pub fn with_contexts(
+    books: &Books,
+    t: &TransitionRow,
+    path: (u64, u64),
+    late: &Late<'_>,
+) -> Result<Vec<Interval>, NoMemory> {
+    let mut found = searched(books, t, path, late)?;
     for range in books.ranges.iter().filter(|r| r.kind == RANGE_CONTEXT) {
         list::push(&mut found, Interval { first: range.start, last: range.end })?;
     }

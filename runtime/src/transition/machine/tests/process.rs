@@ -9,7 +9,7 @@ use crate::batch::View;
 use crate::batch::tests::Maker;
 use crate::books::{Batch, Books, BooksError, Fate, Job, JobKind, Stacks, choice, slot_value};
 use crate::transition::machine::{self, NoStart, Ran, Waits, World};
-use crate::transition::searched::searched;
+use crate::transition::searched::{Late, searched};
 use std::collections::{BTreeMap, BTreeSet};
 use suture_abi::batch::{self, BATCH_REPLACE, FUNC_NOP, Func, RANGE_NEW, RANGE_OLD, Range, Site};
 use suture_abi::block::{
@@ -328,7 +328,7 @@ impl Process {
 
     pub fn look(&mut self, tid: u32) {
         let Some(t) = self.running() else { return };
-        let table = searched(&self.books, &t, PATH).unwrap();
+        let table = searched(&self.books, &t, PATH, &Late::default()).unwrap();
         let ranges = Ranges::new(&table).unwrap();
         let thread = self.threads.get_mut(&tid).unwrap();
         let clear = thread.frames.iter().all(|code| ranges.find(return_address(*code)).is_none());
