@@ -66,7 +66,8 @@ pub struct RuntimeBlock {
     pub ranges: Rows,
     /// Objects that may come and go ([`crate::late::RecipeRow`]).
     pub recipes: Rows,
-    /// Counts objects that were patched when they came. What is searched in a transition is known for one value.
+    /// Counts objects that were patched when they came, and those that went. What is searched in a transition is
+    /// known for one value.
     pub late_epoch: AtomicU64,
     /// Address of the directory of thread records ([`crate::dispatch`]): [`crate::dispatch::CHUNKS`]
     /// addresses of chunks, 0 = none.

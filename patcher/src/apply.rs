@@ -16,7 +16,7 @@ use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
 use crate::transition::own_stacks::OwnStacks;
-use crate::view::Cache;
+use crate::view::{self, Cache};
 use serde::Serialize;
 use std::time::Instant;
 use suture_elf::{Addr, ObjectFile};
@@ -79,7 +79,7 @@ pub fn apply(
         before = operation::help_along(target, t.id, context)?;
     }
     // Everything that can be refused is refused before the process is touched.
-    let mut next = Some(plan::plan(target, patch, &before, classes, given, cache)?);
+    let mut next = Some(plan_once_still(target, patch, &before, classes, given, cache)?);
     if let Some(t) = before.transition {
         return Err(Error::InTransition { pid, name: before.name_of(t.patch) });
     }
@@ -96,7 +96,7 @@ pub fn apply(
             // A plan names places in the runtime. It may have come since without our help: from a command
             // that was in the middle of it when it died.
             Some(plan) if plan.batch.generation == now.generation && before.records == now.records => plan,
-            _ => plan::plan(target, patch, &now, classes, given, cache)?,
+            _ => plan_once_still(target, patch, &now, classes, given, cache)?,
         };
         let name_of = |entry: u64| name_of(&plan, &now, entry);
         let block = session.block;
@@ -128,7 +128,7 @@ pub fn apply(
             Err(CommitError::Stale) => {}
             // What it was planned for went away meanwhile.
             Err(CommitError::Failed(_))
-                if !plan.batch.recipes.is_empty() && !plan.loaded.is_so(target, &read_books()?, cache)? => {}
+                if !plan.batch.recipes.is_empty() && !plan.loaded.is_so(target, &read_books, cache)? => {}
             Err(CommitError::Failed(error)) => {
                 session.close()?;
                 return Err(error);
@@ -137,6 +137,34 @@ pub fn apply(
     }
     session.close()?;
     Err(Error::MovingTarget { pid, tries: TRIES })
+}
+
+/// Plans, again if objects came or went meanwhile: what speaks against a plan may be that it was half gone.
+fn plan_once_still(
+    target: &Target,
+    patch: &Patch,
+    books: &Books,
+    classes: Classes,
+    given: &[ObjectFile],
+    cache: &Cache,
+) -> Result<Plan, Error> {
+    let mut books = books.clone();
+    for _ in 1..TRIES {
+        let error = match plan::plan(target, patch, &books, classes, given, cache) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        // A loader in the middle of something is waited for: what it does is counted then.
+        if !books.recipes.is_empty() {
+            view::process(target, view::maps(target)?, cache)?;
+        }
+        let now = plan::books_or_none(target)?;
+        if now.late_epoch == books.late_epoch {
+            return Err(error);
+        }
+        books = now;
+    }
+    plan::plan(target, patch, &books, classes, given, cache)
 }
 
 /// Says which callback made an enable fail, if one did.

@@ -194,7 +194,7 @@ impl BlockCell {
         unsafe { &(*self.0.get()).host }
     }
 
-    /// Objects that were patched when they came. Written by loading threads.
+    /// Objects that were patched when they came, and that went. Written by loading threads.
     pub fn late_epoch(&self) -> &AtomicU64 {
         // SAFETY: as `worker`.
         unsafe { &(*self.0.get()).late_epoch }

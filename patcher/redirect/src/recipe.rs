@@ -221,3 +221,83 @@ fn jump(site: &Site) -> Option<u8> {
     };
     (0..4).find(|at| leads(*at)).and_then(|at| u8::try_from(at + 1).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::Instruction;
+    use suture_abi::late::moved;
+    use suture_elf::{ObjectFile, SymbolKind};
+
+    /// What a copy refers to outside of the arena, decoded at an address.
+    fn outside(code: &[u8], at: u64, arena: &Range<u64>) -> Vec<(iced_x86::Code, u64)> {
+        let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
+        let mut found = Vec::new();
+        while decoder.can_decode() {
+            let insn: Instruction = decoder.decode();
+            let memory = insn.is_ip_rel_memory_operand().then(|| insn.ip_rel_memory_address());
+            let branch = Some(insn.near_branch_target()).filter(|t| *t != 0);
+            let targets = memory.into_iter().chain(branch).filter(|t| !arena.contains(t));
+            found.extend(targets.map(|t| (insn.code(), t)));
+        }
+        found
+    }
+
+    /// Every function of a library that can be redirected: its copy, its jump and its page mean the same when the
+    /// arena is moved.
+    #[test]
+    fn moved_arenas_mean_the_same() {
+        let file = ObjectFile::open("/lib/x86_64-linux-gnu/libz.so.1".as_ref()).unwrap();
+        let analysis = ObjectAnalysis::new(&file);
+        let functions = file.symbols().all().filter(|s| s.kind == SymbolKind::Func && s.size > 0);
+        let (mut classes, mut crossing) = (std::collections::BTreeMap::new(), 0);
+        for symbol in functions {
+            let request =
+                Request { object: 0, entry: symbol.addr, name: symbol.name.to_owned(), replacement: None };
+            let Ok(recipe) = plan_recipe(&analysis, &[request], &[], &Options::default()) else { continue };
+            let site = &recipe.sites[0];
+            *classes.entry(site.planned.class).or_insert(0) += 1;
+            let delta = 0x5000u64.wrapping_neg();
+            let mut data = recipe.data.clone();
+            for reloc in &recipe.relocs {
+                let piece = recipe.pieces[reloc.piece as usize];
+                let at = (piece.data + reloc.at) as usize;
+                let by = if piece.moves == 1 { delta.wrapping_neg() } else { delta };
+                let new = moved(data[at..at + 4].try_into().unwrap(), by).unwrap();
+                data[at..at + 4].copy_from_slice(&new);
+            }
+            let arena: Vec<_> = recipe.pieces.iter().filter(|p| p.moves == 1).collect();
+            let start = arena.iter().map(|p| p.at.cast_signed()).min().unwrap().cast_unsigned();
+            let end =
+                arena.iter().map(|p| p.at.wrapping_add(p.len).cast_signed()).max().unwrap().cast_unsigned();
+            let code = arena.iter().find(|p| p.exec == 1).unwrap();
+            let copy = (u64::from(code.data) + site.copy.wrapping_sub(code.at)) as usize;
+            let len = (code.data as usize + code.len as usize - copy).min(64);
+            let shifted = start.wrapping_add(delta)..end.wrapping_add(delta);
+            let before = outside(&recipe.data[copy..copy + len], site.copy, &(start..end));
+            let after = outside(&data[copy..copy + len], site.copy.wrapping_add(delta), &shifted);
+            // What follows the copy (the unused dispatcher) names only the arena, or absolute words.
+            let same = before.iter().zip(&after).take_while(|(a, b)| a == b).count();
+            let relocated =
+                recipe.relocs.iter().filter(|r| recipe.pieces[r.piece as usize].moves == 1).count();
+            assert!(same >= relocated, "{}: {before:?} {after:?}", symbol.name);
+            crossing += relocated;
+            let placed = site.planned.site.placed(0x7000_0000_0000, delta).unwrap();
+            if placed.class == b'J' {
+                let pages: Vec<_> = recipe.pieces.iter().filter(|p| p.moves == 0).collect();
+                assert_eq!(pages.len(), 1, "{}", symbol.name);
+            } else {
+                let jump = usize::from(site.planned.site.jump);
+                let (bytes, at) = match placed.pad_len {
+                    0 => (placed.new_word.to_le_bytes(), placed.store_addr),
+                    _ => (placed.pad_new, placed.pad_addr),
+                };
+                let distance = i32::from_le_bytes(bytes[jump..jump + 4].try_into().unwrap());
+                let leads = at.wrapping_add(jump as u64 + 4).wrapping_add_signed(i64::from(distance));
+                let stub = leads.wrapping_sub(0x7000_0000_0000);
+                assert!(shifted.contains(&stub), "{}: {stub:#x} not in {shifted:x?}", symbol.name);
+            }
+        }
+        assert!(crossing > 50 && classes.len() >= 3, "{crossing} {classes:?}");
+    }
+}

@@ -24,12 +24,19 @@ impl Loaded {
         Self { all, epoch: books.late_epoch }
     }
 
-    /// Whether exactly these are loaded, and have been all the time.
+    /// Whether exactly these are loaded, and have been all the time. The count is read after the list: what has gone
+    /// and come again between is counted by then.
     ///
     /// # Errors
     /// When it cannot be found out what is loaded.
-    pub fn is_so(&self, target: &Target, books: &Books, cache: &Cache) -> Result<bool, Error> {
-        Ok(Self::of(&view::process(target, view::maps(target)?, cache)?, books) == *self)
+    pub fn is_so(
+        &self,
+        target: &Target,
+        read_books: &dyn Fn() -> Result<Books, Error>,
+        cache: &Cache,
+    ) -> Result<bool, Error> {
+        let view = view::process(target, view::maps(target)?, cache)?;
+        Ok(Self::of(&view, &read_books()?) == *self)
     }
 
     /// Whether every object that a recipe is about and that came since is known to the runtime. `books` were read

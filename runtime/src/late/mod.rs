@@ -112,6 +112,8 @@ fn forget_gone(table: &Table) {
                 say(word::REVERT_OBJECT, patch, row.id, 0);
             }
         }
+        // For commands that plan: something that went and came again lies where it was.
+        BLOCK.late_epoch().fetch_add(1, Ordering::SeqCst);
         for row in table.rows.iter().filter(is_its) {
             let was = place(row).state.swap(PLACE_FREE, Ordering::AcqRel);
             if was == PLACE_BOUND && row.plan.kind == RECIPE_SITES {

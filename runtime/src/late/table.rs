@@ -4,7 +4,7 @@
 //!
 //! The worker publishes a table with each change of the books. A loading thread counts itself in, takes the
 //! pointer, and counts itself out when it is done; the worker frees the table it replaced only if it finds
-//! nobody counted in *afterwards*. Both sides are sequentially consistent: a thread that is not seen in the count
+//! nobody counted in *afterwards*. A full fence stands between the two on both sides: a thread that is not seen in the count
 //! came later than the exchange of the pointer, and so takes the new table. A table that could not be freed stays
 //! for ever, as does one whose reader was left behind by a fork.
 //!
@@ -109,9 +109,10 @@ pub fn with_current(read: impl FnOnce(&Table)) {
 }
 
 /// Counts a reader in: before it takes the pointer.
-pub fn enter(readers: &impl Word<u32>) {
-    // pairs with: `is_unread`
+pub fn enter<W: Word<u32>>(readers: &W) {
     readers.fetch_add(1, Ordering::SeqCst);
+    // pairs with: `is_unread`
+    W::fence(Ordering::SeqCst);
 }
 
 /// Counts a reader out: after its last look at the table.
@@ -120,8 +121,9 @@ pub fn leave(readers: &impl Word<u32>) {
 }
 
 /// Whether nobody reads the table that was exchanged before the call.
-pub fn is_unread(readers: &impl Word<u32>) -> bool {
-    // pairs with: `enter`, `leave`
+pub fn is_unread<W: Word<u32>>(readers: &W) -> bool {
+    // pairs with: `enter`; the load with `leave`
+    W::fence(Ordering::SeqCst);
     readers.load(Ordering::SeqCst) == 0
 }
 

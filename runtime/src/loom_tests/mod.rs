@@ -9,6 +9,7 @@
 //! cannot be shown.
 
 mod births;
+mod late;
 mod looks;
 mod own;
 mod show;
