@@ -75,8 +75,12 @@ pub fn add_nops(batch: &mut Batch, books: &Books) {
     let index = |len: usize| u32::try_from(len).unwrap_or(u32::MAX);
     for row in listed(books).flat_map(|p| books.funcs_of(p.row.id)) {
         let Some(site) = books.site(row.site).map(|s| s.plan) else { continue };
+        // Relative sites of several mappings have one entry.
+        let known = match books.is_relative(row.site) {
+            true => batch.sites.iter().position(|s| s.id == row.site),
+            false => batch.sites.iter().position(|s| s.late == 0 && s.entry == site.entry),
+        };
         // A hook of the runtime at the same entry is no replacement.
-        let known = batch.sites.iter().position(|s| s.entry == site.entry);
         let own = |f: &Func| f.hook == HOOK_NONE && Some(f.site as usize) == known;
         if batch.funcs.iter().any(own) {
             continue;
@@ -94,7 +98,7 @@ pub fn add_nops(batch: &mut Batch, books: &Books) {
         if known.is_none() {
             batch.sites.push(site);
         }
-        let old = books.ranges.iter().filter(|r| r.site == row.site && r.patch == row.patch);
+        let old = books.relative_ranges.iter().filter(|r| r.site == row.site && r.patch == row.patch);
         let old = old.filter(|r| r.kind == RANGE_OLD);
         batch.ranges.extend(old.map(|r| Range { func, kind: RANGE_OLD, start: r.start, end: r.end }));
     }

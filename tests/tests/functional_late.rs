@@ -132,6 +132,7 @@ fn every_mapping_of_a_file_is_patched_by_itself() {
 #[test]
 fn patches_stack_on_what_came_late_and_are_replaced() {
     Plugins::both(|mut p| {
+        p.copy("twin.so");
         let (a, b) = (p.patch("a", 1000, ""), p.patch("b", 2000, ""));
         let r = p.patch("r", 3000, ", SUTURE_REPLACE_ALL");
         p.apply(&a);
@@ -152,6 +153,23 @@ fn patches_stack_on_what_came_late_and_are_replaced() {
         assert_eq!(p.values(0), (3001, 3001));
         p.disable("r");
         assert_eq!(p.values(0), (2, 3001));
+        // A replace that knows nothing of the library takes it back, on every mapping.
+        p.apply(&a);
+        p.unload(0);
+        p.load(0, "plugin.so");
+        p.load(1, "twin.so");
+        let other = p.lab.patch(
+            "e",
+            "#include <suture.h>\nstatic long new_wait(void) { return 7; }\n\
+             SUTURE_PATCH(\"e\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"wait_here\", new_wait)), SUTURE_REPLACE_ALL);\n",
+        );
+        p.apply(&other);
+        assert_eq!((p.values(0), p.values(1)), ((2, 1001), (2, 1001)));
+        p.unload(0);
+        p.load(0, "plugin.so");
+        assert_eq!(p.values(0), (2, 2));
+        p.disable("e");
+        p.unload(1);
         p.unload(0);
         // And with a library that is there from the start: it comes back patched.
         p.load(0, "plugin.so");

@@ -299,6 +299,7 @@ impl LatePlan {
             for func in funcs {
                 sites.extend(known(lane, func.entry));
             }
+            self.refer_to(subject.books, &sites);
             if let Some(plan) = &planned {
                 self.lane(subject, file, name, lane, plan, maps, &mut sites)?;
             }
@@ -311,6 +312,17 @@ impl LatePlan {
             }
         }
         Ok(first)
+    }
+
+    /// Names the rows of sites that are there already: the batch is about their objects, too.
+    fn refer_to(&mut self, books: &Books, sites: &[Site]) {
+        for site in sites {
+            let row = books.recipe(site).map(|r| r.row.plan);
+            let known = |id: u32| self.recipes.iter().any(|(r, _)| r.id == id);
+            if let Some(row) = row.filter(|r| !known(r.id)) {
+                self.recipes.push((row, Vec::new()));
+            }
+        }
     }
 
     /// The row of a recipe on one lane, with its sites.

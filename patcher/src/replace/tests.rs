@@ -41,7 +41,7 @@ fn state(patch: u32, id: u64, flags: u32) -> StateRow {
 /// Patch 1 replaces the functions at 0x100 and 0x200, patch 2 those at 0x200 and 0x300; what patch 3 has is
 /// only prepared.
 fn books() -> Books {
-    Books {
+    let mut books = Books {
         patches: vec![
             patch(1, "a", PATCH_ENABLED),
             patch(2, "b", PATCH_ENABLED),
@@ -64,7 +64,9 @@ fn books() -> Books {
             state(3, 12, STATE_BLOCK_DISABLE),
         ],
         ..Books::default()
-    }
+    };
+    books.relative_ranges.clone_from(&books.ranges);
+    books
 }
 
 fn descriptor(replace: bool, states: &[(u64, bool, bool)]) -> PatchDescriptor {

@@ -152,6 +152,8 @@ pub struct Books {
     /// The sites as the runtime has them: those of recipes relative. In [`Books::sites`] they are where their
     /// object is, or nowhere.
     pub relative: Vec<Site>,
+    /// The ranges as the runtime has them, those at relative sites as offsets.
+    pub relative_ranges: Vec<RangeRow>,
     /// Address of the table of registered stacks, or 0.
     pub stacks: u64,
     /// Memory in which the runtime keeps addresses of code.
@@ -231,6 +233,12 @@ impl Books {
         self.recipes.iter().flat_map(|r| r.near.iter().copied()).collect()
     }
 
+    /// Whether a site is one of a recipe.
+    #[must_use]
+    pub fn is_relative(&self, id: u32) -> bool {
+        self.relative.iter().any(|s| s.id == id && s.late != 0)
+    }
+
     /// Whether a site's object is not there now.
     #[must_use]
     pub fn is_nowhere(&self, site: &Site) -> bool {
@@ -305,6 +313,7 @@ impl Head {
 /// Puts sites and ranges of recipes where their objects are.
 fn placed(mut books: Books) -> Books {
     books.relative = books.sites.iter().map(|s| s.plan).collect();
+    books.relative_ranges.clone_from(&books.ranges);
     let recipes = std::mem::take(&mut books.recipes);
     let bound = |site: &Site| recipes.iter().find(|r| r.row.id == site.recipe && r.state == PLACE_BOUND);
     let of_site = |id: u32| books.relative.iter().find(|s| s.id == id && s.late != 0);
@@ -379,6 +388,7 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
         ranges: table(target, head.rows(offset_of!(RuntimeBlock, ranges)))?,
         recipes: late_rows(target, table(target, head.rows(offset_of!(RuntimeBlock, recipes)))?)?,
         relative: Vec::new(),
+        relative_ranges: Vec::new(),
         late_epoch: head.quad(offset_of!(RuntimeBlock, late_epoch)),
         own: own_memory(target, head.quad(offset_of!(RuntimeBlock, own)))?,
         stacks: head.quad(offset_of!(RuntimeBlock, stacks)),
