@@ -44,9 +44,7 @@ impl Patch {
 
 /// A privileged command must not run what somebody else can write.
 fn trusted(shown: &str, meta: &std::fs::Metadata) -> Result<(), Error> {
-    // SAFETY: no arguments, no memory.
-    #[allow(unsafe_code)]
-    let own = unsafe { libc::geteuid() };
+    let own = crate::sys::user::own();
     let others_write = meta.mode() & 0o022 != 0 && meta.is_file();
     let foreign_owner = meta.uid() != 0 && meta.uid() != own;
     let why = match (own, others_write, foreign_owner) {

@@ -6,6 +6,7 @@ use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadRef};
 use std::fs::File;
+use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -126,8 +127,7 @@ impl ObjectFile {
     /// When it cannot be read, is no ELF file, is not for x86-64, or is damaged.
     pub fn open(path: &Path) -> Result<Self, ElfError> {
         let name = path.display().to_string();
-        let io = |source| ElfError::Io { path: name.clone(), source };
-        let file = File::open(path).map_err(io)?;
+        let file = File::open(path).map_err(|source| ElfError::Io { path: name.clone(), source })?;
         Self::from_file(&file, name.clone())
     }
 
@@ -137,8 +137,10 @@ impl ObjectFile {
     /// As [`ObjectFile::open`].
     #[allow(unsafe_code)]
     pub fn from_file(file: &File, path: String) -> Result<Self, ElfError> {
-        let io = |source| ElfError::Io { path: path.clone(), source };
-        let meta = file.metadata().map_err(io)?;
+        let meta = file.metadata().map_err(|source| ElfError::Io { path: path.clone(), source })?;
+        if meta.is_dir() {
+            return Err(ElfError::Io { path, source: io::ErrorKind::IsADirectory.into() });
+        }
         if !meta.is_file() || meta.len() == 0 {
             return Err(ElfError::NotElf { path });
         }
