@@ -11,6 +11,7 @@ pub mod proc;
 pub mod processor;
 pub mod ptrace;
 pub mod seal;
+pub mod socket;
 pub mod time;
 pub mod urgent;
 pub mod user;
