@@ -81,6 +81,13 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Count the functions of running programs that can be patched without a trap or a stop; arguments: --json
+    #[command(disable_help_flag = true)]
+    Census {
+        /// Arguments of the census
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run random functions against their relocated copies, in child processes
     Fuzz {
         /// How long
@@ -128,6 +135,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Stress { args } => programs::stress(&project, &args),
         Verb::Fuzz { seconds } => programs::fuzz(&project, seconds),
         Verb::Servers { args } => programs::servers(&project, &args),
+        Verb::Census { args } => programs::census(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
         Verb::Models => suite::models(&project),
         Verb::Ci => ci::run(&project),

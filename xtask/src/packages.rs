@@ -60,6 +60,16 @@ pub const SERVERS: &[Need] = &[
     need("gcc", "gcc"),
 ];
 
+/// For `census`.
+pub const CENSUS: &[Need] = &[
+    need("redis-server", "redis-server"),
+    need("nginx", "nginx-light"),
+    need("mariadbd", "mariadb-server-core"),
+    need("node", "nodejs"),
+    need("/usr/bin/python3", "python3"),
+    need("gcc", "gcc"),
+];
+
 /// Installs what is missing, saying so.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let mut missing: Vec<Need> = needs.iter().copied().filter(|need| !is_installed(need.program)).collect();
