@@ -45,6 +45,7 @@ pub const TESTS: &[Need] = &[
     need("readelf", "binutils"),
     need("g++", "g++"),
     need("strace", "strace"),
+    need("xz", "xz-utils"),
     need("musl-gcc", "musl-tools"),
 ];
 
