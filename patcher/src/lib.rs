@@ -18,6 +18,7 @@ pub mod debug_files;
 pub mod description;
 pub mod disable;
 pub mod doorbell;
+pub mod drain;
 pub mod error;
 pub mod folded;
 pub mod hooks;
