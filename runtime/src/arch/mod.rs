@@ -5,4 +5,5 @@ mod x86_64;
 pub use x86_64::dispatch::{THREAD_ID, birth, own_thread_id, path, self_look, slow_path};
 pub use x86_64::doorbell::doorbell_entry;
 pub use x86_64::host;
+pub use x86_64::tags::tagged;
 pub use x86_64::tlsdesc::tlsdesc_static;

@@ -76,7 +76,7 @@ pub struct Bucket<'m> {
 
 /// Slots of the list whose tag is that of the hash, as bits.
 #[inline]
-fn tagged(slots: &[AtomicU64], hash: u64) -> u32 {
+pub fn tagged(slots: &[AtomicU64], hash: u64) -> u32 {
     let mut found = 0;
     for (k, slot) in slots.iter().enumerate() {
         // Relaxed: whoever is found is loaded again.
@@ -109,7 +109,7 @@ impl<'m> Bucket<'m> {
     /// level.
     #[inline]
     pub fn find<M: Memory>(&self, mem: &M, key: Key, hash: u64) -> Result<Option<Found>, Moved> {
-        let home = tagged(&self.line.slots, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.mask();
         let live = |look| if let Look::Is(found) = look { Some(found) } else { None };
         let found =
             first_of(home, |k| live(self.look::<M, true>(mem, self.line.slots.get(k)?, k, key, hash)));
@@ -142,7 +142,7 @@ impl<'m> Bucket<'m> {
             Look::Changed => Some(Scan::Changed),
             Look::Other => None,
         };
-        let home = tagged(&self.line.slots, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.mask();
         first_of(home, |k| decided(self.look::<M, false>(mem, self.line.slots.get(k)?, k, key, hash)))
             .or_else(|| {
                 let spill = self.meta.has_spill().then(|| mem.spill(self.place)).flatten()?;

@@ -13,6 +13,7 @@
 //! | [`word`] | the words everything consists of |
 //! | [`bucket`] | who is in a bucket: reading and committing |
 //! | [`levels`] | growth |
+//! | [`get`](mod@get) | looking a variable up |
 //! | [`insert`](mod@insert), [`remove`](mod@remove) | making and removing a variable |
 //! | [`guard`] | memory that waits for readers |
 //! | [`hash`], [`atomic`], [`memory`] | what they stand on |
@@ -31,6 +32,7 @@
 
 pub mod atomic;
 pub mod bucket;
+pub mod get;
 pub mod guard;
 pub mod hash;
 pub mod insert;

@@ -6,6 +6,7 @@
 //! A bucket's line has two slots here and its spill two more. The keys of a model share bucket and tag,
 //! so that nothing but the protocol keeps them apart.
 
+use crate::get::get;
 use crate::hash::Key;
 use crate::insert::{Inserted, insert};
 use crate::levels::find;
@@ -94,7 +95,7 @@ fn a_failed_constructor_leaves_the_key_to_the_waiter() {
         assert!(is_new(mine), "{mine:?}");
         assert!(matches!(theirs, Inserted::Failed(22) | Inserted::Exists(_)), "{theirs:?}");
         assert_eq!(committed(&model).len(), 1);
-        assert!(find(&mem, A).is_some());
+        assert!(get(&mem, A).is_some());
         assert_eq!(model.free(), 1);
     });
 }
@@ -108,16 +109,16 @@ fn a_reused_block_is_nobodys_else() {
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         let other = spawn(&model, 1, |mem| {
             assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
-            assert!(find(&mem, A).is_none());
+            assert!(get(&mem, A).is_none());
             assert!(is_new(insert(&mem, B, 8, None)));
-            assert!(find(&mem, B).is_some());
+            assert!(get(&mem, B).is_some());
         });
         let mem = model.thread(2, 1);
         for torn in TORN {
-            assert!(find(&mem, torn).is_none());
+            assert!(get(&mem, torn).is_none());
         }
-        if find(&mem, B).is_some() {
-            assert!(find(&mem, A).is_none());
+        if get(&mem, B).is_some() {
+            assert!(get(&mem, A).is_none());
         }
         other.join().unwrap();
     });
@@ -181,15 +182,15 @@ fn growth_hides_nothing() {
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         let other = spawn(&model, 1, |mem| {
             assert!(model_of(&mem).grow_now());
-            assert!(find(&mem, A).is_some());
+            assert!(get(&mem, A).is_some());
             // Moves the bucket.
             assert!(is_new(insert(&mem, B, 8, None)));
         });
         let mem = model.thread(2, 1);
-        assert!(find(&mem, A).is_some());
-        assert!(find(&mem, TORN[0]).is_none());
+        assert!(get(&mem, A).is_some());
+        assert!(get(&mem, TORN[0]).is_none());
         other.join().unwrap();
-        assert!(find(&mem, A).is_some() && find(&mem, B).is_some());
+        assert!(get(&mem, A).is_some() && get(&mem, B).is_some());
     });
 }
 
@@ -214,10 +215,10 @@ fn growth_revives_nothing() {
         });
         let mem = model.thread(2, 1);
         let was_gone = gone.load(loom::sync::atomic::Ordering::Acquire) == 1;
-        assert!(!(find(&mem, A).is_some() && was_gone));
+        assert!(!(get(&mem, A).is_some() && was_gone));
         other.join().unwrap();
         helper.join().unwrap();
-        assert!(find(&mem, A).is_none());
+        assert!(get(&mem, A).is_none());
         assert_eq!(committed(&model), []);
         assert_eq!(model.free(), 1);
     });

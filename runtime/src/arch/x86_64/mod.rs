@@ -3,4 +3,5 @@
 pub mod dispatch;
 pub mod doorbell;
 pub mod host;
+pub mod tags;
 pub mod tlsdesc;
