@@ -19,54 +19,21 @@
 
 use crate::atomic::Ordering::{Acquire, Relaxed};
 use crate::atomic::fence;
+use crate::bucket::{Bucket, Found};
 use crate::hash::Key;
 use crate::levels::find;
 use crate::memory::{Level, Memory};
-use crate::word::{Meta, Slot, State};
+use crate::word::{Slot, State};
 
 /// Where the bytes of the key's variable are, if it is visible. No lock, no wait, no allocation, no system
 /// call.
 #[inline]
 pub fn get<M: Memory>(mem: &M, key: Key) -> Option<u64> {
-    match at_rest(mem, key) {
-        Some(0) => None,
-        None => look_closer(mem, key),
-        found => found,
+    match glance(mem, key) {
+        Glance::Found(found) => Some(found.data),
+        Glance::Absent(..) => None,
+        Glance::Unsure => look_closer(mem, key),
     }
-}
-
-/// `Some(0)`: it is not there. `None`: something is in the way.
-#[inline]
-fn at_rest<M: Memory>(mem: &M, key: Key) -> Option<u64> {
-    let level = Level(mem.current().load(Acquire));
-    if level.is_none() {
-        return None;
-    }
-    let hash = mem.hash(key);
-    let line = mem.line(level.place(hash));
-    let meta = Meta(line.meta.load(Acquire));
-    if !meta.is_at_rest() {
-        return None;
-    }
-    let tagged = mem.tagged(line, hash) & meta.mask();
-    let mut data = 0;
-    if tagged != 0 {
-        // Acquire: the block is seen as it was when it was placed here.
-        let slot = Slot(line.slots.get(tagged.trailing_zeros() as usize)?.load(Acquire));
-        if slot.is_free() {
-            return None;
-        }
-        let header = mem.header(slot.block());
-        // Acquire: what its constructor wrote is seen.
-        let is_live = State(header.state.load(Acquire)).is_live();
-        if !is_live || header.obj.load(Relaxed) != key.obj || header.id.load(Relaxed) != key.id {
-            return None;
-        }
-        data = mem.data(slot.block());
-    }
-    // pairs with: the fence of `begin_life`, and the releases of `withdraw` and of the move.
-    fence(Acquire);
-    (Meta(line.meta.load(Relaxed)) == meta).then_some(data)
 }
 
 /// [`find`], out of the way.
@@ -74,4 +41,62 @@ fn at_rest<M: Memory>(mem: &M, key: Key) -> Option<u64> {
 #[inline(never)]
 fn look_closer<M: Memory>(mem: &M, key: Key) -> Option<u64> {
     find(mem, key).map(|found| found.data)
+}
+
+/// What the short way says.
+#[derive(Clone, Copy, Debug)]
+pub enum Glance<'m> {
+    /// The variable is visible.
+    Found(Found),
+    /// No slot that counts has the key's tag, for as long as the bucket's word is this one. With the hash.
+    Absent(Bucket<'m>, u64),
+    /// Something is in the way.
+    Unsure,
+}
+
+/// The short way.
+#[inline(always)]
+pub fn glance<M: Memory>(mem: &M, key: Key) -> Glance<'_> {
+    try_glance(mem, key).unwrap_or(Glance::Unsure)
+}
+
+#[inline(always)]
+fn try_glance<M: Memory>(mem: &M, key: Key) -> Option<Glance<'_>> {
+    let level = Level(mem.current().load(Acquire));
+    if level.is_none() {
+        return None;
+    }
+    let hash = mem.hash(key);
+    let bucket = Bucket::at(mem, level.place(hash));
+    if !bucket.meta.is_at_rest() {
+        return None;
+    }
+    let tagged = mem.tagged(bucket.line, hash) & bucket.meta.mask();
+    if tagged == 0 {
+        return bucket.is_unchanged().then_some(Glance::Absent(bucket, hash));
+    }
+    let k = tagged.trailing_zeros() as usize;
+    // Acquire: the block is seen as it was when it was placed here.
+    let slot = Slot(bucket.line.slots.get(k)?.load(Acquire));
+    if slot.is_free() {
+        return None;
+    }
+    let header = mem.header(slot.block());
+    // Acquire: what its constructor wrote is seen.
+    let state = State(header.state.load(Acquire));
+    if !state.is_live() || header.obj.load(Relaxed) != key.obj || header.id.load(Relaxed) != key.id {
+        return None;
+    }
+    let found = Found { place: bucket.place, k, slot, state, data: mem.data(slot.block()) };
+    bucket.is_unchanged().then_some(Glance::Found(found))
+}
+
+impl Bucket<'_> {
+    /// Whether the bucket's word is the one it was made with. What was read in between is of its time then.
+    #[inline(always)]
+    fn is_unchanged(&self) -> bool {
+        // pairs with: the fence of `begin_life`, and the releases of `withdraw` and of the move.
+        fence(Acquire);
+        self.line.meta.load(Relaxed) == self.meta.0
+    }
 }

@@ -16,6 +16,7 @@
 
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::bucket::{self, Bucket, Found, Scan};
+use crate::get::{Glance, glance};
 use crate::hash::Key;
 use crate::levels::{find, writable};
 use crate::memory::{Memory, NoMemory, Place};
@@ -58,9 +59,14 @@ fn try_insert<M: Memory>(
     ctor: Option<Ctor<'_>>,
 ) -> Result<Inserted, NoMemory> {
     // Most calls for a key that has a variable end here.
-    if let Some(found) = find(mem, key) {
-        return Ok(Inserted::Exists(found.data));
-    }
+    let mut known = match glance(mem, key) {
+        Glance::Found(found) => return Ok(Inserted::Exists(found.data)),
+        Glance::Absent(bucket, _) if !bucket.meta.is_frozen() => Some(bucket),
+        Glance::Absent(..) | Glance::Unsure => match find(mem, key) {
+            Some(found) => return Ok(Inserted::Exists(found.data)),
+            None => None,
+        },
+    };
     if mem.current().load(Acquire) == 0 {
         // The seeds of the hash are there once a level is.
         mem.begin()?;
@@ -69,8 +75,15 @@ fn try_insert<M: Memory>(
     let me = if ctor.is_some() { Some(mem.me()?) } else { None };
     let mut draft: Option<Draft<'_, M>> = None;
     loop {
-        let bucket = writable(mem, hash)?;
-        match bucket.scan(mem, key, hash) {
+        // The glance was a scan.
+        let (bucket, scan) = match known.take() {
+            Some(bucket) => (bucket, Scan::Absent),
+            None => {
+                let bucket = writable(mem, hash)?;
+                (bucket, bucket.scan(mem, key, hash))
+            }
+        };
+        match scan {
             Scan::Absent => {}
             Scan::Changed => continue,
             Scan::Found(found) => {
@@ -82,23 +95,21 @@ fn try_insert<M: Memory>(
                 continue;
             }
         }
-        let prepared = match draft.take() {
-            Some(draft) => draft,
-            None => Draft::new(mem, key, hash, size, me)?,
-        };
-        let prepared = draft.insert(prepared);
+        if draft.is_none() {
+            draft = Some(Draft::new(mem, key, hash, size, me)?);
+        }
+        let Some(prepared) = &mut draft else { return Err(NoMemory) };
         let Some(k) = prepared.place(&bucket)? else { continue };
         if bucket.commit(k) {
-            break;
+            let found = prepared.committed(bucket.place, k);
+            core::mem::forget(draft);
+            mem.help();
+            return Ok(match (ctor, me) {
+                (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
+                _ => Inserted::New(found.data),
+            });
         }
     }
-    mem.help();
-    // The loop ends with a draft that was committed.
-    let Some(found) = draft.and_then(Draft::committed) else { return Err(NoMemory) };
-    Ok(match (ctor, me) {
-        (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
-        _ => Inserted::New(found.data),
-    })
 }
 
 /// The key is taken. `Some`: that is the answer; `None`: it may be free now.
@@ -215,13 +226,10 @@ impl<'m, M: Memory> Draft<'m, M> {
         Ok(Some(k))
     }
 
-    /// It counts now, and is no draft any more.
-    fn committed(self) -> Option<Found> {
-        let (place, k) = self.at?;
+    /// What it is once it counts, which is no draft any more.
+    fn committed(&self, place: Place, k: usize) -> Found {
         let slot = Slot::of(self.block, self.hash);
-        let found = Found { place, k, slot, state: self.state, data: self.mem.data(self.block) };
-        core::mem::forget(self);
-        Some(found)
+        Found { place, k, slot, state: self.state, data: self.mem.data(self.block) }
     }
 }
 
