@@ -20,6 +20,7 @@
 use crate::atomic::Ordering::{Acquire, Relaxed};
 use crate::atomic::fence;
 use crate::bucket::{Bucket, Found};
+use crate::control::{Part, is_left_out};
 use crate::hash::Key;
 use crate::levels::find;
 use crate::memory::{Level, Memory};
@@ -97,6 +98,6 @@ impl Bucket<'_> {
     fn is_unchanged(&self) -> bool {
         // pairs with: the fence of `begin_life`, and the releases of `withdraw` and of the move.
         fence(Acquire);
-        self.line.meta.load(Relaxed) == self.meta.0
+        is_left_out(Part::LookAgain) || self.line.meta.load(Relaxed) == self.meta.0
     }
 }

@@ -16,6 +16,7 @@
 
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::bucket::{self, Bucket, Found, Scan};
+use crate::control::{Part, is_left_out};
 use crate::get::{Glance, glance};
 use crate::hash::Key;
 use crate::levels::{find, writable};
@@ -162,6 +163,9 @@ fn construct<M: Memory>(mem: &M, found: &Found, hash: u64, me: Me, ctor: Ctor<'_
         // The constructor forked, and another thread of the child took the key.
         return Inserted::Failed(ECANCELED);
     }
+    if is_left_out(Part::FailureLeaves) {
+        return Inserted::Failed(error);
+    }
     if finish(mem, found, State::building(me), State::leaving(life)) && remove::withdraw(mem, found, hash) {
         mem.header(found.block()).state.store(State::FREE.0, Release);
         mem.give_back(found.block());
@@ -198,7 +202,7 @@ impl<'m, M: Memory> Draft<'m, M> {
         let block = mem.take(key.id, size)?;
         let header = mem.header(block);
         let life = Extent(header.extent.load(Relaxed)).life();
-        let state = me.map_or(State::live(life), State::building);
+        let state = me.filter(|_| !is_left_out(Part::Building)).map_or(State::live(life), State::building);
         bucket::begin(header, key, state);
         Ok(Draft { mem, hash, block, state, at: None })
     }

@@ -17,6 +17,7 @@
 //! | [`insert`](mod@insert), [`remove`](mod@remove) | making and removing a variable |
 //! | [`guard`] | memory that waits for readers |
 //! | [`hash`], [`atomic`], [`memory`] | what they stand on |
+//! | [`control`] | what models leave out |
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -32,6 +33,7 @@
 
 pub mod atomic;
 pub mod bucket;
+pub mod control;
 pub mod get;
 pub mod guard;
 pub mod hash;
