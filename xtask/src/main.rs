@@ -10,6 +10,7 @@ mod dist;
 mod header;
 mod packages;
 mod programs;
+mod sanitize;
 mod step;
 mod suite;
 
@@ -107,6 +108,12 @@ enum Verb {
     },
     /// Explore the interleavings of the table of shadow variables with loom (minutes)
     Models,
+    /// Test the table of shadow variables under miri and the sanitizers, with a nightly toolchain (minutes)
+    Sanitize {
+        /// Which, all when none is given
+        #[arg(value_enum)]
+        tools: Vec<sanitize::Tool>,
+    },
     /// Everything the continuous integration checks
     Ci,
 }
@@ -138,6 +145,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Census { args } => programs::census(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
         Verb::Models => suite::models(&project),
+        Verb::Sanitize { tools } => sanitize::run_all(&project, &tools),
         Verb::Ci => ci::run(&project),
     }
 }
