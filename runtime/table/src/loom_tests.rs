@@ -39,8 +39,13 @@ fn without(part: Part, test: fn()) {
 }
 
 fn check(f: impl Fn() + Sync + Send + 'static) {
+    check_within(3, f);
+}
+
+/// With fewer preemptions, unless the environment says how many: three threads have too many ways with three.
+fn check_within(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(model.preemption_bound.unwrap_or(3));
+    model.preemption_bound = Some(model.preemption_bound.unwrap_or(preemptions));
     model.max_branches = 20_000;
     model.check(f);
 }
@@ -211,7 +216,7 @@ fn growth_hides_nothing() {
 /// grow/free/get: what was removed is not found in what is left of the old level.
 #[test]
 fn growth_revives_nothing() {
-    check(|| {
+    check_within(2, || {
         let model = Arc::new(Model::new(1, 1));
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         assert!(model.grow_now());
