@@ -340,8 +340,18 @@ pub struct FuncRow {
 
 /// The patch of this image was disabled; its memory stays until no thread can return into it.
 pub const IMAGE_LEFT: u32 = 1;
-/// Threads were forced out of it, or its code registered itself somewhere: never unmapped.
+/// Threads were forced out of it: never unmapped.
 pub const IMAGE_PINNED: u32 = 2;
+/// It stays for now: its code is on a stack.
+pub const IMAGE_ON_STACK: u32 = 4;
+/// It stays for now: memory of the program holds an address in it.
+pub const IMAGE_POINTED_AT: u32 = 8;
+/// It stays for now: a thread ran whenever it was looked at, or its stack cannot be read for certain.
+pub const IMAGE_UNSURE: u32 = 16;
+/// It stays for now: there is more memory than is searched for addresses in it.
+pub const IMAGE_UNSEARCHED: u32 = 32;
+/// All reasons for which an image stays for now.
+pub const IMAGE_STAYS: u32 = IMAGE_ON_STACK | IMAGE_POINTED_AT | IMAGE_UNSURE | IMAGE_UNSEARCHED;
 
 /// A mapped patch image.
 #[repr(C)]

@@ -132,8 +132,11 @@ pub mod op {
     pub const REVERSE: u32 = 14;
     /// `args[0]` = patch id, as [`REVERSE`]. Moves every thread without looking. Answers as [`ADVANCE`].
     pub const FORCE: u32 = 15;
-    /// Payload: `u32` thread ids that were found clear of all images that are left. `results[0]` =
-    /// images that are left.
+    /// `args[0]` = generation of the books that were looked at. Payload: pairs of `u32`, the id of an image that
+    /// was left and what was found: 0 = after its patch had gone every thread was seen outside of it, of all arenas
+    /// and of the runtime, and nothing else refers to it; else the `IMAGE_*` that say why it stays. The former are
+    /// unmapped. `results[0]` = images that are left. `STATE`: a transition or a host is there, or an image is in
+    /// use or pinned.
     pub const DRAINED: u32 = 16;
     /// A thread is about to be sent to [`crate::block::RuntimeBlock::host_entry`]. `args[0]` = the mode of
     /// [`crate::host`]; payload: the addresses of [`crate::host::Functions`]. `args[0]` = 0: it is not

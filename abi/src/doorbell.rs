@@ -4,8 +4,14 @@
 //! (`rsp − 128 − size_of::<Frame>()`, 16-byte alignment not needed), points `rsp` at it and `rip` at
 //! [`crate::block::RuntimeBlock::doorbell_entry`], blocks the thread's signals and lets go. The entry
 //! makes one raw clone, works out how the interrupted system call continues, restores the signal
-//! mask and leaves by popping everything after [`Frame::rflags`]'s predecessors, last `ret 128`.
-//! It calls nothing, touches no vector register and needs no `fs`; once the mask is restored only the
+//! mask and leaves by popping everything after [`Frame::rflags`]'s predecessors, last `ret 160`.
+//!
+//! A call on a socket with a time-out of its own (`SO_RCVTIMEO`) would begin again with the whole of it. For
+//! such a call the entry first waits with `ppoll` for what the call waits for, as long as is left, and makes
+//! the call only when that has come. A thread may therefore be seen asleep in an entry, at [`WAITS`], with its
+//! frame at `rsp`; a further stop finds it in a call like any other.
+//!
+//! The entry calls nothing, touches no vector register and needs no `fs`; once the mask is restored only the
 //! frame (below which signal handlers may build theirs) is needed, so no state is shared with the
 //! next doorbell.
 
@@ -75,10 +81,27 @@ pub struct Frame {
     pub rflags: u64,
     /// Where the thread continues.
     pub rip: u64,
+    /// What the rest of the call is waited for: a `struct pollfd`.
+    pub wait: u64,
+    /// The time that is left, as a `struct timespec`. The kernel keeps it up to date when that wait is
+    /// stopped in its turn.
+    pub left: [u64; 2],
+    /// Not 0: before the call is made again (`restart` is [`RESTART_SAME`]) the thread waits for at most
+    /// `left`, and if nothing comes this is the call's result.
+    pub over: u64,
 }
 
 /// Bytes of red zone the System V psABI (x86-64, 3.2.2) gives a leaf function below `rsp`.
 pub const RED_ZONE: u64 = 128;
+
+/// The code before the place at which a thread waits for the rest of its call; nobody else's: it counts on
+/// the frame.
+pub const WAITS: [u8; 18] = [
+    0x48, 0x8d, 0x94, 0x24, 0xd0, 0, 0, 0, // lea rdx, [rsp + 208]
+    0x45, 0x31, 0xd2, // xor r10d, r10d
+    0xb8, 0x0f, 0x01, 0, 0, // mov eax, 271
+    0x0f, 0x05, // syscall
+];
 
 /// Where the time-outs that the command may have to shorten lie: [`TIMEOUT_SLOTS`] × `struct timespec`,
 /// from this many bytes behind the entry. The kernel reads them when the interrupted call is made again.
@@ -99,7 +122,7 @@ macro_rules! doorbell_head {
 ///
 /// Puts a lifted limit back, decides how the interrupted call goes on, restores the mask and pops the
 /// frame. Once the mask is back only the frame at `rsp` is needed: handlers build theirs below it. Labels 3
-/// to 9 are used; the 40 bytes below the frame are scratch while signals are blocked.
+/// to 9 and 81 to 83 are used; the 40 bytes below the frame are scratch while signals are blocked.
 #[macro_export]
 macro_rules! doorbell_return {
     () => {
@@ -147,6 +170,7 @@ macro_rules! doorbell_return {
             "jnz 7f\n",
             "6:\n",
             "mov qword ptr [rsp + 144], -4\n", // rax = -EINTR
+            "mov qword ptr [rsp + 224], 0\n",  // over
             "jmp 9f\n",
             "7:\n",
             "mov rax, qword ptr [rsp + 32]\n", // orig_rax
@@ -163,10 +187,31 @@ macro_rules! doorbell_return {
             "xor edx, edx\n",
             "mov r10d, 8\n",
             "syscall\n",
+            "cmp qword ptr [rsp + 224], 0\n", // over
+            "je 83f\n",
+            // The call's own wait goes on here, for what is left of it.
+            "lea rdi, [rsp + 200]\n", // wait
+            "mov esi, 1\n",
+            "lea rdx, [rsp + 208]\n", // left
+            "xor r10d, r10d\n",
+            "mov eax, 271\n", // ppoll
+            "syscall\n",
+            "test rax, rax\n",
+            "jnz 81f\n",
+            "mov rax, qword ptr [rsp + 224]\n",
+            "jmp 82f\n",
+            "81:\n",
+            // A handler has run. Whatever else it is: the call is made again.
+            "cmp rax, -4\n",
+            "jne 83f\n",
+            "82:\n",
+            "mov qword ptr [rsp + 144], rax\n",
+            "add qword ptr [rsp + 192], 2\n",
+            "83:\n",
             "add rsp, 64\n",
             "pop r15\npop r14\npop r13\npop r12\npop rbp\npop rbx\npop r11\npop r10\npop r9\n",
             "pop r8\npop rax\npop rcx\npop rdx\npop rsi\npop rdi\npopfq\n",
-            "ret 128\n",
+            "ret 160\n",
         )
     };
 }
@@ -180,7 +225,11 @@ const _: () = {
     assert!(offset_of!(Frame, limit_hard) == 56 && offset_of!(Frame, r15) == 64);
     assert!(offset_of!(Frame, rax) == 144 && offset_of!(Frame, rflags) == 184);
     assert!(offset_of!(Frame, rip) == 192);
-    assert!(size_of::<Frame>() == 200 && TIMEOUT_OFFSET + 16 * TIMEOUT_SLOTS == 72);
+    assert!(offset_of!(Frame, wait) == 200 && offset_of!(Frame, left) == 208);
+    assert!(offset_of!(Frame, over) == 224);
+    // `ret` pops `rip`, and with its operand what follows and the red zone.
+    assert!(size_of::<Frame>() as u64 - 200 + RED_ZONE == 160);
+    assert!(size_of::<Frame>() == 232 && TIMEOUT_OFFSET + 16 * TIMEOUT_SLOTS == 72);
     assert!(RESTART_NONE == 0 && RESTART_BLOCK == 2 && RESTART_ALWAYS == 3 && RESTART_SYS == 4);
     assert!(RED_ZONE == 128);
 };

@@ -115,6 +115,26 @@ impl Lab {
         Ok(patch)
     }
 
+    /// Compiles the patch that replaces the first subject and `stay`, in which a thread may be.
+    ///
+    /// # Errors
+    /// When the compiler refuses it.
+    pub fn held_patch(&self) -> Result<PathBuf, Error> {
+        let (source, patch) = (self.at("held.c"), self.at("held.so"));
+        let text = format!(
+            "#include <suture.h>\n\
+             static long changed(long x) {{ return x + {}; }}\n\
+             static long gone(long x) {{ return x; }}\n\
+             SUTURE_PATCH(\"held\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"subject_0\", changed),\n\
+             SUTURE_FUNC(\"stay\", gone)));\n",
+            constant(0)
+        );
+        fs::write(&source, text).map_err(io("write a generated patch"))?;
+        let include = path(&self.root.join("include"));
+        self.compile(&source, &patch, &["-fPIC", "-shared", "-nostartfiles", "-I", &include])?;
+        Ok(patch)
+    }
+
     /// Name of the patch that replaces `count` functions.
     #[must_use]
     pub fn patch_name(count: usize) -> String {

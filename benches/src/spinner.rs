@@ -32,10 +32,22 @@ impl Spinner {
     /// # Errors
     /// When it cannot be started.
     pub fn start(program: &Path, runtime: Option<&Path>, threads: usize) -> Result<Self, Error> {
+        Self::with(program, runtime, &[&threads.to_string()])
+    }
+
+    /// The same, all of whose threads spin.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_busy(program: &Path, runtime: &Path, threads: usize) -> Result<Self, Error> {
+        Self::with(program, Some(runtime), &[&threads.to_string(), "busy"])
+    }
+
+    fn with(program: &Path, runtime: Option<&Path>, args: &[&str]) -> Result<Self, Error> {
         let page = shared_page()?;
         let stdin = page.try_clone().map_err(io("share a page with a target"))?;
         let mut command = target::command(program, runtime);
-        command.arg(threads.to_string()).stdin(Stdio::from(stdin)).stdout(Stdio::piped());
+        command.args(args).stdin(Stdio::from(stdin)).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(io("start the spinning target"))?;
         let stdout = child.stdout.take();
         let mut spinner = Self { child, page, epoch: 0, ticks_per_us: 0.0 };
@@ -44,7 +56,10 @@ impl Spinner {
             BufReader::new(stdout).read_line(&mut line).map_err(io("read a target's answer"))?;
         }
         if line.trim_end() != "ready" {
-            return Err(Error::Answer { question: format!("start {threads} threads"), answer: line });
+            return Err(Error::Answer {
+                question: format!("start spinner {}", args.join(" ")),
+                answer: line,
+            });
         }
         spinner.ticks_per_us = spinner.word(TICKS_PER_MS)? as f64 / 1000.0;
         Ok(spinner)

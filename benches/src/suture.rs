@@ -43,6 +43,16 @@ pub fn apply(lab: &Lab, patch: &Path, pids: &[i32], classes: Option<&str>) -> Re
     run(lab, args, pids)
 }
 
+/// Begins to enable a patch whose transition a thread holds up.
+///
+/// # Errors
+/// When the command does not say that it is unfinished.
+pub fn begin(lab: &Lab, patch: &Path, pid: i32) -> Result<Run, Error> {
+    const UNFINISHED: i32 = 3;
+    let args = ["apply".to_owned(), patch.to_string_lossy().into_owned(), "--no-wait".to_owned()];
+    run_to(lab, args.to_vec(), &[pid], UNFINISHED)
+}
+
 /// Puts the runtime into a process.
 ///
 /// # Errors
@@ -67,7 +77,11 @@ pub fn info(lab: &Lab, patch: &Path) -> Result<Run, Error> {
     run(lab, vec!["info".to_owned(), patch.to_string_lossy().into_owned()], &[])
 }
 
-fn run(lab: &Lab, mut args: Vec<String>, pids: &[i32]) -> Result<Run, Error> {
+fn run(lab: &Lab, args: Vec<String>, pids: &[i32]) -> Result<Run, Error> {
+    run_to(lab, args, pids, 0)
+}
+
+fn run_to(lab: &Lab, mut args: Vec<String>, pids: &[i32], status: i32) -> Result<Run, Error> {
     args.push("--json".into());
     if !pids.is_empty() {
         args.push("--pid".into());
@@ -79,7 +93,7 @@ fn run(lab: &Lab, mut args: Vec<String>, pids: &[i32]) -> Result<Run, Error> {
     let done = done.map_err(crate::error::io("run the command"))?;
     let failed =
         |said: String| Error::Command { args: args.join(" "), status: done.status.to_string(), said };
-    if !done.status.success() {
+    if done.status.code() != Some(status) {
         let both = [done.stderr.as_slice(), done.stdout.as_slice()].concat();
         return Err(failed(String::from_utf8_lossy(&both).chars().take(2000).collect()));
     }

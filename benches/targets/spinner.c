@@ -1,6 +1,6 @@
 /*
  * One thread that never sleeps and remembers for how long it was once not running; all others wait
- * in a semaphore. Usage: spinner THREADS, with a shared page as standard input (see struct page).
+ * in a semaphore, or with a second argument, busy, spin as well. Usage: spinner THREADS [busy], with a shared page as standard input (see struct page).
  *
  * The spinning thread is the main thread, so that THREADS = 1 is a single-threaded program.
  */
@@ -38,6 +38,15 @@ static void *wait_for_ever(void *unused)
     return unused;
 }
 
+static void *spin(void *unused)
+{
+    long value = 0;
+    sem_post(&started);
+    for (;;)
+        value = subject_0(value);
+    return unused;
+}
+
 static uint64_t now_ns(void)
 {
     struct timespec t;
@@ -69,7 +78,7 @@ int main(int argc, char **argv)
     pthread_attr_setstacksize(&small, 64 * 1024);
     for (int i = 1; i < threads; i++) {
         pthread_t thread;
-        if (pthread_create(&thread, &small, wait_for_ever, NULL))
+        if (pthread_create(&thread, &small, argc > 2 ? spin : wait_for_ever, NULL))
             return 1;
     }
     for (int i = 1; i < threads; i++)

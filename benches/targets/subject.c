@@ -7,13 +7,15 @@
  *   fork          one fork, exit of the child and wait
  *   plain N       one call among N functions that are never patched, in random order
  *   subject N     the same with the functions the patches replace (N = 1: a direct call)
+ *   stay          not a time: makes a thread that stays in stay() for good
  *   sum N         not a time: the results of subjects 0 to N-1 added up, which shows who answers
  *
  * The functions are generated (COUNT of each kind) and compiled apart, so that nothing here is
- * compiled with knowledge of their bodies. The program is single-threaded on purpose: that is where
+ * compiled with knowledge of their bodies. The program is single-threaded on purpose (but for stay): that is where
  * a thread too many would show in fputc and malloc.
  */
 #define _GNU_SOURCE
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -91,6 +93,33 @@ static double time_fork(void)
 DIRECT(plain)
 DIRECT(subject)
 
+static volatile int stays;
+
+/* Holds up the transition of whoever patches it. */
+__attribute__((noinline, noclone)) long stay(long x)
+{
+    stays = 1;
+    for (;;)
+        x += pause();
+    return x;
+}
+
+static void *stayer(void *unused)
+{
+    stay(0);
+    return unused;
+}
+
+static double make_stayer(void)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, stayer, NULL))
+        return -1;
+    while (!stays)
+        ;
+    return 0;
+}
+
 static void make_order(unsigned count)
 {
     static unsigned made;
@@ -151,6 +180,8 @@ int main(void)
             answer = count == 1 ? time_plain() : time_table(plain_table, count);
         } else if (!strcmp(word, "subject")) {
             answer = count == 1 ? time_subject() : time_table(subject_table, count);
+        } else if (!strcmp(word, "stay")) {
+            answer = make_stayer();
         } else if (!strcmp(word, "sum")) {
             answer = 0;
             for (unsigned i = 0; i < count; i++)

@@ -106,3 +106,12 @@ fn regs_finds_nothing_wrong_undisturbed() {
     assert!(number(&said[2], "rounds") >= 400.0);
     assert_eq!(number(&said[2], "wrong"), 0.0, "{}", said[2]);
 }
+
+#[test]
+fn the_warehouse_has_its_bugs() {
+    let commands = ["limit", "total 4", "total 5", "open 2", "take 2 100001", "shut 2", "take 2 1"];
+    let said = answers("warehouse.c", &[], &commands);
+    let expected = ["ready", "limit 4", "total 4 = 46", "total 5 = -1", "opened 2", "take 2 = -1", "shut 2"];
+    assert_eq!(said[..7], expected);
+    assert_eq!(said[7], "unknown take 2 1");
+}

@@ -3,6 +3,7 @@
 
 use crate::context::Wait;
 use crate::target::select::Selection;
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -55,6 +56,7 @@ pub enum Command {
     /// Disable a patch: the old functions are called again. A patch that is still being enabled is reversed
     Disable {
         /// Name of the patch, or its file
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         patch: String,
         #[command(flatten)]
         targets: Targets,
@@ -66,6 +68,7 @@ pub enum Command {
     /// Turn the transition of a patch round: threads that have moved go back
     Reverse {
         /// Name of the patch, or its file
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         patch: String,
         #[command(flatten)]
         targets: Targets,
@@ -77,6 +80,7 @@ pub enum Command {
     /// Help the transition of a patch to its end, whichever way it is going
     Wait {
         /// Name of the patch, or its file
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         patch: String,
         #[command(flatten)]
         targets: Targets,
@@ -89,6 +93,7 @@ pub enum Command {
     /// and new code; memory of what leaves is kept for ever
     Force {
         /// Name of the patch, or its file
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         patch: String,
         #[command(flatten)]
         targets: Targets,
@@ -170,7 +175,7 @@ pub enum Command {
     /// Show the event log of a process
     Log {
         /// Process id
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = pid, allow_negative_numbers = true)]
         pid: i32,
         /// Keep waiting for further events
         #[arg(long)]
@@ -181,7 +186,7 @@ pub enum Command {
     /// List the shadow variables of a process: data that patches keep beside its objects
     Shadow {
         /// Process id
-        #[arg(long, value_name = "N")]
+        #[arg(long, value_name = "N", value_parser = pid, allow_negative_numbers = true)]
         pid: i32,
         /// Only those of this id (decimal, or hexadecimal with 0x)
         #[arg(long, value_name = "ID", value_parser = id)]
@@ -205,10 +210,10 @@ fn id(text: &str) -> Result<u64, String> {
 #[group(required = true, multiple = false)]
 pub struct Targets {
     /// These processes
-    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = pid, allow_negative_numbers = true)]
     pid: Vec<i32>,
     /// Every process of that name
-    #[arg(long, value_name = "COMM")]
+    #[arg(long, value_name = "COMM", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Every process with the runtime in it
     #[arg(long)]
@@ -220,10 +225,10 @@ pub struct Targets {
 #[group(multiple = false)]
 pub struct OptionalTargets {
     /// These processes
-    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = pid, allow_negative_numbers = true)]
     pid: Vec<i32>,
     /// Every process of that name
-    #[arg(long, value_name = "COMM")]
+    #[arg(long, value_name = "COMM", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Every process with the runtime in it
     #[arg(long)]
@@ -235,10 +240,10 @@ pub struct OptionalTargets {
 #[group(multiple = false)]
 pub struct CheckTargets {
     /// These processes
-    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = pid, allow_negative_numbers = true)]
     pid: Vec<i32>,
     /// Every process of that name
-    #[arg(long, value_name = "COMM")]
+    #[arg(long, value_name = "COMM", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
     /// Every process of the machine, as a table (status 0 whatever is found); with a patch, every process
     /// with the runtime in it
@@ -251,10 +256,10 @@ pub struct CheckTargets {
 #[group(required = true, multiple = false)]
 pub struct NamedTargets {
     /// These processes
-    #[arg(long, value_name = "N", num_args = 1.., value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", num_args = 1.., value_parser = pid, allow_negative_numbers = true)]
     pid: Vec<i32>,
     /// Every process of that name
-    #[arg(long, value_name = "COMM")]
+    #[arg(long, value_name = "COMM", value_parser = NonEmptyStringValueParser::new())]
     name: Option<String>,
 }
 
@@ -270,7 +275,7 @@ pub struct Engine {
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Waiting {
     /// Seconds until every thread must have moved, 0 = wait for ever
-    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds)]
+    #[arg(long, value_name = "S", default_value = "60", value_parser = seconds, allow_negative_numbers = true)]
     timeout: Duration,
     /// What to do when the time is over: leave the transition going on, or reverse it
     #[arg(long, value_name = "WHAT", value_enum, default_value_t = OnTimeout::Leave)]
@@ -280,9 +285,15 @@ pub struct Waiting {
     no_wait: bool,
 }
 
+fn pid(text: &str) -> Result<i32, String> {
+    let number = text.parse().ok().filter(|pid| *pid > 0);
+    number.ok_or_else(|| "a process id is a whole number from 1 up".to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|e| e.to_string())
+    let wanted = || "give a number of seconds, like 30 or 0.5, or 0 to wait for ever".to_owned();
+    let seconds: f64 = text.parse().map_err(|_| wanted())?;
+    Duration::try_from_secs_f64(seconds).map_err(|_| wanted())
 }
 
 /// See [`Waiting`].

@@ -4,6 +4,7 @@ use crate::channel::Refusal;
 use crate::commit::restore_all;
 use crate::context::Context;
 use crate::disable::{idle, idle_sites};
+use crate::drain::{self, Drained};
 use crate::error::Error;
 use crate::session::{Session, explain};
 use crate::sys::time::Deadline;
@@ -39,6 +40,10 @@ pub struct Moved {
     pub restored: usize,
     /// Entries that keep somebody else's byte (a probe or breakpoint); ours goes when it goes.
     pub left: usize,
+    /// Images of patches that have gone: unmapped by this command.
+    pub images_unmapped: usize,
+    /// Images of patches that have gone: still mapped.
+    pub images_left: usize,
 }
 
 /// Rounds of looks in the session that begins a transition; in the last one threads are stopped for it.
@@ -69,7 +74,7 @@ pub fn see_through(
     }
     if found.ended.is_some() {
         hands.leave_host();
-        let tidied = tidy(&mut session)?;
+        let tidied = Tidied::now(&mut session, context)?;
         session.close()?;
         return judge(target, block, name, found, tidied);
     }
@@ -77,7 +82,7 @@ pub fn see_through(
     drop(alone);
     let at_threads = found.waiting.is_none();
     if context.wait.no_wait || at_threads && !context.wait.for_threads {
-        return judge(target, block, name, found, (0, 0));
+        return judge(target, block, name, found, Tidied::default());
     }
     let patience = Patience { until };
     let mut after = follow(target, block, transition, patience, context, &mut hands)?;
@@ -92,13 +97,13 @@ pub fn see_through(
         let back = follow(target, block, transition, patience, context, &mut hands)?;
         hands.leave_host();
         if back.ended.is_some() {
-            tidy_later(target)?;
+            Tidied::later(target, context)?;
             return Err(Error::TimedOut { pid: target.pid(), name: name.to_owned(), blockers });
         }
         after = back;
     }
     hands.leave_host();
-    let tidied = if after.ended.is_some() { tidy_later(target)? } else { (0, 0) };
+    let tidied = if after.ended.is_some() { Tidied::later(target, context)? } else { Tidied::default() };
     judge(target, block, name, after, tidied)
 }
 
@@ -134,7 +139,7 @@ pub fn help_along(target: &Target, transition: u32, context: &Context<'_>) -> Re
     let mut session = Session::open(target)?;
     let mut hands = Hands::default();
     help_fast(&mut session, transition, context, None, &mut hands, &mut Followed::default())?;
-    tidy(&mut session)?;
+    Tidied::now(&mut session, context)?;
     let now = books::read(target, session.block)?;
     session.close()?;
     Ok(now)
@@ -169,25 +174,39 @@ pub fn tidy(session: &mut Session<'_>) -> Result<(usize, usize), Error> {
     Ok((idle.len() - left, left))
 }
 
-fn tidy_later(target: &Target) -> Result<(usize, usize), Error> {
-    let _alone = Exclusive::take(target)?;
-    let block = crate::target::runtime::find_block(target, &target.maps()?)?;
-    if idle(&books::read(target, block)?).next().is_none() {
-        return Ok((0, 0));
-    }
-    let mut session = Session::open(target)?;
-    let tidied = tidy(&mut session)?;
-    session.close()?;
-    Ok(tidied)
+/// What was put away after a transition.
+#[derive(Clone, Copy, Debug, Default)]
+struct Tidied {
+    restored: usize,
+    left: usize,
+    images: Drained,
 }
 
-fn judge(
-    target: &Target,
-    block: Addr,
-    name: &str,
-    found: Followed,
-    (restored, left): (usize, usize),
-) -> Result<Moved, Error> {
+impl Tidied {
+    fn now(session: &mut Session<'_>, context: &Context<'_>) -> Result<Self, Error> {
+        let (restored, left) = tidy(session)?;
+        // The transition is over, whatever this comes to: what stays is tried again by the next command.
+        let images = drain::drain(session, context.cache).unwrap_or_default();
+        Ok(Self { restored, left, images })
+    }
+
+    /// The same, of a process that was left alone meanwhile.
+    fn later(target: &Target, context: &Context<'_>) -> Result<Self, Error> {
+        let _alone = Exclusive::take(target)?;
+        let block = crate::target::runtime::find_block(target, &target.maps()?)?;
+        let now = books::read(target, block)?;
+        if idle(&now).next().is_none() && !drain::has_open(&now) {
+            return Ok(Self::default());
+        }
+        let mut session = Session::open(target)?;
+        let tidied = Self::now(&mut session, context)?;
+        session.close()?;
+        Ok(tidied)
+    }
+}
+
+fn judge(target: &Target, block: Addr, name: &str, found: Followed, tidied: Tidied) -> Result<Moved, Error> {
+    let Tidied { restored, left, images } = tidied;
     let (pid, name) = (target.pid(), name.to_owned());
     match found.ended {
         Some(Ended::Failed(errno)) => Err(Error::Failed { pid, name, errno: errno.cast_signed() }),
@@ -203,6 +222,8 @@ fn judge(
             look_held_us: crate::disable::micros(found.held),
             restored,
             left,
+            images_unmapped: images.unmapped,
+            images_left: images.left,
         }),
     }
 }

@@ -44,21 +44,25 @@ impl Patch {
 
 /// A privileged command must not run what somebody else can write.
 fn trusted(shown: &str, meta: &std::fs::Metadata) -> Result<(), Error> {
-    // SAFETY: no arguments, no memory.
-    #[allow(unsafe_code)]
-    let own = unsafe { libc::geteuid() };
-    let others_write = meta.mode() & 0o022 != 0 && meta.is_file();
-    let foreign_owner = meta.uid() != 0 && meta.uid() != own;
-    let why = match (own, others_write, foreign_owner) {
-        (0, true, _) => "other users can write it",
-        (0, _, true) => "it belongs to another user",
-        _ => return Ok(()),
-    };
+    let Some(why) = distrust(meta) else { return Ok(()) };
     Err(Error::Patch {
         what: format!("{shown} is not trusted by a command that runs as root: {why}"),
         errno: "EACCES",
         hint: Some(format!("chown root {shown} && chmod go-w {shown}")),
     })
+}
+
+/// Why a command that runs as root must not believe a file.
+#[must_use]
+pub(crate) fn distrust(meta: &std::fs::Metadata) -> Option<&'static str> {
+    let own = crate::sys::user::own();
+    let others_write = meta.mode() & 0o022 != 0 && meta.is_file();
+    let foreign_owner = meta.uid() != 0 && meta.uid() != own;
+    match (own, others_write, foreign_owner) {
+        (0, true, _) => Some("other users can write it"),
+        (0, _, true) => Some("it belongs to another user"),
+        _ => None,
+    }
 }
 
 /// errno for a descriptor that is wrong.

@@ -1,8 +1,10 @@
 //! From a patch and a process to one batch. Writes nothing.
 
 use crate::batch::Batch;
+use crate::debug_files::DebugFiles;
 use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
 use crate::error::Error;
+use crate::folded;
 use crate::hooks::{self, Hook};
 use crate::late::{self, Loaded};
 use crate::patch::{Patch, descriptor_errno};
@@ -20,8 +22,8 @@ use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::{
-    FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor, ProcessView,
-    ResolvedFunc,
+    DebugFile, FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
+    ProcessView, ResolvedFunc,
 };
 use suture_redirect::{
     Classes, ExistingSite, LoadedObject, Options, PlanError, PlannedSite, RedirectPlan, Refusal, Replacement,
@@ -106,7 +108,8 @@ pub fn plan(
     let maps = view::maps(target)?;
     let mut view = view::process(target, maps.clone(), cache)?;
     view.exports = runtime::exports(target, &maps)?;
-    let linked = link(&view, patch)?;
+    let debug_files = DebugFiles::of(target.via);
+    let linked = link(&view, patch, &debug_files)?;
     not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let is_late = late::concerned(patch, &view);
@@ -118,6 +121,11 @@ pub fn plan(
         }
     };
     let own_stacks = own_stacks::find(target, &view, books)?;
+    let mut warnings = debug_files.notes();
+    warnings.extend(linked.funcs.iter().filter_map(|func| {
+        let object = &view.objects[linked.objects[func.object as usize].index];
+        folded::warning(object.file.symbols(), &func.name, func.old_entry)
+    }));
     let mut maps = view.maps.clone();
     maps.regions.extend(linked.mappings.iter().chain(&redirect.mappings).map(region));
     maps.regions.sort_by_key(|r| r.start);
@@ -137,6 +145,7 @@ pub fn plan(
         || books.sites.iter().any(|s| s.hook == HOOK_DL_DEBUG_STATE);
     let late = if is_late && is_hooked { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
     let mut plan = assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache);
+    plan.warnings.extend(warnings);
     if is_late && !is_hooked {
         plan.warnings
             .push("libraries that are loaded later stay unpatched: the loader cannot be hooked".into());
@@ -184,8 +193,10 @@ pub(crate) fn refusal(error: PlanError) -> Error {
     }
 }
 
-fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
-    suture_link::link(view, patch.file.file(), &LinkOptions::default()).map_err(|e| {
+fn link(view: &ProcessView<'_>, patch: &Patch, debug_files: &DebugFiles) -> Result<LinkPlan, Error> {
+    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
+    let options = LinkOptions { debug_file: DebugFile(&find), ..LinkOptions::default() };
+    suture_link::link(view, patch.file.file(), &options).map_err(|e| {
         let errno = match &e {
             LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
             LinkError::NoRoom { .. } => "ENOMEM",
@@ -194,7 +205,9 @@ fn link(view: &ProcessView<'_>, patch: &Patch) -> Result<LinkPlan, Error> {
             _ => "EINVAL",
         };
         let hint = e.hint().map(Into::into);
-        Error::Patch { what: format!("{}: {e}", patch.path.display()), errno, hint }
+        // What was not used may be why a name was not found.
+        let notes: String = debug_files.notes().iter().map(|note| format!("\nnote: {note}")).collect();
+        Error::Patch { what: format!("{}: {e}{notes}", patch.path.display()), errno, hint }
     })
 }
 

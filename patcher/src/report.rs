@@ -129,8 +129,9 @@ pub fn status_text(status: &ProcessStatus) -> String {
     for hook in &status.hooks {
         let _ = writeln!(text, "  runtime hook {} (class {}): {}", hook.name, hook.class, hook.site);
     }
-    if status.images_left > 0 {
-        let _ = writeln!(text, "  {} image(s) of disabled patches still mapped", status.images_left);
+    for image in &status.images_kept {
+        let (patch, size, why) = (image.patch, image.bytes / 1024, image.why);
+        let _ = writeln!(text, "  code of patch number {patch}, which has gone, is kept ({size} KiB): {why}");
     }
     if status.sites_lost > 0 {
         let _ = writeln!(

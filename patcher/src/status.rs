@@ -4,6 +4,7 @@
 //! a probe that was put on a site and taken away again, or `madvise`, undoes a store silently).
 
 use crate::description::{Description, FunctionDescription, ObjectDescription};
+use crate::drain;
 use crate::error::Error;
 use crate::late::{self, status::LateStatus};
 use crate::shadow;
@@ -14,8 +15,10 @@ use crate::transition::progress;
 use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
 use serde::Serialize;
-use suture_abi::batch::FUNC_NOP;
-use suture_abi::block::{PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow};
+use suture_abi::batch::{FUNC_NOP, ROLE_IMAGE};
+use suture_abi::block::{
+    IMAGE_LEFT, MappingRow, PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow,
+};
 use suture_abi::late::{PLACE_FREE, PLACE_REFUSED};
 use suture_elf::demangle;
 
@@ -52,12 +55,25 @@ pub struct ProcessStatus {
     pub hooks: Vec<FunctionStatus>,
     /// Images of disabled patches that are still mapped.
     pub images_left: usize,
+    /// Why they are.
+    pub images_kept: Vec<KeptImage>,
     /// Bytes mapped for patches.
     pub mapped_bytes: u64,
     /// Shadow variables by id.
     pub shadow: Vec<shadow::Count>,
     /// Sites whose bytes are no longer ours although a function is on them.
     pub sites_lost: usize,
+}
+
+/// An image whose patch has gone.
+#[derive(Clone, Debug, Serialize)]
+pub struct KeptImage {
+    /// Number its patch had in the process.
+    pub patch: u32,
+    /// Bytes mapped for it.
+    pub bytes: u64,
+    /// Why it was still there when it was last looked for.
+    pub why: &'static str,
 }
 
 /// Status of one patch.
@@ -217,13 +233,23 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         worker: worker::is_there(target.pid(), books.worker),
         transition: progress::transition(target, block, &books, cache)?,
         thread_states: threads.then(|| progress::states(target, &books)).transpose()?,
-        images_left: books.images.iter().filter(|i| i.flags & suture_abi::block::IMAGE_LEFT != 0).count(),
+        images_left: drain::left_of(&books),
+        images_kept: kept_images(&books),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
         shadow: shadow::counts(target, block)?,
         sites_lost: lost,
         patches,
         hooks,
     })
+}
+
+fn kept_images(books: &books::Books) -> Vec<KeptImage> {
+    let mapped = |patch: u32| {
+        let of_patch = |m: &&MappingRow| m.role == ROLE_IMAGE && m.patch == patch;
+        books.mappings.iter().filter(of_patch).map(|m| m.len).sum()
+    };
+    let kept = books.images.iter().filter(|i| i.flags & IMAGE_LEFT != 0);
+    kept.map(|i| KeptImage { patch: i.patch, bytes: mapped(i.patch), why: drain::reason(i.flags) }).collect()
 }
 
 /// Offset of the function of a relative site.

@@ -13,6 +13,7 @@
 use crate::list::{self, NoMemory};
 use core::arch::global_asm;
 use core::ptr::{addr_of_mut, null_mut};
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 global_asm!(
     ".pushsection .text.suture_jit, \"ax\", @progbits",
@@ -55,6 +56,12 @@ struct Descriptor {
 }
 
 const JIT_REGISTER_FN: u32 = 1;
+const JIT_UNREGISTER_FN: u32 = 2;
+
+/// Entries that were taken off the list, to be used again. They are never freed: a child that was forked while its
+/// parent's worker was at work has a list in memory of an arena it has given up. Only the worker touches it; an
+/// entry is taken off one list before it is put on the other, so a fork in between leaves it on none.
+static SPARE: AtomicPtr<Entry> = AtomicPtr::new(null_mut());
 
 // SAFETY: both are defined above with these types; the function takes and changes nothing.
 unsafe extern "C" {
@@ -66,9 +73,49 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub struct Ready(*mut Entry);
 
-/// Makes the entry for an ELF file in memory that stays there. Entries are never freed.
+/// Makes the entry for an ELF file in memory that stays there until [`forget`].
 pub fn ready(addr: u64, len: u64) -> Result<Ready, NoMemory> {
-    list::keep(Entry { next: null_mut(), prev: null_mut(), symfile: addr, symfile_len: len }).map(Ready)
+    let entry = Entry { next: null_mut(), prev: null_mut(), symfile: addr, symfile_len: len };
+    let spare = SPARE.load(Ordering::Relaxed);
+    if spare.is_null() {
+        return list::keep(entry).map(Ready);
+    }
+    // SAFETY: entries on this list are whole, never freed, and only the worker knows them.
+    unsafe {
+        SPARE.store((*spare).next, Ordering::Relaxed);
+        spare.write(entry);
+    }
+    Ok(Ready(spare))
+}
+
+/// Takes the entry for the ELF file at an address back, if there is one: a debugger forgets it before its memory
+/// goes. Only the worker may call it.
+pub fn forget(addr: u64) {
+    let descriptor = &raw mut __jit_debug_descriptor;
+    // SAFETY: as in `Ready::show`; entries are whole and never freed.
+    unsafe {
+        let mut entry = (*descriptor).first;
+        while !entry.is_null() && (*entry).symfile != addr {
+            entry = (*entry).next;
+        }
+        if entry.is_null() {
+            return;
+        }
+        let (next, prev) = ((*entry).next, (*entry).prev);
+        match prev.is_null() {
+            true => addr_of_mut!((*descriptor).first).write_volatile(next),
+            false => addr_of_mut!((*prev).next).write_volatile(next),
+        }
+        if !next.is_null() {
+            addr_of_mut!((*next).prev).write_volatile(prev);
+        }
+        addr_of_mut!((*descriptor).relevant).write_volatile(entry);
+        addr_of_mut!((*descriptor).action).write_volatile(JIT_UNREGISTER_FN);
+        __jit_debug_register_code();
+        addr_of_mut!((*descriptor).relevant).write_volatile(null_mut());
+        (*entry).next = SPARE.load(Ordering::Relaxed);
+        SPARE.store(entry, Ordering::Relaxed);
+    }
 }
 
 impl Ready {

@@ -14,8 +14,8 @@ use suture_abi::batch::{
     MAPPING_ANON, MAPPING_FILE, Mapping, Object, ROLE_ARENA, ROLE_IMAGE, Site, Table,
 };
 use suture_abi::block::{
-    IMAGE_LEFT, ImageRow, MappingRow, PATCH_ENABLED, PATCH_PREPARED, PatchRow, RuntimeBlock, SITE_ARMED,
-    SITE_RETIRED, SITE_UNARMED, SiteRow,
+    IMAGE_LEFT, IMAGE_ON_STACK, IMAGE_PINNED, IMAGE_POINTED_AT, ImageRow, MappingRow, PATCH_ENABLED,
+    PATCH_PREPARED, PatchRow, RuntimeBlock, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow,
 };
 use suture_abi::channel::{MAY_LOOK, Move, error, op};
 use suture_abi::dispatch::{Constants, RECORDS_PER_CHUNK};
@@ -371,6 +371,51 @@ fn a_patch_comes_and_goes() {
     ];
     assert_eq!(target.events(), expected.concat());
     assert_eq!(target.counter("eintr"), 0);
+}
+
+/// The payload of DRAINED for one image.
+fn drained(image: u32, why: u32) -> Vec<u8> {
+    [image, why].iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
+#[test]
+fn an_image_goes_when_its_patch_has_and_not_before() {
+    let target = Target::start();
+    let session = Session::open(&target);
+    let images = || -> Vec<(u32, u32)> {
+        let rows: Vec<ImageRow> = target.rows(offset_of!(RuntimeBlock, images));
+        rows.iter().map(|i| (i.id, i.flags)).collect()
+    };
+    let ask = |generation: u64, payload: &[u8]| {
+        let (code, _, results) = session.client.request(op::DRAINED, [generation, 0, 0, 0], payload);
+        (code, results[0])
+    };
+    let (base, plan) = patch_subject(&target, "p", 2, 0);
+    let id = session.apply(&plan);
+    answers(&target, 2);
+    assert_eq!(ask(target.generation(), &drained(1, 0)).0, error::STATE, "in use");
+    session.disable(id);
+    answers(&target, 1);
+    let now = target.generation();
+    assert_eq!(ask(now - 1, &drained(1, 0)), (error::STALE, now), "seen before the last change");
+    assert_eq!(ask(now, &drained(7, 0)), (error::NO_ENTRY, 7));
+    assert_eq!(ask(now, &[1, 0, 0, 0]).0, error::MALFORMED);
+    assert!(is_mapped(&target, base));
+    assert_eq!(ask(now, &drained(1, IMAGE_ON_STACK | IMAGE_PINNED)), (error::OK, 1));
+    assert_eq!(images(), [(1, IMAGE_LEFT | IMAGE_ON_STACK)], "nobody pins an image but a forced transition");
+    let second = session.apply(&patch_subject(&target, "q", 3, 1).1);
+    assert_eq!(ask(target.generation(), &drained(1, IMAGE_POINTED_AT)), (error::OK, 1));
+    assert_eq!(images(), [(1, IMAGE_LEFT | IMAGE_POINTED_AT), (2, 0)]);
+    assert_eq!(ask(target.generation(), &drained(1, 0)), (error::OK, 0));
+    assert_eq!(images(), [(2, 0)]);
+    assert!(!is_mapped(&target, base));
+    let mappings: Vec<MappingRow> = target.rows(offset_of!(RuntimeBlock, mappings));
+    assert!(mappings.iter().all(|m| u64::from(m.patch) != id || m.role == ROLE_ARENA), "{mappings:?}");
+    assert!(is_mapped(&target, plan.sites[0].stub), "stubs and copies stay");
+    answers(&target, 3);
+    session.disable(second);
+    answers(&target, 1);
+    session.close();
 }
 
 #[test]

@@ -68,6 +68,14 @@ pub fn start<S: AsRef<str>>(args: &[S], user: Option<u32>) -> Running {
     spawn(args, user, |_| {})
 }
 
+/// Runs `suture` with another standard output.
+///
+/// # Panics
+/// When it does not end.
+pub fn suture_into<S: AsRef<str>>(output: Stdio, args: &[S]) -> Outcome {
+    spawn(args, None, |command| _ = command.stdout(output)).finish()
+}
+
 fn spawn<S: AsRef<str>>(args: &[S], user: Option<u32>, more: impl FnOnce(&mut Command)) -> Running {
     let mut command = Command::new(&dist().suture);
     command.args(args.iter().map(AsRef::as_ref));

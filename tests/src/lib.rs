@@ -22,7 +22,7 @@
 //! condition with a deadline ([`poll`]).
 //!
 //! The tests need root and these Debian packages: binutils, gcc, g++, gdb, memcached, nginx-light, redis-server,
-//! redis-tools, util-linux. A missing one fails the test that needs it.
+//! redis-tools, util-linux, xz-utils. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 
 pub mod block;

@@ -4,13 +4,15 @@
  *                     ->  KIND result R errno E took T     T in microseconds
  *
  * Kinds with a time-out of MS: nanosleep, clock_nanosleep (absolute), poll, select, epoll_wait, futex,
- * futex_absolute, sem_timedwait, recv (SO_RCVTIMEO), sigtimedwait, semtimedop, epoll_pwait2. Kinds that wait for
- * what a child sends when it gets a line: msgrcv, read.
+ * futex_absolute, sem_timedwait, recv and accept (SO_RCVTIMEO), send and connect (SO_SNDTIMEO), sigtimedwait,
+ * semtimedop, epoll_pwait2, within (recv, called by the function held). Kinds that wait for what a child sends
+ * when it gets a line: msgrcv, read; recv_sent and recv_signal, with a time-out of MS as well.
  *
  * Usage: waits */
 #include "line.h"
 #include <limits.h>
 #include <linux/futex.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sched.h>
 #include <semaphore.h>
@@ -27,7 +29,8 @@
 #include <sys/wait.h>
 #include <time.h>
 
-static int ends[2], sockets[2], epoll_fd, queue, semaphores;
+static int ends[2], sockets[2], listener, epoll_fd, queue, semaphores;
+static struct sockaddr_in full;
 
 static struct timespec span(long millis)
 {
@@ -74,6 +77,55 @@ static void send_byte(void)
         _exit(1);
 }
 
+static void send_to_socket(void)
+{
+    if (write(sockets[1], "x", 1) != 1)
+        _exit(1);
+}
+
+static void send_signal(void)
+{
+    kill(getppid(), SIGUSR2);
+}
+
+static void nothing(int signal)
+{
+    (void)signal;
+}
+
+/* Sets the time-out of a socket. */
+static int timed(int socket, int option, long millis)
+{
+    struct timeval limit = {millis / 1000, millis % 1000 * 1000};
+    if (setsockopt(socket, SOL_SOCKET, option, &limit, sizeof limit))
+        _exit(8);
+    return socket;
+}
+
+/* A listener that takes no more connections: their first packet is dropped. */
+static int full_listener(struct sockaddr_in *at)
+{
+    socklen_t length = sizeof *at;
+    int listener = socket(AF_INET, SOCK_STREAM, 0);
+    memset(at, 0, sizeof *at);
+    at->sin_family = AF_INET;
+    at->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (bind(listener, (struct sockaddr *)at, sizeof *at) || listen(listener, 0) ||
+        getsockname(listener, (struct sockaddr *)at, &length) ||
+        connect(socket(AF_INET, SOCK_STREAM, 0), (struct sockaddr *)at, sizeof *at))
+        _exit(8);
+    return listener;
+}
+
+static long begin(const char *kind, long millis);
+
+/* Stays in a call that waits. */
+__attribute__((noinline, noclone, noipa)) long held(long millis)
+{
+    volatile long result = begin("recv", millis);
+    return result;
+}
+
 static long begin(const char *kind, long millis)
 {
     struct timespec time = span(millis);
@@ -118,10 +170,20 @@ static long begin(const char *kind, long millis)
         time = until(CLOCK_REALTIME, millis);
         return sem_timedwait(&never, &time);
     }
-    if (!strcmp(kind, "recv")) {
-        struct timeval limit = {millis / 1000, millis % 1000 * 1000};
-        setsockopt(sockets[0], SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
-        return recv(sockets[0], &c, 1, 0);
+    if (!strncmp(kind, "recv", 4))
+        return recv(timed(sockets[0], SO_RCVTIMEO, millis), &c, 1, 0);
+    if (!strcmp(kind, "within"))
+        return held(millis);
+    if (!strcmp(kind, "send")) {
+        while (send(sockets[0], kind, sizeof kind, MSG_DONTWAIT) > 0)
+            ;
+        return send(timed(sockets[0], SO_SNDTIMEO, millis), &c, 1, 0);
+    }
+    if (!strcmp(kind, "accept"))
+        return accept(timed(listener, SO_RCVTIMEO, millis), 0, 0);
+    if (!strcmp(kind, "connect")) {
+        int one = timed(socket(AF_INET, SOCK_STREAM, 0), SO_SNDTIMEO, millis);
+        return connect(one, (struct sockaddr *)&full, sizeof full);
     }
     if (!strcmp(kind, "sigtimedwait"))
         return sigtimedwait(&set, 0, &time);
@@ -138,6 +200,12 @@ static void wait_once(const char *kind, long millis)
 {
     struct timespec start, end;
     pid_t child = 0;
+    if (!strcmp(kind, "connect"))
+        full_listener(&full);
+    if (!strcmp(kind, "recv_sent"))
+        child = sender(send_to_socket);
+    if (!strcmp(kind, "recv_signal"))
+        child = sender(send_signal);
     if (!strcmp(kind, "msgrcv"))
         child = sender(send_message);
     if (!strcmp(kind, "read"))
@@ -158,12 +226,14 @@ int main(void)
 {
     char line[128], kind[32];
     long millis;
-    struct epoll_event nothing = {EPOLLIN, {0}};
+    struct epoll_event input = {EPOLLIN, {0}};
+    struct sigaction handler = {.sa_handler = nothing, .sa_flags = SA_RESTART};
     sigset_t set;
     /* Queues and semaphores of its own go with it, however it ends. */
     if (unshare(CLONE_NEWIPC) || pipe(ends) || socketpair(AF_UNIX, SOCK_STREAM, 0, sockets) || (epoll_fd = epoll_create1(0)) < 0 ||
-        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, ends[0], &nothing) ||
-        (queue = msgget(IPC_PRIVATE, 0600)) < 0 || (semaphores = semget(IPC_PRIVATE, 1, 0600)) < 0)
+        epoll_ctl(epoll_fd, EPOLL_CTL_ADD, ends[0], &input) ||
+        (listener = socket(AF_INET, SOCK_STREAM, 0)) < 0 || listen(listener, 1) ||
+        sigaction(SIGUSR2, &handler, 0) || (queue = msgget(IPC_PRIVATE, 0600)) < 0 || (semaphores = semget(IPC_PRIVATE, 1, 0600)) < 0)
         return 1;
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);

@@ -185,6 +185,14 @@ fn names_that_are_no_names() {
         let text = replacing(name, "value", "return n;");
         victim.refuses(&lab.patch(file, &text), &["name"]);
     }
+    // What would move the cursor of a terminal, or write a line of its own.
+    for (file, name) in [("escape", "al\\033[2Jpha"), ("line", "al\\nsuture: done"), ("bytes", "al\\377pha")]
+    {
+        let text = replacing(file, name, "return n;");
+        victim.refuses(&lab.patch(file, &text), &["the name of function 1", "is no text"]);
+    }
+    // Letters of other scripts are letters.
+    victim.refuses(&lab.patch("letters", &replacing("letters", "größe", "return n;")), &["`größe`"]);
 }
 
 #[test]

@@ -98,14 +98,40 @@ impl Chaos {
         self.is_whole(number);
     }
 
+    /// The transition that goes on, if any. A worker may still be at what a dead command asked of it.
+    fn transition(&self) -> serde_json::Value {
+        poll::until("the state of the process", || {
+            let outcome = suture(&["status", "--json", "--pid", &self.stall.pid().to_string()]);
+            (outcome.code() == 0).then(|| report::details(&outcome.json())["transition"].clone())
+        })
+    }
+
+    /// Kills a command that follows a transition which has begun and cannot end; and the way out.
+    fn inside(&mut self, number: usize) {
+        self.stall.order("T1", "enter");
+        let begun = if self.enabled() { "unpatching" } else { "patching" };
+        let command = if begun == "patching" { "apply" } else { "disable" };
+        let running = start(&self.args(command, "20"), None);
+        poll::until_true("the transition to begin", || self.transition()["phase"] == "running");
+        let moment = Duration::from_micros(self.below(self.span.as_micros() as u64));
+        std::thread::sleep(moment);
+        sys::kill_if_there(running.pid());
+        let outcome = running.finish();
+        assert_eq!(outcome.code(), -1, "round {number}: {}{}", outcome.stdout, outcome.stderr);
+        self.killed += 1;
+        if self.below(3) == 0 {
+            self.kill("wait");
+        }
+        if self.way_out(begun, true, number) {
+            self.stall.order("T1", "leave");
+        }
+        self.is_whole(number);
+    }
+
     /// Completes what is left or turns it round; whether T1 is still in its function.
     fn way_out(&mut self, begun: &str, held: bool, number: usize) -> bool {
         let pid = self.stall.pid();
-        // A worker may still be at what the dead command asked of it.
-        let left = poll::until("the state of the process", || {
-            let outcome = suture(&["status", "--json", "--pid", &pid.to_string()]);
-            (outcome.code() == 0).then(|| report::details(&outcome.json())["transition"].clone())
-        });
+        let left = self.transition();
         if left.is_null() {
             self.over += 1;
             return held;
@@ -170,4 +196,17 @@ fn a_command_killed_at_random_instants_of_a_transition() {
         "{killed} commands killed within {span:?}: {completed} transitions completed, {reversed} turned round, {over} were over or never began"
     );
     assert!(killed > 0 && completed + reversed > 0, "no kill met a transition");
+}
+
+#[test]
+fn a_command_killed_inside_a_transition() {
+    let lab = Lab::new();
+    let mut chaos = Chaos::new(&lab);
+    let rounds = repeat(8, 300);
+    for number in 0..rounds {
+        chaos.inside(number);
+    }
+    let Chaos { completed, reversed, over, .. } = chaos;
+    println!("{rounds} commands killed inside a transition: {completed} completed, {reversed} turned round");
+    assert_eq!((completed + reversed, over), (rounds, 0), "a transition ended that was held up");
 }

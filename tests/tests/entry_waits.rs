@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 use suture_tests::command::{disable, suture};
+use suture_tests::lab::replacing;
 use suture_tests::target::Options;
 use suture_tests::{Lab, Target, poll, repeat, report};
 
@@ -18,13 +19,11 @@ const LATE: Duration = Duration::from_millis(300);
 enum Ends {
     /// By its time-out, with this errno (0: result 0).
     InTime(i64),
-    /// By its time-out, counted from the last stop: the kernel knows no other way.
-    FromLastStop(i64),
-    /// When something comes.
-    Sent(i64),
+    /// When something comes: result and errno.
+    Sent(i64, i64),
 }
 
-const KINDS: [(&str, Ends); 14] = [
+const KINDS: [(&str, Ends); 19] = [
     ("nanosleep", Ends::InTime(0)),
     ("clock_nanosleep", Ends::InTime(0)),
     ("poll", Ends::InTime(0)),
@@ -34,11 +33,17 @@ const KINDS: [(&str, Ends); 14] = [
     ("futex", Ends::InTime(libc::ETIMEDOUT as i64)),
     ("futex_absolute", Ends::InTime(libc::ETIMEDOUT as i64)),
     ("sem_timedwait", Ends::InTime(libc::ETIMEDOUT as i64)),
-    ("recv", Ends::FromLastStop(libc::EAGAIN as i64)),
+    ("recv", Ends::InTime(libc::EAGAIN as i64)),
+    ("recv_sent", Ends::Sent(1, 0)),
+    // A socket with a time-out is not restarted, whatever the handler's flags say.
+    ("recv_signal", Ends::Sent(-1, libc::EINTR as i64)),
+    ("send", Ends::InTime(libc::EAGAIN as i64)),
+    ("accept", Ends::InTime(libc::EAGAIN as i64)),
+    ("connect", Ends::InTime(libc::EINPROGRESS as i64)),
     ("sigtimedwait", Ends::InTime(libc::EAGAIN as i64)),
     ("semtimedop", Ends::InTime(libc::EAGAIN as i64)),
-    ("msgrcv", Ends::Sent(0)),
-    ("read", Ends::Sent(1)),
+    ("msgrcv", Ends::Sent(0, 0)),
+    ("read", Ends::Sent(1, 0)),
 ];
 
 /// Holds the thread through an injection, an apply and a disable. Gives how late the wait ended; `None` when
@@ -59,7 +64,7 @@ fn hold(lab: &Lab, kind: &str, ends: Ends, preload: bool) -> Option<Duration> {
     report::apply(&patch, pid)["stops"].as_i64().filter(|n| *n == 1).expect("one thread, one stop");
     disable("fix", pid).expect(0);
     let last_stop = begun.elapsed();
-    if let Ends::Sent(_) = ends {
+    if let Ends::Sent(..) = ends {
         target.tell("come");
     }
     let said = target.line();
@@ -68,17 +73,17 @@ fn hold(lab: &Lab, kind: &str, ends: Ends, preload: bool) -> Option<Duration> {
         return None;
     }
     let took = Duration::from_micros(number("took").unsigned_abs());
-    let (result, errno, due) = match ends {
-        Ends::Sent(result) => {
-            assert_eq!((number("result"), number("errno")), (result, 0), "{said}");
+    let (result, errno) = match ends {
+        Ends::Sent(result, errno) => {
+            assert_eq!((number("result"), number("errno")), (result, errno), "{said}");
+            assert_eq!(target.call(1), 2);
             return Some(Duration::ZERO);
         }
-        Ends::InTime(errno) => (if errno == 0 { 0 } else { -1 }, errno, TIMEOUT),
-        Ends::FromLastStop(errno) => (-1, errno, last_stop + TIMEOUT),
+        Ends::InTime(errno) => (if errno == 0 { 0 } else { -1 }, errno),
     };
     assert_eq!((number("result"), number("errno")), (result, errno), "{said}");
     assert!(took >= TIMEOUT, "too early: {said}");
-    assert!(took < due + LATE, "too late: {said}");
+    assert!(took < TIMEOUT + LATE, "too late: {said}");
     assert_eq!(target.call(1), 2);
     Some(took - TIMEOUT)
 }
@@ -120,6 +125,30 @@ fn no_wait_ends_early_or_with_eintr() {
 #[test]
 fn no_wait_ends_early_or_with_eintr_where_the_runtime_was_preloaded() {
     hold_all(true);
+}
+
+/// A thread that waits for the rest of its call in an entry of ours is seen through: what called the call is
+/// on its stack, and named.
+#[test]
+fn who_waits_for_the_rest_of_a_call_is_still_inside_its_callers() {
+    let lab = Lab::new();
+    lab.compile_target("waits.c", &[]);
+    let patch = lab.patch("held", &replacing("held", "held", "return n + 7;"));
+    for preload in [false, true] {
+        let options = Options { preload, ..Options::default() };
+        let mut target = Target::start(&lab.path("waits"), &[], options);
+        let pid = target.pid_text();
+        assert_eq!(target.ask("wait within 20000"), "waiting");
+        let call = || std::fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default();
+        poll::until_true("the wait", || call().starts_with(&format!("{} ", libc::SYS_recvfrom)));
+        let file = patch.to_string_lossy();
+        suture(&["apply", &file, "--pid", &pid, "--timeout", "1", "--on-timeout", "leave"]).expect(3);
+        assert!(call().starts_with(&format!("{} ", libc::SYS_ppoll)), "{}", call());
+        let transition = report::transition(target.pid());
+        let blocker = &transition["blockers"][0];
+        assert_eq!((&blocker["reason"], &blocker["function"]), (&"on-stack".into(), &"held".into()));
+        suture(&["reverse", "held", "--pid", &pid]).expect(0);
+    }
 }
 
 /// Patches and unpatches a process whose sleeping thread is woken by signals all the time. Gives the number

@@ -54,7 +54,7 @@ fn functions_of_others_go_back_to_the_old_code() {
         assert_eq!(report::patches(target.pid()), ["r"]);
         let status = report::status(target.pid());
         assert_eq!(status["patches"][0]["functions"].as_array().map(Vec::len), Some(1), "{status:#}");
-        assert_eq!(status["images_left"], 1, "a's image is on its way out: {status:#}");
+        assert_eq!(status["images_left"], 0, "a's image is unmapped: {status:#}");
         disable("a", target.pid()).expect_refused_with_hint(&["a", "not enabled"]);
         assert_eq!(events(target.pid()), [up("a"), up("r"), vec!["gone a".to_owned()]].concat());
         disable("r", target.pid()).expect(0);

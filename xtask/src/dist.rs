@@ -56,11 +56,15 @@ pub fn samples(project: &Project) -> Result<()> {
         };
         compile(project, compiler, &source, &dist)?;
     }
-    // In its own directory: cargo takes the sample's flags from there.
-    let target = project.target.join("samples-rust");
-    let mut rust = project.cargo(["build", "--quiet", "--release", "--target-dir"]);
-    run(rust.arg(&target).current_dir(samples.join("rust")))?;
-    publish(&target.join("release/libsuture_sample_rust.so"), &dist.join("rust-fix.so"))
+    for (name, made) in [("rust", "rust-fix"), ("rust-lock", "rust-lock")] {
+        // In its own directory: cargo takes the sample's flags from there.
+        let target = project.target.join("samples-rust");
+        let mut rust = project.cargo(["build", "--quiet", "--release", "--target-dir"]);
+        run(rust.arg(&target).current_dir(samples.join(name)))?;
+        let library = format!("release/libsuture_sample_{}.so", name.replace('-', "_"));
+        publish(&target.join(library), &dist.join(made).with_extension("so"))?;
+    }
+    Ok(())
 }
 
 fn compile(project: &Project, compiler: OsString, source: &Path, dist: &Path) -> Result<()> {

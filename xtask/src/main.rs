@@ -10,6 +10,7 @@ mod dist;
 mod header;
 mod packages;
 mod programs;
+mod sanitize;
 mod step;
 mod suite;
 
@@ -81,6 +82,13 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Count the functions of running programs that can be patched without a trap or a stop; arguments: --json
+    #[command(disable_help_flag = true)]
+    Census {
+        /// Arguments of the census
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
     /// Run random functions against their relocated copies, in child processes
     Fuzz {
         /// How long
@@ -100,6 +108,12 @@ enum Verb {
     },
     /// Explore the interleavings of the table of shadow variables with loom (minutes)
     Models,
+    /// Test the table of shadow variables under miri and the sanitizers, with a nightly toolchain (minutes)
+    Sanitize {
+        /// Which, all when none is given
+        #[arg(value_enum)]
+        tools: Vec<sanitize::Tool>,
+    },
     /// Everything the continuous integration checks
     Ci,
 }
@@ -128,8 +142,10 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Stress { args } => programs::stress(&project, &args),
         Verb::Fuzz { seconds } => programs::fuzz(&project, seconds),
         Verb::Servers { args } => programs::servers(&project, &args),
+        Verb::Census { args } => programs::census(&project, &args),
         Verb::Soak { seconds, long, packages } => suite::soak(&project, seconds, long, &packages),
         Verb::Models => suite::models(&project),
+        Verb::Sanitize { tools } => sanitize::run_all(&project, &tools),
         Verb::Ci => ci::run(&project),
     }
 }

@@ -45,6 +45,7 @@ pub const TESTS: &[Need] = &[
     need("readelf", "binutils"),
     need("g++", "g++"),
     need("strace", "strace"),
+    need("xz", "xz-utils"),
     need("musl-gcc", "musl-tools"),
 ];
 
@@ -57,6 +58,16 @@ pub const SERVERS: &[Need] = &[
     need("apache2", "apache2"),
     need("pgbench", "postgresql"),
     need("python3", "python3"),
+    need("gcc", "gcc"),
+];
+
+/// For `census`.
+pub const CENSUS: &[Need] = &[
+    need("redis-server", "redis-server"),
+    need("nginx", "nginx-light"),
+    need("mariadbd", "mariadb-server-core"),
+    need("node", "nodejs"),
+    need("/usr/bin/python3", "python3"),
     need("gcc", "gcc"),
 ];
 

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`, `conformance`, `stress`, `servers` and `fuzz`: programs of the project with a life of their own.
+//! `cargo xtask bench`, `conformance`, `stress`, `servers`, `census` and `fuzz`: programs of the project with a life of their own.
 
 use anyhow::Result;
 
@@ -23,12 +23,25 @@ pub fn servers(project: &Project, args: &[String]) -> Result<()> {
     packages::ensure(packages::SERVERS)?;
     dist::build(project)?;
     step("patching servers under load");
+    of_the_tests(project, "suture-servers", args)
+}
+
+/// Counts in running programs what can be redirected, with the arguments given.
+pub fn census(project: &Project, args: &[String]) -> Result<()> {
+    packages::ensure(packages::CENSUS)?;
+    dist::build(project)?;
+    step("counting functions of running programs");
+    of_the_tests(project, "suture-census", args)
+}
+
+/// Runs a program of the tests that looks into other processes.
+fn of_the_tests(project: &Project, program: &str, args: &[String]) -> Result<()> {
     let mut command = project.cargo(["run", "--quiet", "--release", "--package", "suture-tests"]);
     if !is_root() {
-        // It looks into other processes; only it needs the rights, not the compiler.
+        // Only it needs the rights, not the compiler.
         command.env("CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER", "sudo --preserve-env");
     }
-    run(command.args(["--bin", "suture-servers", "--"]).args(args))
+    run(command.args(["--bin", program, "--"]).args(args))
 }
 
 /// Plays conformance rows with the arguments given, which may name files relative to where the user is.

@@ -12,6 +12,8 @@ use crate::{lab, suture, world};
 use std::path::Path;
 
 const THREADS: [usize; 4] = [1, 16, 128, 1000];
+/// Threads of a program all of which run.
+const BUSY: [usize; 2] = [2, 16];
 const PROCESSES: usize = 50;
 const STOPPED: &str = "every thread stopped by ptrace, nothing done";
 const COMMAND: &str = "`suture info`: the command without a target";
@@ -35,6 +37,7 @@ struct Sampled {
 /// When a target or the command fails, or the patch does not do what it says.
 pub fn apply(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     let (program, patch) = (lab.spinner()?, lab.patch(1)?);
+    let mut fewest = None;
     for threads in THREADS {
         let mut all = Sampled::default();
         for round in 0..lab.rounds(60) {
@@ -62,7 +65,39 @@ pub fn apply(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
                 .budget(wall)
                 .against(COMMAND),
         ]);
+        let (few, least) = *fewest.get_or_insert((threads, all.wall.median()));
+        if threads == THREADS[THREADS.len() - 1] {
+            let (mut each, mut stop) = (Samples::default(), Samples::default());
+            each.push((all.wall.median() - least) * 1e3 / (threads - few) as f64);
+            stop.push(all.stopped.median() / threads as f64);
+            let row = Row::new("apply.per-thread", "us", &each, &stop);
+            rows.push(row.budget(Budget::AtMost(15.0)).against(STOPPED));
+        }
     }
+    BUSY.iter().try_for_each(|threads| busy(lab, &program, &patch, *threads, rows))
+}
+
+/// All threads call the function that is patched, without a pause, on the processors that the command needs.
+fn busy(lab: &Lab, program: &Path, patch: &Path, threads: usize, rows: &mut Vec<Row>) -> Result<(), Error> {
+    let (mut looks, mut all) = (Samples::default(), Samples::default());
+    let (wall, info) = interleave(
+        lab.rounds(20),
+        || {
+            let spinner = Spinner::start_busy(program, &lab.runtime, threads)?;
+            let run = suture::apply(lab, patch, &[spinner.pid()], None)?;
+            looks.push(run.detail("looks_with_stop")?);
+            all.push(threads as f64);
+            Ok(run.wall.as_secs_f64() * 1e3)
+        },
+        || {
+            let _spinner = Spinner::start_busy(program, &lab.runtime, threads)?;
+            Ok(suture::info(lab, patch)?.wall.as_secs_f64() * 1e3)
+        },
+    )?;
+    rows.extend([
+        Row::new(format!("apply.busy.wall.{threads}"), "ms", &wall, &info).against(COMMAND),
+        Row::new(format!("apply.busy.looks.{threads}"), "count", &looks, &all).against(STOPPED),
+    ]);
     Ok(())
 }
 

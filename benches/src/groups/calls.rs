@@ -28,6 +28,7 @@ pub fn calls(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     }
     let row = Row::new("call.plain", "ns", &all.0, &all.1);
     rows.push(row.budget(Budget::Factor(1.05)).against("the same call without preload"));
+    rows.push(dispatcher(lab)?);
     for size in SIZES {
         rows.extend(patched_and_reverted(lab, size, None)?);
     }
@@ -35,6 +36,22 @@ pub fn calls(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
         rows.extend(patched_and_reverted(lab, size, Some("J"))?);
     }
     Ok(())
+}
+
+/// A call while a thread that stays in an old function holds the transition up.
+fn dispatcher(lab: &Lab) -> Result<Row, Error> {
+    let (program, patch) = (lab.subject(CALL_FUNCTIONS, SHORT)?, lab.held_patch()?);
+    let mut all = Pair::default();
+    for _ in 0..lab.rounds(10) {
+        let subject = RefCell::new(Subject::start(&program, Some(&lab.runtime))?);
+        let pid = subject.borrow().pid();
+        let ask = |question: &str| subject.borrow_mut().ask(question);
+        ask("stay")?;
+        suture::begin(lab, &patch, pid)?;
+        append(&mut all, interleave(lab.rounds(30), || ask("subject 1"), || ask("plain 1"))?);
+    }
+    let row = Row::new("call.dispatcher", "ns", &all.0, &all.1);
+    Ok(row.budget(Budget::Added(6.0)).against(TWIN))
 }
 
 /// Rows about `size` functions of the classes asked for, from several processes: where address

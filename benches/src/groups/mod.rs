@@ -7,6 +7,7 @@ pub mod fork;
 pub mod install;
 pub mod preload;
 pub mod shadow;
+pub mod tails;
 
 use crate::error::Error;
 use crate::lab::Lab;
@@ -22,7 +23,7 @@ pub struct Group {
 }
 
 /// All groups, in the order they are measured and shown.
-pub const GROUPS: [Group; 11] = [
+pub const GROUPS: [Group; 12] = [
     Group { name: "startup", measure: preload::startup },
     Group { name: "memory", measure: preload::memory },
     Group { name: "malloc", measure: preload::malloc },
@@ -34,4 +35,5 @@ pub const GROUPS: [Group; 11] = [
     Group { name: "apply", measure: apply::apply },
     Group { name: "many", measure: apply::many },
     Group { name: "shadow", measure: shadow::shadow },
+    Group { name: "tail", measure: tails::tails },
 ];

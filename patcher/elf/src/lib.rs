@@ -8,6 +8,7 @@
 mod addr;
 mod address_set;
 mod build_id;
+mod debug;
 mod dynamic;
 mod error;
 mod exceptions;
@@ -22,6 +23,7 @@ mod symbols;
 pub use addr::{Addr, Base, Vaddr};
 pub use address_set::AddressSet;
 pub use build_id::BuildId;
+pub use debug::DebugLink;
 pub use dynamic::{DynSymbol, DynamicTables, VERSION_HIDDEN, Version};
 pub use error::ElfError;
 pub use exceptions::CallSite;

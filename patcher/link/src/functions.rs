@@ -22,7 +22,7 @@ pub enum FunctionError {
     },
     /// Only its dynamic symbols are left.
     #[error(
-        "{object} has no function `{name}` among its exported ones, and is stripped of the others; install its unstripped build (same build-id), or replace an exported function"
+        "{object} has no function `{name}` among its exported ones, and is stripped of the others; install its debug symbols (of the same build-id), name it by its place (SUTURE_FUNC_OFFSET), or replace an exported function"
     )]
     Stripped {
         /// Name.
@@ -138,6 +138,9 @@ pub struct OldFunc {
     pub size: u64,
 }
 
+/// How many names are suggested.
+const SIMILAR: usize = 3;
+
 /// Unwind ranges of an object, read for the first function that is named by its place.
 #[derive(Debug, Default)]
 pub struct LazyFrames(OnceCell<Frames>);
@@ -173,7 +176,7 @@ pub fn find(
     let count = found.len();
     let name = || func.old_name.clone();
     let symbol = match (func.sympos, count) {
-        (_, 0) => return Err(unknown(loaded, &func.old_name)),
+        (_, 0) => return Err(unknown(loaded, &func.old_name, loaded.debug_symbols(debug_file))),
         (0, 1) => found[0],
         (0, _) => {
             let place =
@@ -276,14 +279,18 @@ fn is_function(symbol: &Symbol<'_>) -> bool {
     matches!(symbol.kind, SymbolKind::Func | SymbolKind::Ifunc)
 }
 
-fn unknown(object: &LoadedObject, name: &str) -> FunctionError {
-    let symbols = object.file.symbols();
+fn unknown(object: &LoadedObject, name: &str, debug: Option<Symbols<'_>>) -> FunctionError {
+    let tables = [Some(object.file.symbols()), debug];
+    let tables = || tables.iter().flatten();
     let (name, label) = (name.to_owned(), label(object));
-    if symbols.named(&name).next().is_some() {
+    if tables().any(|symbols| symbols.named(&name).next().is_some()) {
         return FunctionError::NotFunction { name, object: label };
     }
-    let similar = symbols.similar(&name, is_function, 3);
-    if similar.is_empty() && symbols.all().all(|s| s.dynamic) {
+    let mut similar: Vec<String> =
+        tables().flat_map(|symbols| symbols.similar(&name, is_function, SIMILAR)).collect();
+    similar.dedup();
+    similar.truncate(SIMILAR);
+    if similar.is_empty() && tables().all(|symbols| symbols.all().all(|s| s.dynamic)) {
         return FunctionError::Stripped { name, object: label };
     }
     FunctionError::Unknown { name, object: label, similar }

@@ -246,13 +246,23 @@ impl<'v, 'm> Resolver<'v, 'm> {
         let symbol = symbol.ok_or_else(|| SymbolError::NotInObject {
             name: name.into(),
             object: label(),
-            similar: self.view.objects[object].file.symbols().similar(name, |_| true, 3),
+            similar: self.similar(object, name),
         })?;
         match symbol.kind {
             SymbolKind::Tls => Err(SymbolError::TlsPointer { name: name.into() }),
             SymbolKind::Ifunc => Ok(self.bind_ifunc(object, symbol.addr, None)),
             _ => Ok(Binding::Address { object, vaddr: symbol.addr }),
         }
+    }
+
+    /// Symbols of an object, and of its debug file, that look like a name.
+    fn similar(&self, object: usize, name: &str) -> Vec<String> {
+        let object = &self.view.objects[object];
+        let tables = [Some(object.file.symbols()), object.debug_symbols(self.debug_file)];
+        let mut similar: Vec<String> =
+            tables.iter().flatten().flat_map(|table| table.similar(name, |_| true, 3)).collect();
+        similar.dedup();
+        similar
     }
 
     fn missing(&self, name: &str, version: Option<&suture_elf::Version>) -> SymbolError {
@@ -277,8 +287,7 @@ impl<'v, 'm> Resolver<'v, 'm> {
             Some(_) => Vec::new(),
             None => self.not_loaded.clone(),
         };
-        let objects = self.patched.iter().map(|&object| &self.view.objects[object]);
-        let similar = objects.flat_map(|o| o.file.symbols().similar(&name, |_| true, 3)).take(3).collect();
+        let similar = self.patched.iter().flat_map(|&object| self.similar(object, &name)).take(3).collect();
         SymbolError::Missing { name, not_loaded, absent: self.absent.clone(), similar }
     }
 }

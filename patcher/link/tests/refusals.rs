@@ -120,6 +120,66 @@ fn patches_that_are_refused() {
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
+/// Tables as no macro writes them: null, dangling, foreign, without an end, filled twice.
+#[test]
+#[rustfmt::skip]
+fn descriptors_that_make_no_sense_are_refused_by_field() {
+    // `o`, `s` and `r` are the tables of objects, states and references.
+    const OBJECTS: &str = "static const struct suture_func f[] = {{\"target\", (void *)fixed, 0, 0, 0}, {0, 0, 0, 0, 0}}; \
+        static const struct suture_object o[] = {{0, 0, f}, {0, 0, 0}};";
+    const STATES: &str = "static const struct suture_state s[] = {{0, 0, 0, {0, 0, 0, 0, 0}}};";
+    const REFERENCES: &str = "static const struct suture_reference r[] = {{0, 0, 0, 0, 0, 0, 0, 0}};";
+    let objects = |text: &'static str| [text, STATES, REFERENCES];
+    let states = |text: &'static str| [OBJECTS, text, REFERENCES];
+    let references = |text: &'static str| [OBJECTS, STATES, text];
+    let rows = [
+        ("objects-dangling", objects("static const struct suture_object o[] = {{0, 0, (void *)((char *)&suture_patch + 0x4000000)}, {0, 0, 0}};"),
+            "the array of functions of the main executable points to 0x400"),
+        ("objects-no-name", objects("static const struct suture_object o[] = {{\"\", 0, (void *)fixed}, {0, 0, 0}};"), "the name of object 1 is missing"),
+        ("objects-name-no-text", objects("static const struct suture_object o[] = {{\"\\xff\\xfe\", 0, (void *)fixed}, {0, 0, 0}};"), "the name of object 1 is no text"),
+        ("objects-no-functions", objects("static const struct suture_object o[] = {{\"libx.so\", 0, 0}, {0, 0, 0}};"), "the array of functions of libx.so is missing"),
+        ("objects-twice", objects("static const struct suture_func f[] = {{\"target\", (void *)fixed, 0, 0, 0}, {0, 0, 0, 0, 0}}; \
+            static const struct suture_object o[] = {{0, 0, f}, {0, 0, f}, {0, 0, 0}};"), "stands in the patch twice; put its functions together"),
+        ("functions-no-name", objects("static const struct suture_func f[] = {{0, (void *)fixed, 0, 0, 0}, {0, 0, 0, 0, 0}}; \
+            static const struct suture_object o[] = {{0, 0, f}, {0, 0, 0}};"), "the name of function 1 of the main executable is missing"),
+        ("functions-huge", objects("static const struct suture_func f[80000] = {[0 ... 79999] = {\"target\", (void *)fixed, 0, 0, 0}}; \
+            static const struct suture_object o[] = {{0, 0, f}, {0, 0, 0}};"), "the array of functions of the main executable does not end"),
+        ("functions-few-bytes", objects("static const struct suture_func f[] = {{0, (void *)fixed, 0, 0x1000, \"4154\"}, {0, 0, 0, 0, 0}}; \
+            static const struct suture_object o[] = {{0, \"00ff\", f}, {0, 0, 0}};"), "fewer than four"),
+        ("functions-no-build-id", objects("static const struct suture_func f[] = {{0, (void *)fixed, 0, 0x1000, \"41544154\"}, {0, 0, 0, 0, 0}}; \
+            static const struct suture_object o[] = {{0, 0, f}, {0, 0, 0}};"), "holds for one build only"),
+        ("states-data", states("static long data = 1; static const struct suture_state s[] = {{4, 0, 0, {(void *)&data, 0, 0, 0, 0}}, {0, 0, 0, {0, 0, 0, 0, 0}}};"),
+            "pre_patch of state 4 at 0x"),
+        ("states-foreign", states("SUTURE_EXTERN long other_target(long); static const struct suture_state s[] = {{4, 0, 0, {0, 0, 0, 0, (void *)other_target}}, {0, 0, 0, {0, 0, 0, 0, 0}}};"),
+            "shadow_dtor of state 4 refers to `other_target`"),
+        ("states-no-id", states("static const struct suture_state s[] = {{0, 1, 0, {0, 0, 0, 0, 0}}, {0, 0, 0, {0, 0, 0, 0, 0}}};"), "the id of a state is 0"),
+        ("states-reserved", states("static const struct suture_state s[] = {{4, 0, 7, {0, 0, 0, 0, 0}}, {0, 0, 0, {0, 0, 0, 0, 0}}};"), "`reserved` of state 4 is 7"),
+        ("references-constant", references("static void *const slot __attribute__((section(\".rodata\"))) = 0; static const struct suture_reference r[] = {{(void **)&slot, 0, 0, 0, \"target\", 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0, 0}};"),
+            "the slot of reference 1 at 0x"),
+        ("references-kind", references("static void *slot; static const struct suture_reference r[] = {{&slot, 7, 0, 0, \"target\", 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0, 0}};"), "the kind of reference 1 is 7"),
+        ("references-twice", references("static void *slot; static const struct suture_reference r[] = {{&slot, 0, 0, 0, \"target\", 0, 0, 0}, {&slot, 0, 0, 0, \"target\", 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0, 0}};"),
+            "which another reference fills already"),
+        ("references-no-symbol", references("static void *slot; static const struct suture_reference r[] = {{&slot, 0, 0, 0, 0, 0, 0, 0}, {0, 0, 0, 0, 0, 0, 0, 0}};"), "the symbol of reference 1 is missing"),
+    ];
+    let process = Host::start(&program(), &[]);
+    let mut failures = Vec::new();
+    for (name, tables, says) in rows {
+        let raw = format!(
+            "#define PATCH static void *keep[] __attribute__((used)) = {{(void *)fixed}}; \
+             extern __attribute__((visibility(\"default\"))) struct suture_patch suture_patch; {} \
+             struct suture_patch suture_patch = {{SUTURE_ABI, sizeof(struct suture_patch), \"raw\", 0, o, s, r}};",
+            tables.join(" ")
+        );
+        let file = patch(&format!("refuse-raw-{name}"), "gcc", &ordinary(&raw), &[]);
+        match process.link(&file) {
+            Ok(_) => failures.push(format!("{name}: was accepted")),
+            Err(error) if error.to_string().contains(says) => {}
+            Err(error) => failures.push(format!("{name}: {error}")),
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
 #[test]
 fn files_that_are_no_patches_are_refused() {
     let process = Host::start(&program(), &[]);

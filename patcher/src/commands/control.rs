@@ -70,8 +70,11 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
     let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));
     let outcomes = show::outcomes(results, |error| skip(selection, error));
     show::results("set", &outcomes, output, |o, written: &Written| {
-        let more = if written.finished { "" } else { "; threads are still moving, see: suture status" };
-        format!("{} ({}): {} set to {}{more}\n", o.comm, o.pid, written.path, written.value)
+        let mut line = format!("{} ({}): {} set to {}", o.comm, o.pid, written.path, written.value);
+        if !written.finished {
+            line += &format!("; threads are still moving, see: suture status --pid {}", o.pid);
+        }
+        line + "\n"
     })
 }
 

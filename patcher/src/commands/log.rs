@@ -6,6 +6,7 @@ use suture_patcher::cli::Output;
 use suture_patcher::error::Error;
 use suture_patcher::log::{self, EventText};
 use suture_patcher::report;
+use suture_patcher::sys::output::closes_within;
 use suture_patcher::target::Target;
 
 /// How often a followed log is looked at; nothing in the target says when it grows.
@@ -38,10 +39,9 @@ fn print(pid: i32, follow: bool, output: Output) -> Result<(), Error> {
             }
             after = event.number;
         }
-        if !follow {
+        if !follow || closes_within(POLL) || show::is_incomplete() {
             return Ok(());
         }
-        std::thread::sleep(POLL);
         target.still_there()?;
         events = log::read(&target, after)?;
     }

@@ -14,10 +14,26 @@ mod status;
 
 use suture_patcher::cli::{Cli, Command};
 use suture_patcher::disable::Action;
+use suture_patcher::error::{EXIT_DONE, EXIT_REFUSED};
 
 /// Runs the command and gives its exit status.
 pub fn run(cli: Cli) -> u8 {
-    match cli.command {
+    let only_looks = matches!(
+        cli.command,
+        Command::Status { .. }
+            | Command::Check { .. }
+            | Command::Get { .. }
+            | Command::Info { .. }
+            | Command::Log { .. }
+            | Command::Shadow { .. }
+    );
+    let status = run_command(cli.command);
+    // Of a command that changes something the status says what it did; of others, that they could not tell.
+    if status == EXIT_DONE && only_looks && show::is_incomplete() { EXIT_REFUSED } else { status }
+}
+
+fn run_command(command: Command) -> u8 {
+    match command {
         Command::Apply { patch, targets, files, engine, wait, output } => {
             apply::run(&patch, &targets.selection(), &files, &engine, wait.wait(), output)
         }

@@ -4,24 +4,59 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Display;
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use suture_patcher::cli::Output;
 use suture_patcher::error::Error;
 use suture_patcher::operation::Moved;
 use suture_patcher::report::{self, Ending, Outcome};
 use suture_patcher::run::Snapshot;
-use suture_patcher::sys::proc;
+use suture_patcher::sys::{proc, user};
 
-/// Prints a JSON document. A closed pipe is nobody's problem.
+/// Something could not be written, and was reported.
+static UNWRITTEN: AtomicBool = AtomicBool::new(false);
+
+/// Prints a JSON document.
 pub fn json(document: &Value) {
-    let _ = writeln!(std::io::stdout(), "{document:#}");
+    put(&format!("{document:#}\n"));
 }
 
 /// Prints text on standard output.
 pub fn text(text: impl Display) {
-    let _ = write!(std::io::stdout(), "{text}");
+    put(&plain(&text.to_string()));
+}
+
+/// A reader who has closed the pipe wants no more; a full disk is worth a word.
+fn put(text: &str) {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            if !UNWRITTEN.swap(true, Ordering::Relaxed) {
+                say(&format!("suture: cannot write what was found or done: {error}\n"));
+            }
+        }
+        Ok(()) | Err(_) => {}
+    }
+}
+
+/// Prints text on standard error.
+fn say(text: &str) {
+    let _ = write!(std::io::stderr(), "{}", plain(text));
+}
+
+/// Whether some output was lost, other than by a reader who wanted no more.
+pub fn is_incomplete() -> bool {
+    UNWRITTEN.load(Ordering::Relaxed)
+}
+
+/// Names of threads, patches and files are other people's: what would command a terminal is written out.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && c != '\n' { plain.extend(c.escape_default()) } else { plain.push(c) }
+    }
+    plain
 }
 
 /// Prints an error that is not about one of several processes, and gives the exit status.
@@ -31,7 +66,7 @@ pub fn failure(command: &str, error: &Error, output: Output) -> u8 {
             "schema": report::SCHEMA, "command": command, "error": report::error_json(error),
         }));
     } else {
-        let _ = write!(std::io::stderr(), "{}", report::error_text(error));
+        say(&report::error_text(error));
     }
     error.exit_code()
 }
@@ -109,13 +144,13 @@ pub fn results<T: Serialize>(
             match &outcome.ending {
                 Ending::Done(details) | Ending::Unfinished(details) => text(line(outcome, details)),
                 Ending::Skipped(why) => text(format!("{} ({}): skipped: {why}\n", outcome.comm, outcome.pid)),
-                Ending::Failed(error) => {
-                    let _ = write!(std::io::stderr(), "{}", report::error_text(error));
-                }
+                Ending::Failed(error) => say(&report::error_text(error)),
             }
         }
         if outcomes.is_empty() {
-            text("no process with the runtime in it\n");
+            text("no process with the runtime in it");
+            // Other users' memory maps cannot be read.
+            text(if user::own() == 0 { "\n" } else { " that this user may look at\n" });
         }
     }
     report::exit_code(outcomes)
@@ -123,7 +158,7 @@ pub fn results<T: Serialize>(
 
 /// Refuses a command line that clap cannot judge.
 pub fn usage(message: &str) -> u8 {
-    let _ = writeln!(std::io::stderr(), "suture: {message}");
+    say(&format!("suture: {message}\n"));
     suture_patcher::error::EXIT_USAGE
 }
 
@@ -138,5 +173,18 @@ pub fn bar(total: usize, output: Output) -> impl FnMut(&Snapshot) {
         bar.set_position(snapshot.done as u64);
         let work: Vec<String> = snapshot.at_work.iter().map(|(pid, step)| format!("{pid}: {step}")).collect();
         bar.set_message(work.join(", "));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_commands_a_terminal_is_written_out() {
+        assert_eq!(
+            plain("a \u{1b}[31mred\u{7} ä\n b\t\u{9b}2J\r"),
+            "a \\u{1b}[31mred\\u{7} ä\n b\\t\\u{9b}2J\\r"
+        );
     }
 }

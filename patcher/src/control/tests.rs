@@ -50,6 +50,7 @@ fn status() -> ProcessStatus {
         patches: vec![patch],
         hooks: Vec::new(),
         images_left: 0,
+        images_kept: Vec::new(),
         mapped_bytes: 0,
         shadow: Vec::new(),
         sites_lost: 0,

@@ -78,7 +78,7 @@ impl Filters {
     /// When the thread was killed meanwhile.
     pub fn look(&mut self, held: &StoppedThread) -> io::Result<Look> {
         let count = match held.seccomp_filter_count() {
-            Ok(0) => return Ok(Look::Allowed),
+            Ok(0) => return Ok(Look::Free),
             Ok(count) => count,
             // Without the right to read filters, whether there are any is known from /proc.
             Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
@@ -86,7 +86,7 @@ impl Filters {
                     self.refused.insert(held.tid(), Refusal::Unreadable(libc::EACCES));
                     return Ok(Look::Refused);
                 }
-                return Ok(Look::Allowed);
+                return Ok(Look::Free);
             }
             Err(e) => return Err(e),
         };
@@ -108,6 +108,8 @@ impl Filters {
 /// What a look at a stopped thread gave.
 #[derive(Debug)]
 pub enum Look {
+    /// It has no filters.
+    Free,
     /// It may be sent.
     Allowed,
     /// It may not.

@@ -95,6 +95,9 @@ pub fn plan(regs: &Registers, mask: u64) -> Option<(Addr, Frame)> {
         rdi: regs.rdi,
         rflags: regs.eflags,
         rip: regs.rip,
+        wait: 0,
+        left: [0; 2],
+        over: 0,
     };
     Some((Addr(at), frame))
 }
@@ -120,6 +123,11 @@ pub fn shorten(frame: &mut Frame, rest: Rest, slot: Addr) {
         Rest::Millis(left) => frame.r10 = left,
         Rest::Timespec(2, _) => frame.rdx = slot.0,
         Rest::Timespec(_, _) => frame.r10 = slot.0,
+        // Whether the call is to be made again is known better by now.
+        Rest::Wait { wait, left, over } if frame.restart == RESTART_SAME => {
+            (frame.wait, frame.left, frame.over) = (wait, left, i64::from(over).cast_unsigned());
+        }
+        Rest::Wait { .. } => {}
     }
 }
 
@@ -145,6 +153,16 @@ mod tests {
             rsp: 0x7000,
             cs: 0x33,
             ..zero
+        }
+    }
+
+    #[test]
+    fn only_a_call_that_is_made_again_is_waited_for() {
+        let rest = Rest::Wait { wait: 1 << 32, left: [1, 2], over: -libc::EAGAIN };
+        for (result, over) in [(-514, -11), (17, 0), (-512, 0), (-513, 0)] {
+            let (_, mut frame) = plan(&regs(45, result), 0).unwrap();
+            shorten(&mut frame, rest, Addr(0));
+            assert_eq!(frame.over.cast_signed(), over, "{result}");
         }
     }
 

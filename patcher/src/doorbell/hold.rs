@@ -46,7 +46,7 @@ impl Held<'_> {
         if let Some(why) = filters.look_before(self.thread.tid) {
             return Ok(Done::Unfit(why));
         }
-        let asleep = (self.rank == Rank::Timed).then(|| Asleep::look(self.target, &self.thread)).flatten();
+        let asleep = (self.rank >= Rank::Unknown).then(|| Asleep::look(self.target, &self.thread)).flatten();
         let mut read = None;
         let done = self.stop_and_send(asleep, filters, asked, deadline, &mut read);
         if let Some(read) = read {
@@ -82,8 +82,10 @@ impl Held<'_> {
             return Ok(Done::Unfit("does not stop"));
         }
         let regs = hide(&held).map_err(os)?;
-        match filters.look(&held).map_err(os)? {
-            Look::Allowed => {}
+        let look = filters.look(&held).map_err(os)?;
+        let free = matches!(look, Look::Free);
+        match look {
+            Look::Free | Look::Allowed => {}
             Look::Refused => return Ok(Done::Unfit("filtered")),
             Look::Judge(found) => {
                 *read = Some(found);
@@ -99,7 +101,10 @@ impl Held<'_> {
         let Some((at, mut frame)) = frame::plan(&regs, held.signal_mask().map_err(os)?) else {
             return Ok(Done::Unfit("at a place of its own"));
         };
-        if let Some(rest) = asleep.and_then(|asleep| asleep.rest(self.target, tid, &regs)) {
+        if let Some(rest) = asleep.and_then(|asleep| asleep.rest(self.target, tid, &regs))
+            // Filters were asked about the errand's calls, not about this one.
+            && (free || !matches!(rest, Rest::Wait { .. }))
+        {
             self.shorten(errand, &mut frame, rest);
         }
         if let Some(limit) = errand.lift {

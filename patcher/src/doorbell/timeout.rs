@@ -12,9 +12,14 @@
 //!
 //! A register of the program is changed by that, so it is only done where nobody looks at it again: in the
 //! wrappers of a C library, whose callers expect argument registers to be lost.
+//!
+//! A call on a socket with a time-out of its own (`SO_RCVTIMEO`, `SO_SNDTIMEO`) has no register for it, and the
+//! socket's option is everybody's who uses the socket. There the thread waits in the entry for the rest of the
+//! time, with `ppoll`, and makes the call when what it waits for has come.
 
 use crate::sys::proc::{self, Blocked, ThreadFacts};
 use crate::sys::ptrace::Registers;
+use crate::sys::socket::{self, Side};
 use crate::target::Target;
 use std::time::{Duration, Instant};
 use suture_elf::{Addr, MapsSnapshot, Memory};
@@ -26,6 +31,8 @@ enum Place {
     Millis,
     /// A pointer to a `struct timespec` in the argument with that index.
     Timespec(usize),
+    /// Of the socket that is the first argument.
+    Socket(Side),
 }
 
 /// A thread asleep in such a call, looked at before it is stopped.
@@ -47,6 +54,15 @@ pub enum Rest {
     Millis(u64),
     /// A pointer to this in the argument with that index.
     Timespec(usize, [u64; 2]),
+    /// Not before there is something for it, or this time is over.
+    Wait {
+        /// The socket and what is waited for, a `struct pollfd`.
+        wait: u64,
+        /// How long.
+        left: [u64; 2],
+        /// What the call results in then.
+        over: i32,
+    },
 }
 
 impl Asleep {
@@ -62,8 +78,13 @@ impl Asleep {
                 let (sec, nsec) = (target.memory.read_u64(at).ok()?, target.memory.read_u64(at + 8).ok()?);
                 Duration::new(sec, u32::try_from(nsec).ok().filter(|n| *n < 1_000_000_000)?)
             }
+            Place::Socket(side) => {
+                let fd = i32::try_from(call.args[0]).ok()?;
+                // None: it waits for ever.
+                socket::timeout(target.pid(), fd, side).ok().filter(|time| !time.is_zero())?
+            }
         };
-        if !in_libc(&target.maps().ok()?, Addr(call.pc)) {
+        if !matches!(place, Place::Socket(_)) && !in_libc(&target.maps().ok()?, Addr(call.pc)) {
             return None;
         }
         let sleep = proc::sleep(target.pid(), thread.tid)?;
@@ -81,8 +102,9 @@ impl Asleep {
         let args = [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9];
         let now = Blocked { nr: regs.orig_rax, args, sp: regs.rsp, pc: regs.rip };
         let switches = proc::sleep(target.pid(), tid)?.switches;
-        (now == self.call && switches == self.switches + 1)
-            .then(|| rest(self.place, self.timeout.saturating_sub(self.slept + self.looked.elapsed())))
+        (now == self.call && switches == self.switches + 1).then(|| {
+            rest(&self.call, self.place, self.timeout.saturating_sub(self.slept + self.looked.elapsed()))
+        })
     }
 }
 
@@ -94,18 +116,31 @@ fn place(nr: u64) -> Option<Place> {
         220 | 441 => Some(Place::Timespec(3)),
         // rt_sigtimedwait
         128 => Some(Place::Timespec(2)),
+        // read, readv, recvfrom, recvmsg, accept, accept4
+        0 | 19 | 45 | 47 | 43 | 288 => Some(Place::Socket(Side::Receive)),
+        // write, writev, sendto, sendmsg, connect
+        1 | 20 | 44 | 46 | CONNECT => Some(Place::Socket(Side::Send)),
         _ => None,
     }
 }
 
-/// A rest as an argument. Milliseconds are rounded up: a wait may be late, never early.
-fn rest(place: Place, left: Duration) -> Rest {
+const CONNECT: u64 = 42;
+
+/// A rest, for the call. Milliseconds are rounded up: a wait may be late, never early.
+fn rest(call: &Blocked, place: Place, left: Duration) -> Rest {
+    let timespec = [left.as_secs(), u64::from(left.subsec_nanos())];
     match place {
         Place::Millis => {
             let millis = left.as_millis() + u128::from(!left.subsec_nanos().is_multiple_of(1_000_000));
             Rest::Millis(u64::try_from(millis).unwrap_or(u64::MAX))
         }
-        Place::Timespec(arg) => Rest::Timespec(arg, [left.as_secs(), u64::from(left.subsec_nanos())]),
+        Place::Timespec(arg) => Rest::Timespec(arg, timespec),
+        Place::Socket(side) => {
+            let events = if side == Side::Receive { libc::POLLIN } else { libc::POLLOUT };
+            let wait = call.args[0] & 0xffff_ffff | u64::from(events.cast_unsigned()) << 32;
+            let over = if call.nr == CONNECT { -libc::EINPROGRESS } else { -libc::EAGAIN };
+            Rest::Wait { wait, left: timespec, over }
+        }
     }
 }
 
@@ -123,12 +158,18 @@ mod tests {
 
     #[test]
     fn a_rest_is_never_shorter_than_what_is_left() {
-        let millis = |left| rest(Place::Millis, left);
+        let call = |nr, fd| Blocked { nr, args: [fd, 0, 0, 0, 0, 0], sp: 0, pc: 0 };
+        let millis = |left| rest(&call(232, 5), Place::Millis, left);
         assert_eq!(millis(Duration::from_micros(99_000)), Rest::Millis(99));
         assert_eq!(millis(Duration::from_micros(99_001)), Rest::Millis(100));
         assert_eq!(millis(Duration::ZERO), Rest::Millis(0));
         let left = Duration::new(3, 7);
-        assert_eq!(rest(Place::Timespec(2), left), Rest::Timespec(2, [3, 7]));
+        assert_eq!(rest(&call(128, 0), Place::Timespec(2), left), Rest::Timespec(2, [3, 7]));
+        let socket = |nr| rest(&call(nr, 5), place(nr).unwrap(), left);
+        let of = |events: u64, over| Rest::Wait { wait: 5 | events << 32, left: [3, 7], over };
+        assert_eq!(socket(45), of(1, -libc::EAGAIN), "recvfrom");
+        assert_eq!(socket(44), of(4, -libc::EAGAIN), "sendto");
+        assert_eq!(socket(42), of(4, -libc::EINPROGRESS), "connect");
     }
 
     #[test]

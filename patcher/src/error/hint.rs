@@ -15,8 +15,10 @@ impl Error {
             Self::NotPermitted { .. } => "run the command as root, or as the process's user".into(),
             Self::Traced { by, .. } => format!("detach {by} and try again"),
             Self::Stopped { .. } => "continue it (kill -CONT) and try again".into(),
-            Self::InTransition { name, .. } => {
-                format!("wait until it is done (suture status), or: suture reverse {name}")
+            Self::InTransition { pid, name } => {
+                format!(
+                    "wait: suture wait {name} --pid {pid}; or take it back: suture reverse {name} --pid {pid}"
+                )
             }
             Self::FromCallback { .. } => "callbacks may look (status, get), but not change patches".into(),
             Self::AtCallbacks { pid, name } => {
@@ -60,20 +62,22 @@ impl Error {
             Self::SeccompUnreadable { .. } => {
                 "run the command as an administrator who is under no filter".into()
             }
-            Self::HookingOff { .. } => "switch it on with: suture set hooking 1".into(),
+            Self::HookingOff { pid } => format!("switch it on with: suture set hooking 1 --pid {pid}"),
             Self::NoThread { errno, .. } if *errno == libc::EAGAIN => {
                 "raise the process's RLIMIT_NPROC (prlimit --nproc) or the pids limit of its cgroup".into()
             }
-            Self::NoChannel { errno, .. } | Self::NotPlaced { errno, .. } => match *errno {
+            Self::NoChannel { pid, errno } | Self::NotPlaced { pid, errno, .. } => match *errno {
                 libc::EMFILE => "raise the process's RLIMIT_NOFILE (prlimit --nofile)".into(),
                 libc::ENOMEM => {
                     "raise the process's RLIMIT_AS (prlimit --as) or the memory limit of its cgroup".into()
                 }
                 libc::EAGAIN => "raise the process's RLIMIT_MEMLOCK (prlimit --memlock)".into(),
-                _ => "see what happened there with: suture log".into(),
+                _ => format!("see what happened there with: suture log --pid {pid}"),
             },
-            Self::AlreadyEnabled { name, .. } => format!("disable it first with: suture disable {name}"),
-            Self::NotEnabled { .. } => "see what is enabled with: suture status".into(),
+            Self::AlreadyEnabled { pid, name } => {
+                format!("disable it first with: suture disable {name} --pid {pid}")
+            }
+            Self::NotEnabled { pid, .. } => format!("see what is enabled with: suture status --pid {pid}"),
             Self::Store { .. } => {
                 "the kernel forbids stores into code (boot with proc_mem.force_override=ptrace \
                                    or always), and the program forbids them to itself"
@@ -103,10 +107,15 @@ impl Error {
             Self::AttributeAccess { pid, .. } => {
                 format!("see what can be set with: suture get PATCH --pid {pid}")
             }
-            Self::Reversed { .. } => "see who did it with: suture log".into(),
-            Self::NotInTransition { .. } => "see what is going on with: suture status".into(),
-            Self::Failed { .. } | Self::NoThread { .. } | Self::Worker { .. } | Self::Unreadable { .. } => {
-                "see what happened there with: suture log".into()
+            Self::Reversed { pid, .. } => format!("see when with: suture log --pid {pid}"),
+            Self::NotInTransition { pid, .. } => {
+                format!("see what is going on with: suture status --pid {pid}")
+            }
+            Self::Failed { pid, .. }
+            | Self::NoThread { pid, .. }
+            | Self::Worker { pid, .. }
+            | Self::Unreadable { pid, .. } => {
+                format!("see what happened there with: suture log --pid {pid}")
             }
             Self::AttributeValue { .. } | Self::Unchanged { .. } => return None,
             Self::Interrupted { .. } | Self::Io { .. } => return None,
@@ -122,6 +131,9 @@ fn elf_hint(error: &ElfError) -> Option<&'static str> {
         ElfError::Foreign { .. } => "build it on, or for, x86-64: x86_64-linux-gnu-gcc",
         ElfError::Malformed { .. } => "was it copied completely? Build it again",
         ElfError::Io { source, .. } if source.kind() == io::ErrorKind::NotFound => "is its name correct?",
+        ElfError::Io { source, .. } if source.kind() == io::ErrorKind::IsADirectory => {
+            "name the shared object in it"
+        }
         ElfError::Io { .. } => return None,
     })
 }

@@ -44,9 +44,7 @@ impl Error {
 
     fn not_permitted(pid: i32) -> Self {
         let facts = crate::sys::proc::facts(pid).ok();
-        // SAFETY: no arguments, no memory.
-        #[allow(unsafe_code)]
-        let own = unsafe { libc::geteuid() };
+        let own = crate::sys::user::own();
         let scope = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").unwrap_or_default();
         let why = match (&facts, scope.trim()) {
             (Some(f), _) if own != 0 && f.ruid == own && f.euid != own => {

@@ -152,7 +152,8 @@ impl<'t> Point<'t> {
     }
 
     fn walk(&self, start: suture_unwind::Registers) -> Option<Walk> {
-        self.unwinder.borrow_mut().walk(start, &StackCache::new(self.target)).ok()
+        let stack = StackCache::new(self.target);
+        self.unwinder.borrow_mut().walk(suture_stack::beneath(start, &stack), &stack).ok()
     }
 
     /// Why a stack is not at a suitable point. `waits` = the thread was stopped in a call of [`WAITS`].

@@ -316,5 +316,7 @@ mod tests {
         assert_eq!(code_len, super::code_len());
         assert!(waits_at() < failed_at() && failed_at() < code_len as u64);
         assert_eq!(bytes[code_len..code_len + 8], 0x1234u64.to_le_bytes());
+        let waits = suture_abi::doorbell::WAITS;
+        assert_eq!(bytes.windows(waits.len()).filter(|code| **code == waits).count(), 1);
     }
 }

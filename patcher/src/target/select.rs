@@ -40,7 +40,8 @@ impl Selection {
             }
             Self::Name(name) => {
                 // The kernel keeps 15 bytes of a name.
-                let comm: String = name.chars().take(15).collect();
+                let bytes = name.as_bytes();
+                let comm = String::from_utf8_lossy(&bytes[..bytes.len().min(15)]);
                 let is_named = |pid: &i32| {
                     *pid != own && proc::facts(*pid).is_ok_and(|f| f.comm == comm && f.state != 'Z')
                 };

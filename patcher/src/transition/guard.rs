@@ -75,7 +75,7 @@ impl Guard {
         };
         let own = |t: &Thread| {
             let sp = sp(t.tid)?;
-            own_stacks::whole(maps, sp, looker.own_end(*t, sp)?)
+            own_stacks::whole(maps, sp, looker.end_of_stack(*t, sp)?)
         };
         known.extend(threads.iter().filter_map(own));
         let main = maps.regions.iter().filter(|r| r.path.as_deref() == Some("[stack]"));
@@ -107,7 +107,7 @@ impl Guard {
 
 /// The first word that does not lie on the stack of a thread that ran when it was asked where it is.
 fn first(looker: &Looker<'_>, threads: &[Thread], maps: &MapsSnapshot, found: &Hidden) -> Option<Word> {
-    let of_thread = |at: u64| threads.iter().any(|t| looker.own_end(*t, at).is_some());
+    let of_thread = |at: u64| threads.iter().any(|t| looker.end_of_stack(*t, at).is_some());
     let word = found.words.iter().find(|w| !of_thread(w.at))?;
     Some(Word { word: Some(word.word), place: own_stacks::place(maps, word.at) })
 }

@@ -110,6 +110,13 @@ impl Blocker {
     }
 }
 
+/// What asking a thread to stop came to.
+enum Hold {
+    Gone,
+    No(Why),
+    Held(StoppedThread),
+}
+
 /// Looks at the threads of one transition.
 pub struct Looker<'t> {
     pub(super) target: &'t Target,
@@ -157,6 +164,24 @@ impl<'t> Looker<'t> {
         // Ranges and sites are where their objects are already.
         let late = SearchedLate { bases: &[], code: &books.near() };
         let searched = searched(&books.as_runtime(), &t, path, &late).map_err(|_| no_memory())?;
+        let mut looker = Self::searching(target, books, cache, searched)?;
+        (looker.transition, looker.to_switched) = (t.id, t.to_switched());
+        if books.patches.iter().any(|p| p.row.id == t.patch && p.row.flags & PATCH_OWN_STACKS != 0) {
+            looker.guard = Some(Guard::new(&looker, books)?);
+        }
+        Ok(Some(looker))
+    }
+
+    /// A looker without a transition, for [`Looker::outside`].
+    ///
+    /// # Errors
+    /// When it cannot be found out what is loaded.
+    pub fn searching(
+        target: &'t Target,
+        books: &Books,
+        cache: &Cache,
+        searched: Vec<Interval>,
+    ) -> Result<Self, Error> {
         let maps = crate::view::maps(target)?;
         let view = crate::view::process(target, maps, cache)?;
         let mut modules = modules(&view);
@@ -165,11 +190,11 @@ impl<'t> Looker<'t> {
         let mut contexts: Vec<_> = contexts.map(|r| Interval { first: r.start, last: r.end }).collect();
         contexts.sort_unstable();
         contexts.dedup();
-        let mut looker = Self {
+        Ok(Self {
             target,
             records: Records::of(books),
-            transition: t.id,
-            to_switched: t.to_switched(),
+            transition: 0,
+            to_switched: false,
             searched,
             epoch: books.late_epoch,
             layout: crate::threads::layout(target, &view)?,
@@ -181,17 +206,24 @@ impl<'t> Looker<'t> {
             looks: Cell::default(),
             stops: 0,
             held: Duration::ZERO,
-        };
-        if books.patches.iter().any(|p| p.row.id == t.patch && p.row.flags & PATCH_OWN_STACKS != 0) {
-            looker.guard = Some(Guard::new(&looker, books)?);
-        }
-        Ok(Some(looker))
+        })
     }
 
     /// The process.
     #[must_use]
     pub fn pid(&self) -> i32 {
         self.target.pid()
+    }
+
+    /// Searches something else from now on.
+    pub fn search_for(&mut self, searched: Vec<Interval>) {
+        self.searched = searched;
+    }
+
+    /// Whether a call stands in front of an address.
+    #[must_use]
+    pub fn follows_call(&self, addr: u64) -> bool {
+        self.unwinder.borrow().follows_call(addr)
     }
 
     fn is_there(&self, word: u64) -> bool {
@@ -240,34 +272,92 @@ impl<'t> Looker<'t> {
         if self.guard.as_ref().is_some_and(|guard| !guard.allows(thread, word)) {
             return Seen::Held(Why::Running);
         }
-        let clear = Seen::Clear(Move { tid: thread.own, reserved: 0, seen: word });
-        let Ok(stat) = file("stat") else { return Seen::Gone };
-        match Stat::parse(&stat) {
-            // The kernel's own, or dead and still listed: neither runs code of the program.
-            Some(stat) if stat.is_kernel_made() || stat.is_dead() => return clear,
-            None => return Seen::Gone,
-            Some(_) => {}
+        match self.while_off(thread, before) {
+            None => Seen::Gone,
+            Some(Ok(how)) => {
+                *by = how;
+                Seen::Clear(Move { tid: thread.own, reserved: 0, seen: word })
+            }
+            Some(Err(why)) => Seen::Held(why),
         }
-        let Ok(line) = file("syscall") else { return Seen::Gone };
-        let (sp, pc) = match Syscall::parse(&line) {
+    }
+
+    /// The verdict on a thread that is off the processor from when its run count was `before` until after the look.
+    /// `Ok(None)`: it has no stack. `None`: it is gone.
+    fn while_off(&self, thread: Thread, before: u64) -> Option<Result<Option<By>, Why>> {
+        let file = |name: &str| fs::read(format!("/proc/{}/task/{}/{name}", self.target.pid(), thread.tid));
+        let stat = Stat::parse(&file("stat").ok()?)?;
+        // The kernel's own, or dead and still listed: neither runs code of the program.
+        if stat.is_kernel_made() || stat.is_dead() {
+            return Some(Ok(None));
+        }
+        let (sp, pc) = match Syscall::parse(&file("syscall").ok()?) {
             Some(line @ Syscall::Blocked { sp, pc, .. }) if !line.shares_itself() => (sp, pc),
             Some(Syscall::Elsewhere { .. }) => {
-                return Seen::Held(Why::Unreliable("blocked outside a system call".into()));
+                return Some(Err(Why::Unreliable("blocked outside a system call".into())));
             }
-            _ => return Seen::Held(Why::Running),
+            _ => return Some(Err(Why::Running)),
         };
         let stack = StackCache::new(self.target);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         let after = file("schedstat").ok().and_then(|text| run_count(&text));
         if after != Some(before) {
-            return Seen::Held(Why::Running);
+            return Some(Err(Why::Running));
         }
-        match verdict {
-            Ok(how) => {
-                *by = Some(how);
-                clear
+        Some(verdict.map(Some))
+    }
+
+    /// Whether a thread is outside of everything searched, without touching it. One that is gone is.
+    ///
+    /// # Errors
+    /// Why it is not, or cannot be told.
+    pub fn outside(&self, thread: Thread) -> Result<(), Why> {
+        let path = format!("/proc/{}/task/{}/schedstat", self.target.pid(), thread.tid);
+        let Some(before) = fs::read(path).ok().and_then(|text| run_count(&text)) else { return Ok(()) };
+        self.while_off(thread, before).unwrap_or(Ok(None)).map(drop)
+    }
+
+    /// The same of a thread that runs, which is stopped for it.
+    ///
+    /// # Errors
+    /// When the kernel refuses to stop it.
+    pub fn outside_when_stopped(&self, thread: Thread, late: &mut Late) -> Result<Result<(), Why>, Error> {
+        let deadline = Deadline::after(Duration::from_millis(200));
+        let _urgent = Urgent::begin();
+        let held = match self.hold(thread, deadline, late)? {
+            Hold::Gone => return Ok(Ok(())),
+            Hold::No(why) => return Ok(Err(why)),
+            Hold::Held(held) => held,
+        };
+        let os = |e: std::io::Error| Error::from_ptrace(self.target, &e);
+        let regs = doorbell::hide(&held).map_err(os)?;
+        let verdict = self.verdict(thread, registers(&regs), &StackCache::new(self.target));
+        held.release().map_err(os)?;
+        Ok(verdict.map(drop))
+    }
+
+    /// Stops a thread.
+    fn hold(&self, thread: Thread, deadline: Deadline, late: &mut Late) -> Result<Hold, Error> {
+        let facts = proc::thread_facts(self.target.pid(), thread.tid);
+        let Some(facts) = facts else { return Ok(Hold::Gone) };
+        // The tracer would wait for the child of a vfork, or for a disk.
+        if facts.state == 'D' || facts.is_making_child() || late.contains(thread.tid) {
+            return Ok(Hold::No(Why::Running));
+        }
+        let stop = || {
+            let mut asked = StoppedThread::ask(thread.tid)?;
+            let stopped = asked.await_stop(deadline)?;
+            Ok((asked, stopped))
+        };
+        match stop() {
+            Ok((held, true)) => Ok(Hold::Held(held)),
+            Ok((asked, false)) => {
+                late.push(asked);
+                Ok(Hold::No(Why::Running))
             }
-            Err(why) => Seen::Held(why),
+            Err(StopError::Gone) => Ok(Hold::Gone),
+            Err(StopError::Stopped) => Ok(Hold::No(Why::Stopped)),
+            Err(StopError::Os(e)) => Err(Error::from_ptrace(self.target, &e)),
         }
     }
 
@@ -284,28 +374,12 @@ impl<'t> Looker<'t> {
         late: &mut Late,
         move_it: &mut dyn FnMut(Move) -> Result<bool, Error>,
     ) -> Result<Seen, Error> {
-        let facts = proc::thread_facts(self.target.pid(), thread.tid);
-        let Some(facts) = facts else { return Ok(Seen::Gone) };
-        // The tracer would wait for the child of a vfork, or for a disk.
-        if facts.state == 'D' || facts.is_making_child() || late.contains(thread.tid) {
-            return Ok(Seen::Held(Why::Running));
-        }
         let _urgent = Urgent::begin();
         let started = Instant::now();
-        let stop = || {
-            let mut asked = StoppedThread::ask(thread.tid)?;
-            let stopped = asked.await_stop(deadline)?;
-            Ok((asked, stopped))
-        };
-        let held = match stop() {
-            Ok((held, true)) => held,
-            Ok((asked, false)) => {
-                late.push(asked);
-                return Ok(Seen::Held(Why::Running));
-            }
-            Err(StopError::Gone) => return Ok(Seen::Gone),
-            Err(StopError::Stopped) => return Ok(Seen::Held(Why::Stopped)),
-            Err(StopError::Os(e)) => return Err(Error::from_ptrace(self.target, &e)),
+        let held = match self.hold(thread, deadline, late)? {
+            Hold::Gone => return Ok(Seen::Gone),
+            Hold::No(why) => return Ok(Seen::Held(why)),
+            Hold::Held(held) => held,
         };
         let os = |e: std::io::Error| Error::from_ptrace(self.target, &e);
         let regs = doorbell::hide(&held).map_err(os)?;

@@ -6,7 +6,7 @@ use crate::target::Target;
 use std::fs;
 
 /// A thread of the program.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Thread {
     /// Its number here, as `/proc` shows it.
     pub tid: i32,

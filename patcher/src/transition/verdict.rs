@@ -47,7 +47,8 @@ impl Looker<'_> {
     }
 
     /// Where the stack ends that an address lies on, if it is this thread's.
-    pub(super) fn own_end(&self, thread: Thread, at: u64) -> Option<u64> {
+    #[must_use]
+    pub fn end_of_stack(&self, thread: Thread, at: u64) -> Option<u64> {
         self.layout.end_of(self.own(thread), at, &self.target.memory)
     }
 

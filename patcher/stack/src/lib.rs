@@ -17,10 +17,12 @@
 #![deny(unsafe_code)]
 
 pub mod ends;
+mod entry;
 pub mod hidden;
 pub mod hints;
 pub mod registered;
 pub mod scan;
 mod verdict;
 
+pub use entry::beneath;
 pub use verdict::{By, Doubt, Place, Refusal, StackCheck};

@@ -19,6 +19,7 @@
 //!   not return: a thread that waits for ever below such a call would hold the transition up for ever.
 
 use crate::ends::{OwnThread, ThreadLayout};
+use crate::entry::beneath;
 use crate::registered::{self, Stack};
 use crate::scan::{Scanned, scan};
 use std::fmt;
@@ -260,7 +261,8 @@ impl<M: AsRef<[Module]>> StackCheck<'_, M> {
 
     /// Walks to the end; searched code in a frame is an error.
     fn walk(&mut self, at: &Standing<'_>) -> Result<Walk, Refusal> {
-        let walk = self.unwinder.walk(at.registers, at.memory).map_err(Doubt::Walk)?;
+        let registers = beneath(at.registers, at.memory);
+        let walk = self.unwinder.walk(registers, at.memory).map_err(Doubt::Walk)?;
         match walk.frames.iter().find(|frame| is_live(frame, &self.searched)) {
             None => Ok(walk),
             Some(frame) => {

@@ -98,11 +98,15 @@ fn look(pid: i32, tid: i32, unwinder: &mut Unwinder<&[Module]>, count: &mut Coun
     }
 }
 
-/// Looks at all threads again and again.
+/// Blocked threads that a run must have looked at to say anything.
+const FEWEST: usize = 11;
+
+/// Looks at all threads again and again: at so many, of which some are blocked.
 fn sample(server: &Server, looks: usize, patience: Duration) -> Count {
     let mut count = Count::default();
     let end = Instant::now() + patience;
-    while count.blocked + count.running < looks && Instant::now() < end {
+    let enough = |count: &Count| count.blocked + count.running >= looks && count.blocked >= FEWEST;
+    while !enough(&count) && Instant::now() < end {
         for pid in server.pids() {
             let modules = modules(pid);
             let mut unwinder = Unwinder::new(modules.as_slice(), Vec::new());
@@ -133,7 +137,7 @@ fn run(start: fn(bool) -> Option<Server>, looks: usize) {
             count.running_bare,
         );
         count.refused.iter().for_each(|(why, n)| println!("    {n} × {why}"));
-        assert!(count.blocked > 10, "{count:?}");
+        assert!(count.blocked >= FEWEST, "{count:?}");
         assert_eq!(count.bare, count.full, "what all registers can, two can: {count:#?}");
         assert_eq!(count.full, count.blocked, "{count:#?}");
     }

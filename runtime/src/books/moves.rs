@@ -10,11 +10,11 @@
 use super::{Batch, Books, BooksError, Kept};
 use crate::list;
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{FUNC_NOP, HOOK_NONE};
+use suture_abi::batch::{FUNC_NOP, HOOK_NONE, ROLE_IMAGE};
 use suture_abi::block::{
-    FuncRow, IMAGE_LEFT, IMAGE_PINNED, PATCH_ENABLED, PATCH_FORCED, PATCH_LEAVING, PATCH_REPLACE, PATCHING,
-    PHASE_COMPLETING, PHASE_INIT, PHASE_RUNNING, PatchRow, SITE_ARMED, TRANSITION_CANCELLED,
-    TRANSITION_FORCED, TransitionRow, UNPATCHING,
+    FuncRow, IMAGE_LEFT, IMAGE_PINNED, IMAGE_STAYS, PATCH_ENABLED, PATCH_FORCED, PATCH_LEAVING,
+    PATCH_REPLACE, PATCHING, PHASE_COMPLETING, PHASE_INIT, PHASE_RUNNING, PatchRow, SITE_ARMED,
+    TRANSITION_CANCELLED, TRANSITION_FORCED, TransitionRow, UNPATCHING,
 };
 use suture_abi::descriptor::STATE_BLOCK_DISABLE;
 
@@ -223,6 +223,23 @@ impl Books {
         if let Some(row) = next.states.get_mut(state) {
             row.marks |= set;
         }
+        Ok(next)
+    }
+
+    /// The books after a look at what is left: each image's id, and 0 if it goes, or why it stays (`IMAGE_*`).
+    pub fn with_drained(&self, found: &[(u32, u32)]) -> Result<Books, BooksError> {
+        let mut next = self.try_clone()?;
+        for (id, why) in found {
+            let image = next.images.iter_mut().find(|i| i.id == *id).ok_or(BooksError::NoEntry(*id))?;
+            if image.flags & IMAGE_LEFT == 0 || image.flags & IMAGE_PINNED != 0 {
+                return Err(BooksError::State(image.flags));
+            }
+            image.flags = image.flags & !IMAGE_STAYS | why & IMAGE_STAYS;
+        }
+        let goes = |id: u32| found.contains(&(id, 0));
+        let gone = |patch: u32| self.images.iter().any(|i| i.patch == patch && goes(i.id));
+        next.images.retain(|i| !goes(i.id));
+        next.mappings.retain(|m| m.role != ROLE_IMAGE || !gone(m.patch));
         Ok(next)
     }
 

@@ -4,6 +4,7 @@
 //! mappings), then commits with stores that cannot.
 
 pub(crate) mod bytes;
+mod drain;
 mod drop;
 mod moving;
 mod prepare;
@@ -61,6 +62,7 @@ impl Engine {
                 patch_id(first).and_then(drop::abort)
             }
             op::RETIRE => drop::retire(payload),
+            op::DRAINED => drain::drained(first, payload),
             op::STORE => bytes::store_request(first, second, third, fourth),
             op::BYE => {
                 self.client_gone();
@@ -94,6 +96,7 @@ impl Engine {
 /// forked while its parent's was at work. Slots may disagree with the books; the books are right.
 pub fn recover() -> Result<(), Reply> {
     slots::rederive()?;
+    crate::unwind::ranges::abandon_old();
     host::recover();
     drop::roll_back();
     Ok(())
@@ -143,7 +146,7 @@ fn reserve(books: usize) -> Result<(), Reply> {
     let mut room: Vec<u8> = Vec::new();
     let len = books.saturating_mul(COPIES).saturating_add(REST);
     room.try_reserve_exact(len).map_err(|_| none)?;
-    let records = DIRECTORY.prepare_stand_in().and_then(|()| DIRECTORY.ensure(thread::gettid()).map(drop));
+    let records = DIRECTORY.prepare_stand_in().and_then(|()| DIRECTORY.ensure(thread::getpid()).map(drop));
     records.map_err(|errno| none.because(errno))
 }
 

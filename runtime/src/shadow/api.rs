@@ -18,10 +18,10 @@ use core::ffi::{c_int, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 use suture_abi::event::word;
+use suture_table::get::get;
 use suture_table::guard::Place;
 use suture_table::hash::Key;
 use suture_table::insert::{Inserted, insert};
-use suture_table::levels::find;
 use suture_table::remove::{Afterwards, remove};
 
 /// A constructor: object, zeroed bytes, the caller's argument; not 0 is its error.
@@ -40,7 +40,7 @@ fn pointer(addr: u64) -> *mut c_void {
 /// The variable of an object, or null.
 #[unsafe(no_mangle)]
 pub extern "C" fn suture_shadow_get(obj: u64, id: u64) -> *mut c_void {
-    find(&MAP, Key { obj, id }).map_or(null_mut(), |found| pointer(found.data))
+    pointer(get(&MAP, Key { obj, id }).unwrap_or(0))
 }
 
 /// Makes a variable; null if there is one already, or none can be made.

@@ -42,6 +42,9 @@ use suture_table::word::{Block, Extent};
 pub const MOST_SMALL: usize = 8160;
 /// The class of blocks whose bytes are elsewhere.
 const LARGE_CLASS: usize = CLASSES - 1;
+/// Memory asked of the system at once. Untouched pages of it cost nothing; to ask for every slab would hold
+/// one of some hundred insertions up.
+const RUN_LEN: u64 = SLAB_LEN * 16;
 /// Bytes of a header.
 const HEADER: u64 = size_of::<Header>() as u64;
 /// Slab numbers in one table, and block numbers in one slab.
@@ -105,6 +108,8 @@ pub struct Blocks {
     numbers: AtomicU32,
     /// The rest of a piece for small things: its next free address.
     piece: AtomicU64,
+    /// The rest of a run: its next free slab. A multiple of [`RUN_LEN`] is the end of one, or 0.
+    run: AtomicU64,
 }
 
 fn at<'t, T>(addr: u64) -> Option<&'t T> {
@@ -143,7 +148,13 @@ impl Blocks {
     pub const fn new() -> Self {
         #[allow(clippy::declare_interior_mutable_const)] // to repeat it
         const ZERO: AtomicU64 = AtomicU64::new(0);
-        Blocks { ids: [ZERO; HEADS], tables: [ZERO; TABLES], numbers: AtomicU32::new(0), piece: ZERO }
+        Blocks {
+            ids: [ZERO; HEADS],
+            tables: [ZERO; TABLES],
+            numbers: AtomicU32::new(0),
+            piece: ZERO,
+            run: ZERO,
+        }
     }
 
     /// Address of the heads, for readers outside.
@@ -190,6 +201,25 @@ impl Blocks {
         }
     }
 
+    /// A fresh slab or piece, aligned to its length.
+    fn map_aligned(&self) -> Result<u64, NoMemory> {
+        let mut now = self.run.load(Relaxed);
+        loop {
+            let is_over = now & RUN_LEN.wrapping_sub(1) == 0;
+            let addr = if is_over { map_run()? } else { now };
+            match self.run.compare_exchange(now, addr.wrapping_add(SLAB_LEN), Relaxed, Relaxed) {
+                Ok(_) => return Ok(addr),
+                Err(other) => {
+                    if is_over {
+                        // SAFETY: just mapped, and nobody knows it.
+                        let _ = unsafe { mem::unmap(addr, RUN_LEN) };
+                    }
+                    now = other;
+                }
+            }
+        }
+    }
+
     /// Zeroed memory that is never freed, a multiple of 64 bytes.
     fn small(&self, len: u64) -> Result<u64, NoMemory> {
         loop {
@@ -204,7 +234,7 @@ impl Blocks {
                 }
                 continue;
             }
-            let piece = map_aligned()?;
+            let piece = self.map_aligned()?;
             if self.piece.compare_exchange(now, piece.wrapping_add(len), AcqRel, Relaxed).is_ok() {
                 return Ok(piece);
             }
@@ -232,7 +262,7 @@ impl Blocks {
             // If somebody was faster one table's memory is lost.
             let _ = place.compare_exchange(0, table, AcqRel, Acquire);
         }
-        let addr = map_aligned()?;
+        let addr = self.map_aligned()?;
         let slab = at::<Slab>(addr).ok_or(NoMemory)?;
         let capacity = SLAB_LEN.saturating_sub(FIRST_BLOCK).checked_div(stride_of(class)).unwrap_or(0);
         slab.before.store(before, Relaxed);
@@ -440,13 +470,13 @@ fn large_words<'w>(block: Block) -> Option<&'w [AtomicU64; 2]> {
     at(block.addr.wrapping_add(HEADER))
 }
 
-/// A fresh slab or piece.
-fn map_aligned() -> Result<u64, NoMemory> {
-    let len = SLAB_LEN.wrapping_mul(2);
+/// A fresh run.
+fn map_run() -> Result<u64, NoMemory> {
+    let len = RUN_LEN.wrapping_mul(2);
     let start = mem::map_anywhere(len).map_err(|_| NoMemory)?;
-    let addr = start.checked_next_multiple_of(SLAB_LEN).ok_or(NoMemory)?;
-    let (before, after) = (addr.wrapping_sub(start), SLAB_LEN.wrapping_sub(addr.wrapping_sub(start)));
-    let end = addr.wrapping_add(SLAB_LEN);
+    let addr = start.checked_next_multiple_of(RUN_LEN).ok_or(NoMemory)?;
+    let (before, after) = (addr.wrapping_sub(start), RUN_LEN.wrapping_sub(addr.wrapping_sub(start)));
+    let end = addr.wrapping_add(RUN_LEN);
     for (rest, len) in [(start, before), (end, after)] {
         if len != 0 {
             // SAFETY: part of what was just mapped, and nobody knows it.

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 use super::blocks::Blocks;
+use crate::arch;
 use crate::sys::{mem, thread};
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
@@ -235,6 +236,11 @@ impl Memory for Map {
         // SAFETY: `map_level` mapped `1 << bits` lines there for ever, the index has `bits` bits
         // (`Level::place`), and the base is a page's.
         unsafe { &*line }
+    }
+
+    #[inline]
+    fn tagged(&self, line: &Line, hash: u64) -> u32 {
+        arch::tagged(line, hash)
     }
 
     #[inline]

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use suture_table::guard::Guards;
 use suture_table::hash::Key;
 use suture_table::insert::{Inserted, insert};
-use suture_table::levels::find;
 use suture_table::memory::Memory;
 use suture_table::remove::Afterwards::{self, Leak, Reclaim};
 use suture_table::remove::remove;
@@ -24,7 +23,7 @@ fn key(obj: u64, id: u64) -> Key {
 }
 
 fn get(map: &Map, key: Key) -> Option<u64> {
-    find(map, key).map(|found| found.data)
+    suture_table::get::get(map, key)
 }
 
 fn word(data: u64) -> &'static AtomicU64 {

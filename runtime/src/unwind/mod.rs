@@ -115,6 +115,8 @@ struct Walk {
     data: *mut c_void,
     /// Images ever added: makes caches that compare the loader's count see a change.
     added: u64,
+    /// Images ever taken out.
+    removed: u64,
     /// The loader's counts, as last seen.
     adds: u64,
     subs: u64,
@@ -129,7 +131,7 @@ extern "C" fn iterate_phdr(callback: PhdrCallback, data: *mut c_void) -> c_int {
     // SAFETY: the copy of the redirected function, which has this type.
     let original: IteratePhdr = unsafe { core::mem::transmute(original as usize) };
     let Some(table) = ranges::current() else { return original(callback, data) };
-    let mut walk = Walk { callback, data, added: table.added, adds: 0, subs: 0 };
+    let mut walk = Walk { callback, data, added: table.added, removed: table.removed, adds: 0, subs: 0 };
     let stopped = original(pass_on, (&raw mut walk).cast());
     if stopped != 0 {
         return stopped;
@@ -165,6 +167,7 @@ extern "C" fn pass_on(info: *mut DlPhdrInfo, size: usize, walk: *mut c_void) -> 
     // SAFETY: the C library passes a structure of `size` bytes.
     let mut copy = unsafe { info.read() };
     copy.adds = copy.adds.wrapping_add(walk.added);
+    copy.subs = copy.subs.wrapping_add(walk.removed);
     (walk.adds, walk.subs) = (copy.adds, copy.subs);
     (walk.callback)(&raw mut copy, size, walk.data)
 }

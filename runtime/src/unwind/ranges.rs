@@ -1,13 +1,13 @@
 //! The table of images the unwind answers are looked up in.
 //!
 //! One immutable array behind one pointer. Readers run on the program's threads, in signal handlers,
-//! during an exception: a load, a binary search, nothing else. Old tables are never freed, so a reader
-//! that was interrupted in one for an hour still reads valid memory (they cost 128 bytes per image and
-//! enable).
+//! during an exception: a load, a binary search, nothing else. An old table is kept until every thread was
+//! seen outside of the runtime's code after its successor was shown ([`free_old`]), so a reader that was
+//! interrupted in one for an hour still reads valid memory.
 //!
 //! # Safety
 //!
-//! A published table is complete and never changes.
+//! A published table is complete; its readers see nothing change. `previous` is the worker's alone.
 #![allow(unsafe_code)]
 
 use crate::list::{self, NoMemory};
@@ -43,6 +43,10 @@ pub struct Table {
     ranges: Vec<Range>,
     /// Images ever added, for caches that look at a count.
     pub added: u64,
+    /// Images ever taken out.
+    pub removed: u64,
+    /// The table before this one, while a thread may be reading it.
+    previous: AtomicPtr<Table>,
 }
 
 impl Table {
@@ -62,7 +66,16 @@ impl Table {
         let mut ranges = list::copy(&self.ranges, 1)?;
         let at = ranges.partition_point(|r| r.start < range.start);
         list::insert(&mut ranges, at, range)?;
-        Ok(Table { ranges, added: self.added.saturating_add(1) })
+        Ok(Table { ranges, added: self.added.saturating_add(1), removed: self.removed, ..Table::default() })
+    }
+
+    /// This table without the images that begin at some addresses.
+    pub fn without(&self, starts: &[u64]) -> Result<Table, NoMemory> {
+        let mut ranges = list::copy(&self.ranges, 0)?;
+        ranges.retain(|r| !starts.contains(&r.start));
+        let gone = self.ranges.len().saturating_sub(ranges.len()) as u64;
+        let removed = self.removed.saturating_add(gone);
+        Ok(Table { ranges, added: self.added, removed, ..Table::default() })
     }
 }
 
@@ -100,11 +113,46 @@ pub fn ready(image: &ImageRow, name: [u8; 56]) -> Result<Ready, NoMemory> {
     list::keep(next).map(Ready)
 }
 
+/// The published table without the images that begin at some addresses.
+pub fn ready_without(starts: &[u64]) -> Result<Option<Ready>, NoMemory> {
+    let Some(table) = current() else { return Ok(None) };
+    list::keep(table.without(starts)?).map(|table| Some(Ready(table)))
+}
+
 impl Ready {
     /// Shows it to every reader. Only the worker may call it.
     pub fn show(self) {
+        // SAFETY: made by `ready` or `ready_without`, not shown yet.
+        unsafe { (*self.0).previous.store(TABLE.load(Ordering::Relaxed), Ordering::Relaxed) };
         // pairs with: `current`
         TABLE.store(self.0, Ordering::Release);
+    }
+}
+
+/// Frees all tables but the one that is shown; gives how many.
+///
+/// # Safety
+///
+/// Only the worker may call it, and only if every thread was seen outside of the runtime's code since the table
+/// was shown: none can have loaded the address of an older one and still be about to use it.
+pub unsafe fn free_old() -> usize {
+    let Some(table) = current() else { return 0 };
+    let mut old = table.previous.swap(null_mut(), Ordering::Relaxed);
+    let mut freed = 0usize;
+    while !old.is_null() {
+        // SAFETY: made by `list::keep` with capacity 1, in no reader's hands (the caller's promise), and taken
+        // out of the chain above, so freed once.
+        let table = unsafe { Vec::from_raw_parts(old, 1, 1) };
+        old = table.first().map_or(null_mut(), |t| t.previous.load(Ordering::Relaxed));
+        freed = freed.saturating_add(1);
+    }
+    freed
+}
+
+/// After a fork in the middle of something: old tables lie in an arena that was given up, and are never freed.
+pub fn abandon_old() {
+    if let Some(table) = current() {
+        table.previous.store(null_mut(), Ordering::Relaxed);
     }
 }
 
@@ -115,6 +163,15 @@ mod tests {
 
     fn range(start: u64, end: u64) -> Range {
         Range { start, end, base: start, eh_frame_hdr: 0, link_map: 0, phdr: 0, phnum: 0, name: [0; 56] }
+    }
+
+    #[test]
+    fn what_is_taken_out_is_counted_and_not_found() {
+        let table = Table::default().with(range(10, 20)).unwrap().with(range(30, 40)).unwrap();
+        let less = table.without(&[10, 50]).unwrap();
+        assert_eq!((less.added, less.removed, less.all()), (2, 1, [range(30, 40)].as_slice()));
+        assert_eq!((less.find(15), less.find(30)), (None, Some(&range(30, 40))));
+        assert_eq!(less.with(range(10, 20)).unwrap().removed, 1);
     }
 
     proptest! {

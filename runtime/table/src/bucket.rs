@@ -16,6 +16,7 @@
 
 use crate::atomic::Ordering::{Acquire, Relaxed, Release};
 use crate::atomic::{AtomicU64, fence};
+use crate::control::{Part, is_left_out};
 use crate::hash::Key;
 use crate::memory::{Header, Line, Memory, Place, Spill};
 use crate::word::{Block, Extent, HOME, Meta, Phase, SPILL, Slot, State};
@@ -76,7 +77,7 @@ pub struct Bucket<'m> {
 
 /// Slots of the list whose tag is that of the hash, as bits.
 #[inline]
-fn tagged(slots: &[AtomicU64], hash: u64) -> u32 {
+pub fn tagged(slots: &[AtomicU64], hash: u64) -> u32 {
     let mut found = 0;
     for (k, slot) in slots.iter().enumerate() {
         // Relaxed: whoever is found is loaded again.
@@ -109,7 +110,7 @@ impl<'m> Bucket<'m> {
     /// level.
     #[inline]
     pub fn find<M: Memory>(&self, mem: &M, key: Key, hash: u64) -> Result<Option<Found>, Moved> {
-        let home = tagged(&self.line.slots, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.mask();
         let live = |look| if let Look::Is(found) = look { Some(found) } else { None };
         let found =
             first_of(home, |k| live(self.look::<M, true>(mem, self.line.slots.get(k)?, k, key, hash)));
@@ -142,7 +143,7 @@ impl<'m> Bucket<'m> {
             Look::Changed => Some(Scan::Changed),
             Look::Other => None,
         };
-        let home = tagged(&self.line.slots, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.mask();
         first_of(home, |k| decided(self.look::<M, false>(mem, self.line.slots.get(k)?, k, key, hash)))
             .or_else(|| {
                 let spill = self.meta.has_spill().then(|| mem.spill(self.place)).flatten()?;
@@ -185,6 +186,9 @@ impl<'m> Bucket<'m> {
             return Look::Other;
         }
         let data = mem.data(block);
+        if is_left_out(Part::LookAgain) {
+            return Look::Is(Found { place: self.place, k, slot, state, data });
+        }
         // From here on: all of it again. pairs with: `insert::commit` and `remove::withdraw`
         let meta = Meta(self.line.meta.load(Acquire));
         let same = meta.has(k)
@@ -207,6 +211,10 @@ impl<'m> Bucket<'m> {
     /// read.
     pub fn commit(&self, k: usize) -> bool {
         // Release: the block and its place in the slot are seen by whoever sees the bit.
+        if is_left_out(Part::CommitCompares) {
+            let now = Meta(self.line.meta.load(Relaxed));
+            return self.line.meta.compare_exchange(now.0, now.with(k).0, Release, Relaxed).is_ok();
+        }
         let (now, next) = (self.meta.0, self.meta.with(k).0);
         self.line.meta.compare_exchange(now, next, Release, Relaxed).is_ok()
     }

@@ -20,6 +20,7 @@
 
 use crate::atomic::Ordering::{AcqRel, Relaxed, Release, SeqCst};
 use crate::atomic::{AtomicU64, fence_after_rmw};
+use crate::control::{Part, is_left_out};
 use crate::memory::Header;
 use crate::word::Block;
 
@@ -78,7 +79,7 @@ impl Guards {
     pub fn enter(&self, stripe: usize) -> Place {
         let parity = self.epoch.load(Relaxed) & 1;
         let place = Place((stripe as u64).wrapping_mul(2).wrapping_add(parity) as u32);
-        if let Some(count) = self.count(place) {
+        if let Some(count) = self.count(place).filter(|_| !is_left_out(Part::Count)) {
             // pairs with: the look of `is_idle` and `advance`. One sees the other.
             count.fetch_add(1, SeqCst);
             fence_after_rmw();
@@ -89,7 +90,7 @@ impl Guards {
     /// Ends it.
     #[inline]
     pub fn leave(&self, place: Place) {
-        if let Some(count) = self.count(place) {
+        if let Some(count) = self.count(place).filter(|_| !is_left_out(Part::Count)) {
             // Release: everything done with the bytes happens before they are used again.
             count.fetch_sub(1, Release);
         }

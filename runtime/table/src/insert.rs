@@ -16,6 +16,8 @@
 
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::bucket::{self, Bucket, Found, Scan};
+use crate::control::{Part, is_left_out};
+use crate::get::{Glance, glance};
 use crate::hash::Key;
 use crate::levels::{find, writable};
 use crate::memory::{Memory, NoMemory, Place};
@@ -58,9 +60,14 @@ fn try_insert<M: Memory>(
     ctor: Option<Ctor<'_>>,
 ) -> Result<Inserted, NoMemory> {
     // Most calls for a key that has a variable end here.
-    if let Some(found) = find(mem, key) {
-        return Ok(Inserted::Exists(found.data));
-    }
+    let mut known = match glance(mem, key) {
+        Glance::Found(found) => return Ok(Inserted::Exists(found.data)),
+        Glance::Absent(bucket, _) if !bucket.meta.is_frozen() => Some(bucket),
+        Glance::Absent(..) | Glance::Unsure => match find(mem, key) {
+            Some(found) => return Ok(Inserted::Exists(found.data)),
+            None => None,
+        },
+    };
     if mem.current().load(Acquire) == 0 {
         // The seeds of the hash are there once a level is.
         mem.begin()?;
@@ -69,8 +76,15 @@ fn try_insert<M: Memory>(
     let me = if ctor.is_some() { Some(mem.me()?) } else { None };
     let mut draft: Option<Draft<'_, M>> = None;
     loop {
-        let bucket = writable(mem, hash)?;
-        match bucket.scan(mem, key, hash) {
+        // The glance was a scan.
+        let (bucket, scan) = match known.take() {
+            Some(bucket) => (bucket, Scan::Absent),
+            None => {
+                let bucket = writable(mem, hash)?;
+                (bucket, bucket.scan(mem, key, hash))
+            }
+        };
+        match scan {
             Scan::Absent => {}
             Scan::Changed => continue,
             Scan::Found(found) => {
@@ -82,23 +96,21 @@ fn try_insert<M: Memory>(
                 continue;
             }
         }
-        let prepared = match draft.take() {
-            Some(draft) => draft,
-            None => Draft::new(mem, key, hash, size, me)?,
-        };
-        let prepared = draft.insert(prepared);
+        if draft.is_none() {
+            draft = Some(Draft::new(mem, key, hash, size, me)?);
+        }
+        let Some(prepared) = &mut draft else { return Err(NoMemory) };
         let Some(k) = prepared.place(&bucket)? else { continue };
         if bucket.commit(k) {
-            break;
+            let found = prepared.committed(bucket.place, k);
+            core::mem::forget(draft);
+            mem.help();
+            return Ok(match (ctor, me) {
+                (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
+                _ => Inserted::New(found.data),
+            });
         }
     }
-    mem.help();
-    // The loop ends with a draft that was committed.
-    let Some(found) = draft.and_then(Draft::committed) else { return Err(NoMemory) };
-    Ok(match (ctor, me) {
-        (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
-        _ => Inserted::New(found.data),
-    })
 }
 
 /// The key is taken. `Some`: that is the answer; `None`: it may be free now.
@@ -151,6 +163,9 @@ fn construct<M: Memory>(mem: &M, found: &Found, hash: u64, me: Me, ctor: Ctor<'_
         // The constructor forked, and another thread of the child took the key.
         return Inserted::Failed(ECANCELED);
     }
+    if is_left_out(Part::FailureLeaves) {
+        return Inserted::Failed(error);
+    }
     if finish(mem, found, State::building(me), State::leaving(life)) && remove::withdraw(mem, found, hash) {
         mem.header(found.block()).state.store(State::FREE.0, Release);
         mem.give_back(found.block());
@@ -187,7 +202,7 @@ impl<'m, M: Memory> Draft<'m, M> {
         let block = mem.take(key.id, size)?;
         let header = mem.header(block);
         let life = Extent(header.extent.load(Relaxed)).life();
-        let state = me.map_or(State::live(life), State::building);
+        let state = me.filter(|_| !is_left_out(Part::Building)).map_or(State::live(life), State::building);
         bucket::begin(header, key, state);
         Ok(Draft { mem, hash, block, state, at: None })
     }
@@ -215,13 +230,10 @@ impl<'m, M: Memory> Draft<'m, M> {
         Ok(Some(k))
     }
 
-    /// It counts now, and is no draft any more.
-    fn committed(self) -> Option<Found> {
-        let (place, k) = self.at?;
+    /// What it is once it counts, which is no draft any more.
+    fn committed(&self, place: Place, k: usize) -> Found {
         let slot = Slot::of(self.block, self.hash);
-        let found = Found { place, k, slot, state: self.state, data: self.mem.data(self.block) };
-        core::mem::forget(self);
-        Some(found)
+        Found { place, k, slot, state: self.state, data: self.mem.data(self.block) }
     }
 }
 

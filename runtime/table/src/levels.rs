@@ -25,6 +25,7 @@
 use crate::atomic::AtomicU64;
 use crate::atomic::Ordering::{AcqRel, Acquire, Release};
 use crate::bucket::{Bucket, Found};
+use crate::control::{Part, is_left_out};
 use crate::hash::Key;
 use crate::memory::{Level, Line, Memory, NoMemory, Place};
 use crate::word::{HOME, Meta, SPILL, Slot};
@@ -47,7 +48,11 @@ pub fn find<M: Memory>(mem: &M, key: Key) -> Option<Found> {
             hash = mem.hash(key);
         }
         let bucket = Bucket::at(mem, level.place(hash));
-        let place = if bucket.meta.is_ready() { Some(bucket) } else { below(mem, &bucket, hash) };
+        let place = if bucket.meta.is_ready() || is_left_out(Part::LookBelow) {
+            Some(bucket)
+        } else {
+            below(mem, &bucket, hash)
+        };
         if let Some(found) = place.and_then(|b| b.find(mem, key, hash).ok()) {
             return found;
         }
@@ -118,6 +123,9 @@ pub fn move_bucket<M: Memory>(mem: &M, old: Place, level: Level) -> Result<(), N
 /// Step 1. `None` if there is nothing to move any more.
 fn freeze(line: &Line) -> Option<Meta> {
     let mut meta = Meta(line.meta.load(Acquire));
+    if is_left_out(Part::Freeze) {
+        return (!meta.is_unset()).then_some(meta);
+    }
     while !meta.is_unset() && !meta.is_frozen() {
         // Acquire: what was committed before is seen by the fill.
         match line.meta.compare_exchange(meta.0, meta.frozen().0, AcqRel, Acquire) {

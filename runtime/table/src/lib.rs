@@ -13,9 +13,11 @@
 //! | [`word`] | the words everything consists of |
 //! | [`bucket`] | who is in a bucket: reading and committing |
 //! | [`levels`] | growth |
+//! | [`get`](mod@get) | looking a variable up |
 //! | [`insert`](mod@insert), [`remove`](mod@remove) | making and removing a variable |
 //! | [`guard`] | memory that waits for readers |
 //! | [`hash`], [`atomic`], [`memory`] | what they stand on |
+//! | [`control`] | what models leave out |
 #![cfg_attr(not(any(test, loom)), no_std)]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -31,6 +33,8 @@
 
 pub mod atomic;
 pub mod bucket;
+pub mod control;
+pub mod get;
 pub mod guard;
 pub mod hash;
 pub mod insert;

@@ -6,6 +6,8 @@
 //! A bucket's line has two slots here and its spill two more. The keys of a model share bucket and tag,
 //! so that nothing but the protocol keeps them apart.
 
+use crate::control::{LEFT_OUT, Part};
+use crate::get::get;
 use crate::hash::Key;
 use crate::insert::{Inserted, insert};
 use crate::levels::find;
@@ -23,9 +25,27 @@ const B: Key = Key { obj: 0x2_0000, id: 2 };
 /// Half of each: what a torn header would show.
 const TORN: [Key; 2] = [Key { obj: A.obj, id: B.id }, Key { obj: B.obj, id: A.id }];
 
+/// Runs a model without a part of the protocol. It must fail.
+fn without(part: Part, test: fn()) {
+    struct Restore;
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            LEFT_OUT.set(None);
+        }
+    }
+    let _restore = Restore;
+    LEFT_OUT.set(Some(part));
+    test();
+}
+
 fn check(f: impl Fn() + Sync + Send + 'static) {
+    check_within(3, f);
+}
+
+/// With fewer preemptions, unless the environment says how many: three threads have too many ways with three.
+fn check_within(preemptions: usize, f: impl Fn() + Sync + Send + 'static) {
     let mut model = loom::model::Builder::new();
-    model.preemption_bound = Some(model.preemption_bound.unwrap_or(3));
+    model.preemption_bound = Some(model.preemption_bound.unwrap_or(preemptions));
     model.max_branches = 20_000;
     model.check(f);
 }
@@ -94,7 +114,7 @@ fn a_failed_constructor_leaves_the_key_to_the_waiter() {
         assert!(is_new(mine), "{mine:?}");
         assert!(matches!(theirs, Inserted::Failed(22) | Inserted::Exists(_)), "{theirs:?}");
         assert_eq!(committed(&model).len(), 1);
-        assert!(find(&mem, A).is_some());
+        assert!(get(&mem, A).is_some());
         assert_eq!(model.free(), 1);
     });
 }
@@ -106,20 +126,20 @@ fn a_reused_block_is_nobodys_else() {
     check(|| {
         let model = Arc::new(Model::new(0, 1));
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
-        let other = spawn(&model, 1, |mem| {
-            assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
-            assert!(find(&mem, A).is_none());
-            assert!(is_new(insert(&mem, B, 8, None)));
-            assert!(find(&mem, B).is_some());
+        let reader = spawn(&model, 1, |mem| {
+            for torn in TORN {
+                assert!(get(&mem, torn).is_none(), "half of each");
+            }
+            if get(&mem, B).is_some() {
+                assert!(get(&mem, A).is_none());
+            }
         });
         let mem = model.thread(2, 1);
-        for torn in TORN {
-            assert!(find(&mem, torn).is_none());
-        }
-        if find(&mem, B).is_some() {
-            assert!(find(&mem, A).is_none());
-        }
-        other.join().unwrap();
+        assert_eq!(remove(&mem, A, None, Reclaim), Ok(true));
+        assert!(get(&mem, A).is_none());
+        assert!(is_new(insert(&mem, B, 8, None)));
+        assert!(get(&mem, B).is_some());
+        reader.join().unwrap();
     });
 }
 
@@ -181,22 +201,22 @@ fn growth_hides_nothing() {
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         let other = spawn(&model, 1, |mem| {
             assert!(model_of(&mem).grow_now());
-            assert!(find(&mem, A).is_some());
+            assert!(get(&mem, A).is_some());
             // Moves the bucket.
             assert!(is_new(insert(&mem, B, 8, None)));
         });
         let mem = model.thread(2, 1);
-        assert!(find(&mem, A).is_some());
-        assert!(find(&mem, TORN[0]).is_none());
+        assert!(get(&mem, A).is_some());
+        assert!(get(&mem, TORN[0]).is_none());
         other.join().unwrap();
-        assert!(find(&mem, A).is_some() && find(&mem, B).is_some());
+        assert!(get(&mem, A).is_some() && get(&mem, B).is_some());
     });
 }
 
 /// grow/free/get: what was removed is not found in what is left of the old level.
 #[test]
 fn growth_revives_nothing() {
-    check(|| {
+    check_within(2, || {
         let model = Arc::new(Model::new(1, 1));
         assert!(is_new(insert(&model.thread(0, 1), A, 8, None)));
         assert!(model.grow_now());
@@ -214,10 +234,10 @@ fn growth_revives_nothing() {
         });
         let mem = model.thread(2, 1);
         let was_gone = gone.load(loom::sync::atomic::Ordering::Acquire) == 1;
-        assert!(!(find(&mem, A).is_some() && was_gone));
+        assert!(!(get(&mem, A).is_some() && was_gone));
         other.join().unwrap();
         helper.join().unwrap();
-        assert!(find(&mem, A).is_none());
+        assert!(get(&mem, A).is_none());
         assert_eq!(committed(&model), []);
         assert_eq!(model.free(), 1);
     });
@@ -271,4 +291,54 @@ fn a_guard_keeps_the_block() {
 
 fn model_of<'m>(mem: &Thread<'m>) -> &'m Model {
     mem.model()
+}
+
+#[test]
+#[should_panic(expected = "New(")]
+fn control_a_commit_that_does_not_compare() {
+    without(Part::CommitCompares, two_inserts_make_one_variable);
+}
+
+#[test]
+#[should_panic(expected = "a variable that is not complete")]
+fn control_a_constructor_in_the_open() {
+    without(Part::Building, two_inserts_run_one_constructor);
+}
+
+/// The waiter waits for ever.
+#[test]
+#[should_panic(expected = "exceeded maximum number of branches")]
+fn control_a_failed_constructor_that_stays() {
+    without(Part::FailureLeaves, a_failed_constructor_leaves_the_key_to_the_waiter);
+}
+
+#[test]
+#[should_panic(expected = "half of each")]
+fn control_a_lookup_that_looks_once() {
+    without(Part::LookAgain, a_reused_block_is_nobodys_else);
+}
+
+#[test]
+#[should_panic(expected = "assertion")]
+fn control_a_reader_that_does_not_look_below() {
+    without(Part::LookBelow, growth_hides_nothing);
+}
+
+#[test]
+#[should_panic(expected = "assertion")]
+fn control_a_move_that_does_not_freeze() {
+    without(Part::Freeze, growth_keeps_keys_unique);
+}
+
+#[test]
+#[should_panic(expected = "used again under a guard")]
+fn control_a_guard_that_is_not_counted() {
+    without(Part::Count, a_guard_keeps_the_block);
+}
+
+/// A withdrawal in the old bucket, which the move has read already.
+#[test]
+#[should_panic(expected = "assertion")]
+fn control_a_withdrawal_during_a_move() {
+    without(Part::Freeze, growth_revives_nothing);
 }

@@ -105,6 +105,14 @@ pub trait Memory {
     /// The line of a bucket.
     fn line(&self, place: Place) -> &Line;
 
+    /// Slots of the line whose tag is that of the hash, as bits.
+    ///
+    /// Of slots that nobody writes meanwhile: for others either answer is right.
+    #[inline]
+    fn tagged(&self, line: &Line, hash: u64) -> u32 {
+        crate::bucket::tagged(&line.slots, hash)
+    }
+
     /// The other slots of a bucket, if it has any.
     fn spill(&self, place: Place) -> Option<&Spill>;
 

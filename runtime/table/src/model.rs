@@ -70,7 +70,6 @@ impl Model {
     }
 
     /// Ends a guard.
-    #[cfg(loom)]
     pub fn leave(&self, guard: crate::guard::Place) {
         let mem = self.thread(0, 0);
         self.guards.leave(guard);

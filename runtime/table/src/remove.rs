@@ -11,6 +11,7 @@
 
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::bucket::{Bucket, Found};
+use crate::get::{Glance, glance};
 use crate::hash::Key;
 use crate::insert::finish;
 use crate::levels::{find, writable};
@@ -38,6 +39,25 @@ pub fn remove<M: Memory>(
     mut dtor: Option<Dtor<'_>>,
     afterwards: Afterwards,
 ) -> Result<bool, NoMemory> {
+    match glance(mem, key) {
+        Glance::Absent(..) => return Ok(false),
+        Glance::Found(found) if remove_found(mem, &found, mem.hash(key), &mut dtor, afterwards)? => {
+            return Ok(true);
+        }
+        Glance::Found(_) | Glance::Unsure => {}
+    }
+    remove_slowly(mem, key, dtor, afterwards)
+}
+
+/// [`remove`], out of the way.
+#[cold]
+#[inline(never)]
+fn remove_slowly<M: Memory>(
+    mem: &M,
+    key: Key,
+    mut dtor: Option<Dtor<'_>>,
+    afterwards: Afterwards,
+) -> Result<bool, NoMemory> {
     while let Some(found) = find(mem, key) {
         if remove_found(mem, &found, mem.hash(key), &mut dtor, afterwards)? {
             return Ok(true);
@@ -47,6 +67,7 @@ pub fn remove<M: Memory>(
 }
 
 /// Removes a variable that was found visible. `Ok(false)`: somebody else did.
+#[inline]
 fn remove_found<M: Memory>(
     mem: &M,
     found: &Found,

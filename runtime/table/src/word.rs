@@ -49,6 +49,11 @@ impl Meta {
         self.0 & Self::FROZEN != 0
     }
 
+    /// In use, and neither moved nor with more than its line.
+    pub const fn is_at_rest(self) -> bool {
+        self.0 & (Self::READY | Self::MOVED | Self::SPILL_MASK) == Self::READY
+    }
+
     /// Its content is in the next level.
     pub const fn is_moved(self) -> bool {
         self.0 & Self::MOVED != 0

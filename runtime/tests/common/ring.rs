@@ -70,6 +70,9 @@ pub fn ring_with(target: &Target, tid: i32, late: impl FnOnce()) {
         rdi: regs.rdi,
         rflags: regs.eflags,
         rip: regs.rip,
+        wait: 0,
+        left: [0; 2],
+        over: 0,
     };
     let place = regs.rsp - RED_ZONE - size_of::<Frame>() as u64;
     // SAFETY: `Frame` is u64 words without padding.

@@ -181,7 +181,7 @@ fn new_function(text: &mut String, patch: &Patch, index: usize, function: &Funct
             Code::Lends => writeln!(
                 lines,
                 "    lend((struct shadow_functions){{suture_shadow_get, suture_shadow_alloc, suture_shadow_get_or_alloc, \
-                 suture_shadow_free, suture_shadow_free_all}});"
+                 suture_shadow_free, suture_shadow_free_all, suture_shadow_enter, suture_shadow_leave}});"
             ),
             Code::Finds(id) => writeln!(
                 lines,

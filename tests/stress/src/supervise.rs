@@ -124,3 +124,42 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     child.wait().map_err(system("wait for a killed worker"))?;
     Ok(None)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::time::Instant;
+
+    /// A process that is gone, or has ended and waits for whoever inherited it.
+    fn has_ended(pid: &str) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.is_empty() || rest.starts_with(['Z', 'X']))
+    }
+
+    /// A worker that leaves a child behind, and ends or hangs.
+    fn leaves_a_child(and_then: &str, limit: Duration) -> (End, bool) {
+        let folder = tempfile::tempdir().expect("a directory");
+        let (worker, note) = (folder.path().join("worker"), folder.path().join("child"));
+        let script = format!("#!/bin/sh\nsleep 600 &\necho $! > {}\n{and_then}\n", note.display());
+        fs::write(&worker, script).expect("a script");
+        fs::set_permissions(&worker, fs::Permissions::from_mode(0o755)).expect("an executable");
+        let end = supervise(&worker, &[], limit).expect("a run").end;
+        let child = fs::read_to_string(note).expect("the child's number").trim().to_owned();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !has_ended(&child) && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let ended = has_ended(&child);
+        let _ = Command::new("kill").args(["-KILL", &child]).stderr(std::process::Stdio::null()).status();
+        (end, ended)
+    }
+
+    #[test]
+    fn what_a_worker_leaves_behind_ends_with_it() {
+        assert_eq!(leaves_a_child("exit 0", Duration::from_secs(60)), (End::Clean, true));
+        assert_eq!(leaves_a_child("exit 3", Duration::from_secs(60)), (End::Failed(3), true));
+        assert_eq!(leaves_a_child("wait", Duration::from_secs(4)), (End::Hung, true));
+    }
+}

@@ -93,7 +93,8 @@ impl Reader<'_> {
 
     pub(super) fn string(&self, at: Vaddr, what: &str) -> Result<Option<String>, DescriptorError> {
         let Some(addr) = self.any_pointer(at, what)? else { return Ok(None) };
-        let text = self.patch.string(addr, MAX_STRING);
+        // Control characters would reach terminals in messages.
+        let text = self.patch.string(addr, MAX_STRING).filter(|text| !text.contains(char::is_control));
         text.map(|t| Some(t.to_owned())).ok_or_else(|| DescriptorError::BadString { field: what.into() })
     }
 

@@ -85,14 +85,15 @@ impl Resolver<'_, '_> {
             return Ok(());
         }
         for &object in &self.patched {
-            let file = &self.view.objects[object].file;
-            let part = file.symbols().all().find(|s| {
+            let loaded = &self.view.objects[object];
+            let tables = [Some(loaded.file.symbols()), loaded.debug_symbols(self.debug_file)];
+            let part = tables.iter().flatten().flat_map(|table| table.all()).find(|s| {
                 s.name.strip_prefix(name).is_some_and(|rest| PARTS.iter().any(|p| rest.starts_with(p)))
             });
             if let Some(part) = part {
                 return Err(SymbolError::Folded {
                     name: name.into(),
-                    object: self.view.objects[object].name.clone(),
+                    object: loaded.name.clone(),
                     variant: part.name.to_owned(),
                 });
             }

@@ -40,7 +40,8 @@ pub struct LoadedObject {
     pub(super) debug: OnceLock<Option<ObjectFile>>,
 }
 
-/// Where the debug file of an object comes from (by its build-id), if there is one.
+/// Where the symbols of a stripped object come from: its debug file, if there is one. Who gives a file without
+/// a build-id knows by other means that it is of the object's build.
 #[derive(Clone, Copy)]
 pub struct DebugFile<'a>(pub &'a dyn Fn(&LoadedObject) -> Option<ObjectFile>);
 
@@ -95,7 +96,7 @@ impl LoadedObject {
         let stripped = || self.file.symbols().all().all(|s| s.dynamic);
         let file = self.debug.get_or_init(|| if stripped() { (from.0)(self) } else { None });
         // A debug file of another build would name other addresses.
-        let same = |f: &&ObjectFile| f.build_id().is_some() && f.build_id() == self.file.build_id();
+        let same = |f: &&ObjectFile| f.build_id().is_none() || f.build_id() == self.file.build_id();
         file.as_ref().filter(same).map(ObjectFile::symbols)
     }
 

@@ -220,9 +220,12 @@ pub fn parse(text: &str, known: &mut Known) -> Result<Action, String> {
         ["probe", function] => Action::Probe(function.to_owned(), true),
         ["unprobe", function] => Action::Probe(function.to_owned(), false),
         ["restore", function] => Action::Restore(function.to_owned()),
-        ["lent", "get" | "alloc" | "ensure" | "bytes" | "free" | "free-all" | "ran", ref rest @ ..] => {
-            Action::Lent([&words[1..2], rest].concat().join(" "), value()?)
-        }
+        [
+            "lent",
+            "get" | "alloc" | "ensure" | "bytes" | "free" | "free-all" | "ran" | "race" | "hold" | "held"
+            | "drop",
+            ref rest @ ..,
+        ] => Action::Lent([&words[1..2], rest].concat().join(" "), value()?),
         ["note", "shadow", id] => Action::Note(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["same", "shadow", id] => Action::Same(id.parse().map_err(|_| format!("{id:?} is no state"))?),
         ["check", ref what @ ..] => Action::Check(query(what, known)?, value()?),
