@@ -147,9 +147,9 @@ pub struct Fixup {
 pub struct Site {
     /// 0 = new; else [`crate::block::SiteRow::id`] of the site to use.
     pub id: u32,
-    /// Class letter: `b'P'`, `b'S'`, `b'A'` or `b'J'`.
+    /// Class letter: `b'P'`, `b'S'`, `b'A'`, `b'J'` or `b'W'`.
     pub class: u8,
-    /// Bytes the arming store writes: 1 (J) or 8 (P, S, A).
+    /// Bytes the arming store writes: 1 (J) or 8 (P, S, A, W).
     pub store_len: u8,
     /// Bytes of [`Site::pad_new`] in use (P, S), else 0.
     pub pad_len: u8,
@@ -169,8 +169,8 @@ pub struct Site {
     pub pad_addr: u64,
     /// Padding before.
     pub pad_old: [u8; 8],
-    /// Padding after. For class J, where `pad_len` is 0, its first five bytes are the whole jump
-    /// (`E9` and the four bytes that stay as they are), so that a verify pass can compare them.
+    /// Padding after. For J and W, where `pad_len` is 0, its first `window_len` bytes are the whole jump (with
+    /// the bytes that stay as they are), so that a verify pass can compare them.
     pub pad_new: [u8; 8],
     /// Address of the stub (undo of the prologue, then `jmp [rip+slot]`).
     pub stub: u64,

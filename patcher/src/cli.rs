@@ -267,7 +267,7 @@ pub struct NamedTargets {
 #[derive(Args, Debug)]
 pub struct Engine {
     /// Redirect classes that may be used, in any order
-    #[arg(long, value_name = "LETTERS", default_value = "PSAJ", value_parser = classes)]
+    #[arg(long, value_name = "LETTERS", default_value = "PSAJW", value_parser = classes)]
     pub classes: String,
 }
 
@@ -326,10 +326,10 @@ pub struct Output {
 
 fn classes(text: &str) -> Result<String, String> {
     let upper = text.to_ascii_uppercase();
-    if !upper.is_empty() && upper.chars().all(|c| "PSAJ".contains(c)) {
+    if !upper.is_empty() && upper.chars().all(|c| "PSAJW".contains(c)) {
         Ok(upper)
     } else {
-        Err("give some of the letters P, S, A, J".into())
+        Err("give some of the letters P, S, A, J, W".into())
     }
 }
 

@@ -163,8 +163,8 @@ fn mapped_word(target: &Target, site: &Site) -> Result<Option<u64>, Error> {
 pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
     let Some(live) = mapped_word(target, site)? else { return Ok(Live::Gone) };
     let mask = own_mask(site);
-    // Of a punned jump the four bytes behind it are part of the jump: a breakpoint in them sends it
-    // into nowhere.
+    // Of a punned jump the bytes behind the store are part of the jump: a breakpoint in them sends it into
+    // nowhere.
     if live & mask == site.new_word & mask {
         return Ok(if pun_intact(target, site)? { Live::Armed } else { Live::Foreign(live) });
     }
@@ -172,13 +172,14 @@ pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
 }
 
 fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
-    if site.class != b'J' {
+    if !matches!(site.class, b'J' | b'W') {
         return Ok(true);
     }
-    let mut displacement = [0; 4];
-    target.memory.read(Addr(site.site) + 1, &mut displacement).map_err(|e| Error::from_memory(target, e))?;
-    let expected = site.pad_new.get(1..5).unwrap_or(&[]);
-    Ok(displacement == expected)
+    let mut jump = [0; 8];
+    let len = usize::from(site.window_len).min(jump.len());
+    let jump = &mut jump[..len];
+    target.memory.read(Addr(site.site), jump).map_err(|e| Error::from_memory(target, e))?;
+    Ok(jump == &site.pad_new[..len])
 }
 
 /// Writes the jump into the padding (classes P and S). Nobody runs there before the site is armed.

@@ -311,11 +311,14 @@ impl<'a> View<'a> {
             }
             let (store_len, unused_bits) = match s.class {
                 b'J' => (1, 56),
-                b'P' | b'S' | b'A' => (8, 0),
+                b'P' | b'S' | b'A' | b'W' => (8, 0),
                 _ => return bad(offset_of!(Site, class)),
             };
             if s.store_len != store_len {
                 return bad(offset_of!(Site, store_len));
+            }
+            if s.window_len > 8 && matches!(s.class, b'J' | b'W') {
+                return bad(offset_of!(Site, window_len));
             }
             if s.pad_len > 8 || s.pad_len != 0 && s.pad_addr.checked_add(16).is_none() {
                 return bad(offset_of!(Site, pad_len));

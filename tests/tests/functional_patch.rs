@@ -287,7 +287,7 @@ fn json_documents_have_what_schema_1_promises() {
         assert_eq!(function["name"], *name);
         assert_eq!(function["object"], "main");
         assert_eq!(function["site"], "armed");
-        assert!("PSAJ".contains(function["class"].as_str().unwrap_or("?")), "{function:#}");
+        assert!("PSAJW".contains(function["class"].as_str().unwrap_or("?")), "{function:#}");
         assert_eq!(function["old"].as_u64(), Some(code::address(target.pid(), target.program(), name)));
     }
 

@@ -46,9 +46,13 @@ pub(crate) fn check(
         }
         no_arrival(object, function, &(first + 1..place.at + 1), references)?;
     }
-    if candidate.class != Class::J {
-        no_arrival(object, function, &(place.at + 1..candidate.window.end), references)?;
-    }
+    // Of a pun the bytes that stay may be arrived at: they are what they were.
+    let changed = match (candidate.class, candidate.wide) {
+        (Class::J, _) => 1,
+        (_, Some(wide)) => wide.stored(),
+        _ => candidate.window.end.0 - place.at.0,
+    };
+    no_arrival(object, function, &(place.at + 1..place.at + changed), references)?;
     if let Some(pad) = candidate.pad {
         no_arrival(object, function, &(pad.run..pad.at + JUMP), references)?;
     }

@@ -14,11 +14,14 @@ pub enum Class {
     A,
     /// Opcode pun: one byte becomes `E9`, the four bytes behind it *are* the displacement.
     J,
+    /// Wide pun: the first instruction becomes the beginning of a jump, only the bytes behind it stay and are the
+    /// rest of the displacement.
+    W,
 }
 
 impl Class {
     /// All classes in the order they are tried.
-    pub const ALL: [Self; 4] = [Self::P, Self::S, Self::A, Self::J];
+    pub const ALL: [Self; 5] = [Self::P, Self::S, Self::A, Self::J, Self::W];
 
     /// Its letter, as [`suture_abi::batch::Site::class`] has it.
     #[must_use]
@@ -28,7 +31,14 @@ impl Class {
             Self::S => b'S',
             Self::A => b'A',
             Self::J => b'J',
+            Self::W => b'W',
         }
+    }
+
+    /// Whether the jump leads to a page of its own, at an address the bytes behind the store have a say in.
+    #[must_use]
+    pub fn is_pun(self) -> bool {
+        matches!(self, Self::J | Self::W)
     }
 }
 
@@ -44,7 +54,7 @@ pub struct Classes(u8);
 
 impl Classes {
     /// Every class.
-    pub const ALL: Self = Self(0b1111);
+    pub const ALL: Self = Self(0b1_1111);
 
     /// From letters, in any order and case; `None` for a letter that is no class, or none at all.
     #[must_use]
@@ -90,7 +100,7 @@ mod tests {
         let set = Classes::parse("sJ").unwrap();
         assert!(set.contains(Class::S) && set.contains(Class::J));
         assert!(!set.contains(Class::P) && !set.contains(Class::A));
-        assert_eq!(Classes::parse("PSAJ"), Some(Classes::ALL));
+        assert_eq!(Classes::parse("PSAJW"), Some(Classes::ALL));
         assert_eq!(Classes::parse(""), None);
         assert_eq!(Classes::parse("PX"), None);
     }

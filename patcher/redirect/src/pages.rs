@@ -4,8 +4,11 @@
 //! do not collide are one page of the code file mapped several times: 10 000 sites need about 33.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 pub(crate) const PAGE: u64 = 0x1000;
+/// Bytes from one spot to the next that is tried in a page.
+const SPACING: usize = 8;
 
 /// Punned pages of a plan.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,13 @@ impl Pages {
             u64::from(*at) + bytes.len() as u64 <= offset || offset + len <= u64::from(*at)
         };
         offset + len <= PAGE && self.pages.get(&page).is_none_or(|parts| parts.iter().all(apart))
+    }
+
+    /// The first of some addresses where that many bytes are free in a page that is there.
+    pub fn spot(&self, among: &Range<u64>, len: u64) -> Option<u64> {
+        let pages = self.pages.range(among.start & !(PAGE - 1)..among.end);
+        let spots = pages.flat_map(|(page, _)| (*page..page + PAGE).step_by(SPACING));
+        spots.filter(|spot| among.contains(spot)).find(|spot| self.fits(*spot, len))
     }
 
     pub fn put(&mut self, addr: u64, bytes: Vec<u8>) {
@@ -81,6 +91,16 @@ impl FilePage {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_choice_of_addresses_meets_a_page_that_is_there() {
+        let mut pages = Pages::default();
+        pages.put(0x5000, vec![1; 6]);
+        assert_eq!(pages.spot(&(0x1000..0x5003), 6), None, "the only address in the page is taken");
+        assert_eq!(pages.spot(&(0x1000..0x9000), 6), Some(0x5008));
+        assert_eq!(pages.spot(&(0x5ff9..0x9000), 6), None, "would straddle");
+        assert_eq!(pages.spot(&(0x6000..0x9000), 6), None);
+    }
 
     #[test]
     fn pages_without_collisions_share_a_file_page() {

@@ -5,8 +5,8 @@ mod site;
 
 use self::emit::Hop;
 pub(crate) use self::site::pun_target;
-use self::site::skeleton;
 pub(crate) use self::site::{Tried, displaced};
+use self::site::{aim, first_target, skeleton};
 use crate::analysis::ObjectAnalysis;
 use crate::arena::Arena;
 use crate::callers;
@@ -181,7 +181,7 @@ impl<'a> Planner<'a> {
             room.take(image(object));
         }
         let mapped = process.maps.map_or(0, |m| m.regions.len());
-        let existing = process.existing.iter().filter(|s| s.site.class == Class::J.letter()).count();
+        let existing = process.existing.iter().filter(|s| matches!(s.site.class, b'J' | b'W')).count();
         let page_limit = options
             .max_pun_pages
             .saturating_sub(existing)
@@ -276,7 +276,7 @@ impl<'a> Planner<'a> {
         let place = &subject.places[candidate.boundary];
         let mut site = self.admit(subject, candidate)?;
         let code = displaced(subject.function, place, candidate);
-        let pun = (candidate.class == Class::J).then(|| pun_target(&site));
+        let pun = candidate.class.is_pun().then(|| pun_target(&site));
         let arena = self.arena(subject, pun)?;
         let before = self.arenas[arena].len();
         let hop = Hop { from: base + candidate.pad.map_or(place.at, |pad| pad.at), pun };
@@ -290,12 +290,15 @@ impl<'a> Planner<'a> {
     pub(crate) fn admit(&self, subject: &Subject<'_>, candidate: &Candidate) -> Result<Site, Refusal> {
         let object = &subject.loaded.analysis;
         check(object, subject.function, subject.places, candidate, subject.references)?;
-        let site = skeleton(subject, candidate)?;
+        let mut site = skeleton(subject, candidate)?;
         if let Some(at) = self.claims.conflict(&claimed(&site)) {
             return Err(Refusal::Overlap(Vaddr(at.wrapping_sub(subject.loaded.base.0))));
         }
         self.check_live(subject, candidate, &site)?;
-        if candidate.class == Class::J {
+        if let Some(wide) = candidate.wide {
+            let target = self.target(first_target(&site, wide), 1 << (8 * wide.free))?;
+            aim(&mut site, wide, target);
+        } else if candidate.class.is_pun() {
             self.check_pun(pun_target(&site))?;
         }
         Ok(site)
@@ -316,6 +319,25 @@ impl<'a> Planner<'a> {
             check_bytes(memory, base, range.start, file.ok_or(Refusal::NotCode(range.start))?)?;
         }
         Ok(())
+    }
+
+    /// Rule 7 for a pun that has a choice of `count` addresses: in a page of the plan if one has room, else the
+    /// first free one.
+    fn target(&self, first: u64, count: u64) -> Result<u64, Refusal> {
+        let targets = first..first.saturating_add(count);
+        if let Some(shared) = self.pages.spot(&targets, SLOT_JUMP) {
+            return Ok(shared);
+        }
+        let pages = (first & !(PAGE - 1)..targets.end).step_by(PAGE as usize);
+        let mut why = None;
+        for target in pages.map(|page| page.max(first)) {
+            match self.check_pun(target) {
+                Ok(()) => return Ok(target),
+                Err(refusal) => _ = why.get_or_insert(refusal),
+            }
+        }
+        let page = first & !(PAGE - 1);
+        Err(why.unwrap_or(Refusal::Target { page, why: TargetFault::Outside }))
     }
 
     /// Rule 7: the page a pun leads to.

@@ -38,6 +38,30 @@ pub(crate) struct Candidate {
     pub window: Range<Vaddr>,
     /// Padding that gets a near jump first (P, S).
     pub pad: Option<Pad>,
+    /// How the jump lies over the first instruction (W).
+    pub wide: Option<Wide>,
+}
+
+/// A jump of which only the beginning is stored: prefixes that mean nothing, the opcode, and the low bytes of
+/// the displacement.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wide {
+    /// Prefixes.
+    pub prefixes: u64,
+    /// Bytes of the displacement that may be chosen, at most three.
+    pub free: u64,
+}
+
+impl Wide {
+    /// Bytes that are stored.
+    pub fn stored(self) -> u64 {
+        self.prefixes + 1 + self.free
+    }
+
+    /// Length of the jump.
+    pub fn len(self) -> u64 {
+        self.prefixes + JUMP
+    }
 }
 
 /// Five bytes of padding.
@@ -51,6 +75,9 @@ pub(crate) struct Pad {
 
 /// Length of a near jump.
 pub(crate) const JUMP: u64 = 5;
+/// Prefixes that change nothing about a near jump: an override of a segment that long mode ignores, and, next to
+/// the opcode, one for an operand of 64 bits, which it has anyway (Intel SDM 2.2.1, AMD APM volume 3, 1.2).
+pub(crate) const PREFIXES: [u8; 2] = [0x26, 0x48];
 /// Longest padding that assemblers make.
 pub(crate) const LONGEST: u64 = 256;
 /// Boundaries looked at, prologues of more steps do not occur.
@@ -117,7 +144,7 @@ pub(crate) fn candidates(
     for (boundary, place) in places.iter().enumerate() {
         let insn = &function.code[place.index];
         let mut add = |class, len, pad| {
-            found.push(Candidate { class, boundary, window: place.at..place.at + len, pad });
+            found.push(Candidate { class, boundary, window: place.at..place.at + len, pad, wide: None });
         };
         if boundary == 0
             && let Some(pad) = compiler_pad(object, function, place)
@@ -152,8 +179,33 @@ pub(crate) fn candidates(
     puns.sort_unstable();
     found.extend(puns.into_iter().map(|(_, boundary)| {
         let at = places[boundary].at;
-        Candidate { class: Class::J, boundary, window: at..at + JUMP, pad: None }
+        Candidate { class: Class::J, boundary, window: at..at + JUMP, pad: None, wide: None }
     }));
+    found.extend(wide(function, places, tail.end));
+    found
+}
+
+/// Class W: jumps whose beginning takes the place of the first instruction, or of as much of it as lies in one
+/// aligned word. With each prefix more the bytes that cannot be chosen are others. Those with the longest choice
+/// first.
+fn wide(function: &Function, places: &[Boundary], end: Vaddr) -> Vec<Candidate> {
+    let mut found = Vec::new();
+    for (boundary, place) in places.iter().enumerate() {
+        let len = function.code[place.index].len() as u64;
+        let stored = len.min(8 - place.at.0 % 8);
+        // One byte is class J, five are class A.
+        if !(2..JUMP).contains(&stored) {
+            continue;
+        }
+        for prefixes in 0..stored.min(PREFIXES.len() as u64 + 1) {
+            let shape = Wide { prefixes, free: stored - 1 - prefixes };
+            let window = place.at..place.at + shape.len();
+            if window.end <= end {
+                found.push(Candidate { class: Class::W, boundary, window, pad: None, wide: Some(shape) });
+            }
+        }
+    }
+    found.sort_by_key(|c| c.wide.map(|w| (std::cmp::Reverse(w.free), c.boundary)));
     found
 }
 

@@ -58,6 +58,26 @@ fn every_class_redirects() {
     assert_eq!(round_trip(&loaded, "tail_branch", "S"), (Class::S, 0, 0));
     assert_eq!(round_trip(&loaded, "short_pad", "S").0, Class::S);
     assert_eq!(round_trip(&loaded, "tiny", "A"), (Class::A, 0, 0));
+    // Stored bytes 2, 3, 4, and a long instruction of which three bytes lie in the word.
+    let loaded = Loaded::assembled(
+        &[
+            function("wide_two", "mov %edi,%eax\nadd %esi,%eax\nadd $78,%eax\nret"),
+            function("wide_three", "mov %rdi,%rax\nadd %rsi,%rax\nadd $79,%rax\nret"),
+            function("wide_four", "lea 7(%rdi),%rax\nadd %rsi,%rax\nadd $80,%rax\nret"),
+            function(
+                "wide_long",
+                &format!(
+                    "push %rbp\nmov %rsp,%rbp\nnop\nmov $0x11223344,%eax\nadd %edi,%eax\n{}",
+                    "pop %rbp\nret"
+                ),
+            ),
+            function("wide_behind", pushes),
+        ]
+        .concat(),
+    );
+    for name in ["wide_two", "wide_three", "wide_four", "wide_long", "wide_behind"] {
+        assert_eq!(round_trip(&loaded, name, "W").0, Class::W, "{name}");
+    }
     let compiler = common::build(
         "int pad_plain(int a, int b) { return a - b; }\n",
         "c",

@@ -5,8 +5,8 @@ mod common;
 use common::{Loaded, OwnMemory, arm, build, call, function, in_child, map, own_maps, set_slot};
 use suture_elf::Region;
 use suture_redirect::{
-    Classes, ExistingSite, Function, Options, PlanError, ProcessView, RedirectPlan, Refusal, plan_sites,
-    split_parts,
+    Class, Classes, ExistingSite, Function, Options, PlanError, ProcessView, RedirectPlan, Refusal,
+    plan_sites, split_parts,
 };
 
 fn only(classes: &str) -> Options {
@@ -138,6 +138,44 @@ fn without_room_nearby_nothing_is_planned() {
     let objects = std::slice::from_ref(&loaded.object);
     let none = plan_sites(objects, &[loaded.request("f")], &view, &only("PSA"));
     assert!(matches!(none, Err(PlanError::NoRoom { .. })), "{none:?}");
+}
+
+/// The bytes that a wide pun leaves alone may be arrived at, those it changes may not.
+#[test]
+fn arrivals_in_and_behind_a_wide_pun() {
+    let with = |label: &str| {
+        let body = format!(
+            "mov %rdi,%rax\nadd %rsi,%rax\nadd $79,%rax\nadd $3,%rax\nret\n.set f_inner,f+{label}\n.local f_inner"
+        );
+        let jumps = function("f", &body) + ".skip 300,0x90\n" + &function("g", "mov $1,%eax\njmp f_inner");
+        Loaded::assembled(&(jumps + ".p2align 12\n"))
+    };
+    let behind = with("3");
+    let plan = behind.plan(&["f"], &only("W")).unwrap();
+    assert_eq!((plan.sites[0].class, plan.sites[0].offset), (Class::W, 0));
+    match refusal(with("1").plan(&["f"], &only("W"))) {
+        Refusal::Arrival { .. } => {}
+        other => panic!("{other}"),
+    }
+}
+
+/// Where the first page it could lead to is in use, a wide pun takes another.
+#[test]
+fn a_wide_pun_avoids_what_is_mapped() {
+    let body = "mov %rdi,%rax\npush %rbx\nmov %rsi,%rbx\nadd %rbx,%rax\npop %rbx\nret";
+    let loaded = Loaded::assembled(&(function("f", body) + ".p2align 12\n"));
+    let mut maps = own_maps();
+    let mut pages = Vec::new();
+    for _ in 0..3 {
+        let view = ProcessView { maps: Some(&maps), memory: Some(&OwnMemory), ..ProcessView::default() };
+        let request = [loaded.request("f")];
+        let plan = plan_sites(std::slice::from_ref(&loaded.object), &request, &view, &only("W")).unwrap();
+        let page = plan.sites[0].site.stub & !0xfff;
+        assert!(!pages.contains(&page), "{page:#x} is in use");
+        pages.push(page);
+        maps.regions.push(Region { start: page, end: page + 0x1000, ..Region::default() });
+        maps.regions.sort_by_key(|r| r.start);
+    }
 }
 
 /// Rule 3: the branch comes from another function, as out of a `.cold` part or hand-written code.

@@ -74,7 +74,7 @@ pub fn run(
 /// How many functions of each class: `3 S, 1 J`.
 fn by_class(applied: &Applied) -> String {
     let count = |class: char| applied.functions.iter().filter(|f| f.class == class).count();
-    let counts = ['P', 'S', 'A', 'J'].map(|class| (class, count(class)));
+    let counts = ['P', 'S', 'A', 'J', 'W'].map(|class| (class, count(class)));
     let some: Vec<String> = counts.iter().filter(|(_, n)| *n > 0).map(|(c, n)| format!("{n} {c}")).collect();
     if some.is_empty() { "nothing loaded".into() } else { some.join(", ") }
 }

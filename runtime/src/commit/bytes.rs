@@ -1,8 +1,8 @@
 //! Code bytes: looking at a site, and the store from inside.
 //!
 //! A word of eight bytes may hold neighbours of the site: only the bytes the arming store *changes* are
-//! the site's own, everything else in the word is not looked at. For class J the four bytes behind the
-//! store count as well, because they are the displacement; for P and S the padding that holds the jump.
+//! the site's own, everything else in the word is not looked at. For J and W the bytes behind the store count as
+//! well, because they are the rest of the displacement; for P and S the padding that holds the jump.
 //!
 //! # Safety
 //!
@@ -85,12 +85,12 @@ pub fn look_at(plan: &Site) -> Result<Live, Errno> {
         return Ok(Live::Foreign(plan.store_addr, live));
     }
     let pad = u64::from_le_bytes(plan.pad_new);
-    if plan.class == b'J' {
-        let behind = plan.site.wrapping_add(1);
-        let displacement = read(behind, 4)?;
-        return Ok(match displacement == pad.wrapping_shr(8) & low_bytes(4) {
+    if matches!(plan.class, b'J' | b'W') {
+        let len = u32::from(plan.window_len.min(8));
+        let jump = read(plan.site, len)?;
+        return Ok(match jump == pad & low_bytes(len) {
             true => Live::Armed,
-            false => Live::Foreign(behind, displacement),
+            false => Live::Foreign(plan.site, jump),
         });
     }
     if plan.pad_len != 0 {
@@ -247,6 +247,7 @@ mod tests {
         let plan = Site {
             class: b'J',
             store_len: 1,
+            window_len: 5,
             site: addr,
             store_addr: addr,
             old_word: 0x55,

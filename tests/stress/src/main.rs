@@ -29,7 +29,7 @@ struct Cli {
 enum Verb {
     /// Attacks every shape of a class at every alignment.
     Run {
-        /// P, S, A, J, or all of them; by name only: `first` (first touch of file pages) and
+        /// P, S, A, J, W, or all of them; by name only: `first` (first touch of file pages) and
         /// `planned` (the project's own planner, in a library).
         #[arg(long, default_value = "all")]
         class: String,

@@ -15,11 +15,14 @@ pub enum Class {
     A,
     /// One byte becomes `E9`; the four bytes behind it are the displacement.
     J,
+    /// Two to four bytes of an instruction become the beginning of `jmp rel32`; the bytes behind them are the
+    /// rest of its displacement.
+    W,
 }
 
 impl Class {
     /// All classes, in the order a planner prefers them.
-    pub const ALL: [Self; 4] = [Self::P, Self::S, Self::A, Self::J];
+    pub const ALL: [Self; 5] = [Self::P, Self::S, Self::A, Self::J, Self::W];
 
     /// The class's letter.
     pub fn letter(self) -> u8 {
@@ -28,13 +31,14 @@ impl Class {
             Self::S => b'S',
             Self::A => b'A',
             Self::J => b'J',
+            Self::W => b'W',
         }
     }
 
-    /// Bytes of code the arming store changes.
+    /// Bytes of code the arming store changes at least.
     pub fn width(self) -> u64 {
         match self {
-            Self::P | Self::S => 2,
+            Self::P | Self::S | Self::W => 2,
             Self::A => 5,
             Self::J => 1,
         }
@@ -153,6 +157,19 @@ pub const SHAPES: &[Shape] = &[
     shape(Class::J, "sub 24;add al", &[Op::SubImm8(24)], Op::AddAl(0x44), &[Op::Push(RBX)], Pad::None),
     shape(Class::J, "four;push rbx", FOUR, Op::Push(RBX), &[Op::SubImm8(8)], Pad::None),
     shape(Class::J, "long;xor r11d", LONG, Op::XorR11, &[Op::Push(RBX)], Pad::None),
+
+    shape(Class::W, "push r12;push", &[], Op::Push(12), &[Op::Push(RBX), Op::SubImm8(8)], Pad::None),
+    shape(Class::W, "mov eax,eax", &[], Op::MovEaxEax, &[Op::Push(RBP), Op::MovRbpRsp], Pad::None),
+    shape(Class::W, "xor r11d", &[], Op::XorR11, &[Op::Push(RBX)], Pad::None),
+    shape(Class::W, "sub rsp,24", &[], Op::SubImm8(24), &[Op::AddAl(0x33)], Pad::None),
+    shape(Class::W, "spill", &[], Op::SpillR11, &[], Pad::None),
+    shape(Class::W, "mov r11d", &[], Op::MovR11d(0x1357_9bdf), &[Op::Push(RBX)], Pad::None),
+    shape(Class::W, "movabs", &[], Op::MovabsR11(0x0102_0304_0526_1708), &[], Pad::None),
+    shape(Class::W, "endbr;push r13", &[Op::Endbr], Op::Push(13), &[Op::SubImm8(16)], Pad::None),
+    shape(Class::W, "push;mov rbp", &[Op::Push(RBP)], Op::MovRbpRsp, &[Op::Push(RBX)], Pad::None),
+    shape(Class::W, "frame;push r15", FRAME, Op::Push(15), &[Op::SubImm8(24)], Pad::None),
+    shape(Class::W, "four;sub", FOUR, Op::SubImm8(8), &[Op::Push(RBX)], Pad::None),
+    shape(Class::W, "long;xor r11d", LONG, Op::XorR11, &[Op::Push(RBX)], Pad::None),
 ];
 
 /// Page offsets a site is tried at: start of a line, end of a line, end of a page, each at all

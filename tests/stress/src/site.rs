@@ -66,6 +66,7 @@ pub fn plan(class: Class, f: &Found, new: u64, arena: &mut Arena, punned: &mut P
     let dispatcher = push_dispatcher(arena, slot, copy, new)?;
 
     let store_len = if class == Class::J { 1 } else { 8 };
+    let mut window_len = if class == Class::J { 5 } else { f.window.max(class.width()) as u8 };
     let shift = (f.site % 8) as usize;
     let mut pad_new = [0; 8];
     let mut pad_len = 0;
@@ -85,6 +86,13 @@ pub fn plan(class: Class, f: &Found, new: u64, arena: &mut Arena, punned: &mut P
             pad_new[0] = 0xe9;
             pad_new[1..5].copy_from_slice(&tail);
         }
+        Class::W => {
+            let shape = Wide::of(f);
+            let jump = shape.jump(f, stub, punned)?;
+            word[shift..shift + shape.stored].copy_from_slice(&jump[..shape.stored]);
+            window_len = jump.len() as u8;
+            pad_new[..jump.len()].copy_from_slice(&jump);
+        }
         Class::A => word[shift..shift + 5].copy_from_slice(&jump(f.site, stub)?),
         Class::S | Class::P => {
             let back = f.pad.wrapping_sub(f.site + 2).cast_signed();
@@ -101,7 +109,7 @@ pub fn plan(class: Class, f: &Found, new: u64, arena: &mut Arena, punned: &mut P
         class: class.letter(),
         store_len,
         pad_len,
-        window_len: if class == Class::J { 5 } else { f.window.max(class.width()) as u8 },
+        window_len,
         entry: f.entry,
         site: f.site,
         store_addr,
@@ -118,6 +126,51 @@ pub fn plan(class: Class, f: &Found, new: u64, arena: &mut Arena, punned: &mut P
         ..Site::default()
     };
     Ok(Planned { site, slot, dispatcher })
+}
+
+/// How a jump lies over the first instruction (W): all its forms occur among the places of a shape.
+#[derive(Clone, Copy, Debug)]
+pub struct Wide {
+    /// Prefixes in front of the opcode.
+    pub prefixes: usize,
+    /// Bytes that are stored.
+    pub stored: usize,
+}
+
+impl Wide {
+    /// The form for a function.
+    pub fn of(f: &Found<'_>) -> Self {
+        let instruction = (f.displaced_end - f.site) as usize;
+        let stored = instruction.min(8 - (f.site % 8) as usize).min(4);
+        Self { prefixes: (f.site / 8) as usize % stored.min(3), stored }
+    }
+
+    /// Whether its jump leads up.
+    pub fn is_upwards(self, f: &Found<'_>) -> bool {
+        f.code[(f.site - f.entry) as usize + self.prefixes + 4] < 0x80
+    }
+
+    /// The whole jump, with the first displacement whose target is free.
+    fn jump(self, f: &Found<'_>, stub: u64, punned: &mut Punned) -> Result<Vec<u8>> {
+        let at = (f.site - f.entry) as usize;
+        let mut jump = f.code[at..at + self.prefixes + 5].to_vec();
+        jump[..self.prefixes].copy_from_slice(&[0x26, 0x48][2 - self.prefixes..]);
+        jump[self.prefixes] = 0xe9;
+        let free = self.prefixes + 1..self.stored;
+        let mut last = Error::Site { class: 'W', site: f.site, reason: "no target" };
+        for choice in 0..256_u32 {
+            // Far apart where there is a choice, so that pages differ.
+            let bytes = choice.wrapping_mul(0x0001_0101).to_le_bytes();
+            jump[free.clone()].copy_from_slice(&bytes[..free.len()]);
+            let displacement = jump.last_chunk().map_or(0, |d| i32::from_le_bytes(*d));
+            let end = f.site + jump.len() as u64;
+            match punned.add(end.wrapping_add_signed(i64::from(displacement)), stub) {
+                Ok(()) => return Ok(jump),
+                Err(error) => last = error,
+            }
+        }
+        Err(last)
+    }
 }
 
 /// `word` at `addr` with the bytes of `pad` at `pad_addr` laid over the part they share.

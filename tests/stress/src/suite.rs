@@ -21,8 +21,13 @@ pub enum Suite {
 
 impl Suite {
     /// The runs of `--class all`. The others are asked for by name.
-    pub const ALL: [Self; 4] =
-        [Self::Class(Class::P), Self::Class(Class::S), Self::Class(Class::A), Self::Class(Class::J)];
+    pub const ALL: [Self; 5] = [
+        Self::Class(Class::P),
+        Self::Class(Class::S),
+        Self::Class(Class::A),
+        Self::Class(Class::J),
+        Self::Class(Class::W),
+    ];
 
     /// The cases whose name contains `only`, in the order of the scoreboard.
     pub fn cases(self, only: &str) -> Vec<Case> {

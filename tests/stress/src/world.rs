@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::memory::{ARENA_LEN, Arena, PAGE, Punned, fill, map_at};
 use crate::op::Assembler;
 use crate::shape::{Case, Class};
-use crate::site::{Found, Planned, finalize, plan};
+use crate::site::{Found, Planned, Wide, finalize, plan};
 use crate::victim::{Victim, emit, emit_new};
 
 /// Start of the text. Half of the address space away from everything the kernel places, so that
@@ -140,7 +140,11 @@ impl World {
         let mut world = Self::default();
         for (case, victim) in cases.iter().zip(victims) {
             let class = case.shape.class;
-            let up = class != Class::J || punned_upwards(victim);
+            let up = match class {
+                Class::J => punned_upwards(victim),
+                Class::W => Wide::of(&found(victim)).is_upwards(&found(victim)),
+                _ => true,
+            };
             let (arena, new) = if up { (&mut above, new[1]) } else { (&mut below, new[0]) };
             let mut found = found(victim);
             found.word = word_at(&image, victim.site);

@@ -44,6 +44,11 @@ fn class_j_survives() {
 }
 
 #[test]
+fn class_w_survives() {
+    assert!(pass("W", "").direct > 0);
+}
+
+#[test]
 fn first_touch_of_file_pages_survives() {
     let totals = pass("first", "");
     assert_eq!(totals.direct, 0);

@@ -22,7 +22,7 @@ const PROT_EXEC: u32 = 4;
 pub(super) struct Hop {
     /// Where a near jump stands (P, S, A).
     pub from: Addr,
-    /// Where the pun leads (J).
+    /// Where the pun leads (J, W).
     pub pun: Option<u64>,
 }
 

@@ -4,7 +4,7 @@ use super::Subject;
 use crate::Refusal;
 use crate::function::Function;
 use crate::options::Class;
-use crate::window::{Boundary, Candidate, JUMP, in_word_of};
+use crate::window::{Boundary, Candidate, JUMP, PREFIXES, Wide, in_word_of};
 use suture_abi::batch::Site;
 use suture_elf::Vaddr;
 
@@ -36,6 +36,14 @@ pub(super) fn skeleton(subject: &Subject<'_>, candidate: &Candidate) -> Result<S
     site.store_addr = (base + word).0;
     site.old_word = bytes(word, 8)?.try_into().map_or(0, u64::from_le_bytes);
     site.new_word = site.old_word;
+    if let Some(wide) = candidate.wide {
+        let len = wide.len() as usize;
+        site.pad_new[..len].copy_from_slice(&bytes(at, wide.len())?[..len]);
+        let prefixes = wide.prefixes as usize;
+        site.pad_new[..prefixes].copy_from_slice(&PREFIXES[PREFIXES.len() - prefixes..]);
+        site.pad_new[prefixes] = 0xe9;
+        return Ok(site);
+    }
     if let Some(pad) = candidate.pad {
         let distance = pad.at.0.wrapping_sub(at.0 + 2) as u8;
         site.new_word = with_bytes(site.new_word, at.0 - word.0, &[0xeb, distance]);
@@ -58,9 +66,26 @@ pub(super) fn with_bytes(word: u64, at: u64, bytes: &[u8]) -> u64 {
 
 /// Where a pun leads.
 pub(crate) fn pun_target(site: &Site) -> u64 {
-    let displacement =
-        i32::from_le_bytes([site.pad_new[1], site.pad_new[2], site.pad_new[3], site.pad_new[4]]);
-    (site.site + JUMP).wrapping_add_signed(i64::from(displacement))
+    let end = usize::from(site.window_len);
+    let displacement = site.pad_new[..end].last_chunk().map_or(0, |bytes| i32::from_le_bytes(*bytes));
+    (site.site + end as u64).wrapping_add_signed(i64::from(displacement))
+}
+
+/// First address that a wide pun may lead to; how many there are follows from its free bytes.
+pub(super) fn first_target(site: &Site, wide: Wide) -> u64 {
+    let mut first = *site;
+    let free = wide.prefixes as usize + 1..wide.stored() as usize;
+    first.pad_new[free].fill(0);
+    pun_target(&first)
+}
+
+/// Makes a wide pun lead to one of its targets.
+pub(super) fn aim(site: &mut Site, wide: Wide, target: u64) {
+    let end = site.site + wide.len();
+    let displacement = (target.wrapping_sub(end) as u32).to_le_bytes();
+    let (first, stored) = (wide.prefixes as usize + 1, wide.stored() as usize);
+    site.pad_new[first..stored].copy_from_slice(&displacement[..stored - first]);
+    site.new_word = with_bytes(site.old_word, site.site - site.store_addr, &site.pad_new[..stored]);
 }
 
 /// The code the copy has to hold: from the entry to the end of the displaced instruction, with the
@@ -87,7 +112,7 @@ pub(crate) struct Tried {
 impl Tried {
     /// Notes a refusal. A pun is possible nearly everywhere, so why it is not says most.
     pub fn add(&mut self, candidate: &Candidate, why: Refusal) {
-        let place = if candidate.class == Class::J { &mut self.pun } else { &mut self.other };
+        let place = if candidate.class.is_pun() { &mut self.pun } else { &mut self.other };
         place.get_or_insert(why);
     }
 
