@@ -447,7 +447,9 @@ fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cach
     }
     let library = crate::threads::library(view).map(|o| Module::new(o.path.clone(), o.base, o.file.clone()));
     if let Some(context) = library.and_then(|m| m.context_return()).filter(|_| !ranges.is_empty()) {
-        ranges.push(Range { func: 0, kind: RANGE_CONTEXT, start: context.start, end: context.end });
+        // From one byte in front: the bounds go through registers of threads that look at themselves and stay on
+        // their stacks, and the address itself would be taken for a coroutine's afterwards.
+        ranges.push(Range { func: 0, kind: RANGE_CONTEXT, start: context.start - 1, end: context.end });
     }
     ranges
 }

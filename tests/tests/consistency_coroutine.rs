@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use suture_tests::command::suture;
 use suture_tests::dist::root;
 use suture_tests::target::Options;
-use suture_tests::{Lab, Target, report};
+use suture_tests::{Lab, Target, repeat, report};
 
 /// A patch of both functions.
 fn patch(lab: &Lab) -> PathBuf {
@@ -131,4 +131,30 @@ fn a_program_that_only_could_make_coroutines_is_not_searched_again_and_again() {
     assert_eq!(stacks["guarded"], false, "{applied:#}");
     assert!(stacks["searched"].as_u64() > Some(0), "{applied:#}");
     assert!(stacks["signs"][0].as_str().is_some_and(|s| s.contains("makecontext")), "{applied:#}");
+}
+
+/// Threads that looked at themselves leave on their stacks whatever the look had in its registers. The program then must
+/// not look as if it had coroutines: threads' own stacks are given back to the C library and used again.
+#[test]
+fn looks_of_threads_at_themselves_leave_no_sign_of_a_coroutine() {
+    let lab = Lab::new();
+    let program = lab.compile_target("short_lived.c", &["-pthread"]);
+    let target = Target::start(&program, &[], Options::default());
+    let patch = lab.patch(
+        "work",
+        "#include <suture.h>\n\
+         static long new_work(long n) { return n + 2; }\n\
+         SUTURE_PATCH(\"work\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"work\", new_work)));\n",
+    );
+    let mut themselves = 0;
+    for _ in 0..repeat(12, 200) {
+        let applied = report::apply(&patch, target.pid());
+        let stacks = &applied["own_stacks"];
+        assert!(!stacks["signs"].as_array().expect("signs").is_empty(), "{stacks}");
+        assert_eq!((&stacks["contexts"], &stacks["guarded"]), (&0.into(), &false.into()), "{applied:#}");
+        themselves += applied["moved_by"]["themselves"].as_u64().expect("a number");
+        let disabled = report::disable("work", target.pid());
+        assert_eq!(disabled["finished"], true, "{disabled:#}");
+    }
+    assert!(themselves > 0, "no thread looked at itself");
 }
