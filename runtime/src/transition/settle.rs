@@ -10,11 +10,14 @@
 //! 1. every thread that any reading of this transition has shown is *known* until it is proven gone, and
 //!    all known threads are at the goal;
 //! 2. *closing*: births go to the goal from now on ([`crate::birth`]), thread ids without a chunk lead to the
-//!    chunk that stands in, and records that no known thread owns are noted, shared ones too;
-//! 3. the next reading: whoever it does not show and whose record has not changed since 2 is dead or not
-//!    born, and its record is put to the goal, so that a thread nobody knows that takes the number starts
-//!    there;
-//! 4. the passes of every known thread were moved after 2 (a birth that had not seen 2 fails its swap);
+//!    chunk that stands in, the passes of every record are moved (a birth that had not seen the closing fails its
+//!    swap, or made it before and is seen), and records that no known thread owns are noted, shared ones too;
+//! 3. the next reading: if a thread with the number of a noted record exists and no reading has shown it, all of it
+//!    begins again: the kernel leaves one thread out for each that ends while it lists them. Threads that are never
+//!    shown (the kernel's own, under the number of a thread that ended) are given up after some rounds. Else the
+//!    record's owner is dead or not born, and if it has not changed since 2 it is put to the goal, so that whoever
+//!    takes the number starts there;
+//! 4. the passes of every thread that became known later were moved after 2, too;
 //! 5. two readings in a row, begun after all that, show nobody off the goal. Who is new in them was born
 //!    since 2, and his passes are moved, too, before his side is read.
 //!
@@ -32,7 +35,7 @@ use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::block::TransitionRow;
 use suture_abi::channel::Move;
-use suture_abi::dispatch::{passes, side};
+use suture_abi::dispatch::{Record, passes, side};
 use suture_scan::Ranges;
 
 impl From<NoMemory> for Errno {
@@ -79,14 +82,19 @@ pub struct Settling {
     to_switched: bool,
     known: Vec<Known>,
     closing: Closing,
+    /// Rounds for which threads are waited for that exist and are not shown.
+    patience: u32,
 }
+
+/// So many rounds of readings do not leave the same thread out by chance.
+const PATIENCE: u32 = 8;
 
 impl Settling {
     /// Begins. To be made anew when the transition is turned round.
     pub fn new(t: &TransitionRow) -> Self {
         let (transition, to_switched) = (t.id, t.to_switched());
         birth::open(transition);
-        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open }
+        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open, patience: PATIENCE }
     }
 
     /// True if it is about this transition in this direction.
@@ -154,9 +162,7 @@ impl Settling {
         if self.pending().next().is_some() {
             self.hurry();
             if !matches!(self.closing, Closing::Open) {
-                self.closing = Closing::Open;
-                self.known.iter_mut().for_each(|k| k.fenced = false);
-                birth::open(self.transition);
+                self.reopen();
             }
             return Ok(false);
         }
@@ -164,12 +170,13 @@ impl Settling {
             Closing::Open => {
                 birth::close(self.transition, self.to_switched);
                 DIRECTORY.close();
+                self.fence_everybody();
                 self.closing = Closing::Begun(self.note()?);
             }
-            Closing::Begun(noted) => {
-                self.settle_unknown(&noted);
-                self.closing = Closing::Agreed(0);
-            }
+            Closing::Begun(noted) => match self.settle_unknown(&noted) {
+                true => self.closing = Closing::Agreed(0),
+                false => self.reopen(),
+            },
             Closing::Agreed(count) => {
                 let count = count.saturating_add(1);
                 self.closing = Closing::Agreed(count);
@@ -212,6 +219,21 @@ impl Settling {
         }
     }
 
+    fn reopen(&mut self) {
+        self.closing = Closing::Open;
+        self.known.iter_mut().for_each(|k| k.fenced = false);
+        birth::open(self.transition);
+    }
+
+    /// Moves the passes of every record, whoever owns it: a birth may be under way that no reading has shown. A
+    /// word of 0 is off the goal while threads are being switched, and noted as it is.
+    fn fence_everybody(&self) {
+        for (_, records) in DIRECTORY.chunks() {
+            let used = |record: &&Record| !self.to_switched || record.word.load(Ordering::SeqCst) != 0;
+            records.iter().filter(used).for_each(|record| fence(&record.word));
+        }
+    }
+
     /// Records off the goal of threads that nobody knows.
     fn note(&self) -> Result<Noted, NoMemory> {
         let mut noted = Noted::default();
@@ -232,14 +254,21 @@ impl Settling {
         Ok(noted)
     }
 
-    /// Puts noted records to the goal. A whole reading came after they were noted and showed nobody who is
-    /// off the goal: whoever owns one is dead, unborn, or has changed it since (then the swap fails, and the
-    /// next reading shows him).
-    fn settle_unknown(&self, noted: &Noted) {
+    /// Puts noted records to the goal whose owner does not exist: it is dead or unborn. False if one does that was
+    /// left out of the readings, or if a record has changed to the wrong side.
+    fn settle_unknown(&mut self, noted: &Noted) -> bool {
+        let worker = thread::gettid();
+        let mut all = true;
         for (tid, word) in noted.own.iter().filter(|(tid, _)| !self.knows(*tid)) {
-            if let Some(record) = DIRECTORY.find(*tid) {
-                move_to(record, *word, self.goal());
+            let Some(record) = DIRECTORY.find(*tid) else { continue };
+            let used = *tid != worker && record.load(Ordering::SeqCst) != 0;
+            let is_there = used && self.patience > 0 && thread::exists(*tid);
+            if is_there || !move_to(record, *word, self.goal()) {
+                all &= self.is_there(record.load(Ordering::SeqCst));
             }
+        }
+        if !all {
+            self.patience = self.patience.saturating_sub(1);
         }
         let mut left = noted.shared.iter().copied().peekable();
         for (at, record) in (0u32..).zip(DIRECTORY.shared()) {
@@ -247,6 +276,7 @@ impl Settling {
                 move_to(record, word, self.goal());
             }
         }
+        all
     }
 
     fn knows(&self, tid: u32) -> bool {
