@@ -239,19 +239,8 @@ pub extern "C" fn settle(number: u64) -> Start {
     let record = if closing { DIRECTORY.find(tid) } else { DIRECTORY.ensure(tid).ok() };
     if let Some(record) = record {
         NOW.settle(record, side(from), passes(from) != 0);
-        enter_on_that_side(tid);
     }
     start
-}
-
-/// The first function of a transition that a newborn enters is that of the side it was born on. Its creator has
-/// sent it there, perhaps from inside the same function, and its own stack knows nothing of that: it would be
-/// found clear and moved at once. From its second pass on it looks at itself like everybody.
-fn enter_on_that_side(tid: u32) {
-    if let Some(record) = DIRECTORY.find_record(tid) {
-        let born = passes(record.word.load(Ordering::Relaxed));
-        record.look_at.store(born.wrapping_add(2), Ordering::Relaxed);
-    }
 }
 
 /// `_Fork`: the child goes on where its parent was, under another thread id.
