@@ -51,7 +51,7 @@ static void must(int done, const char *what)
 static void count(int signal)
 {
     (void)signal;
-    handled = handled + 1;
+    __atomic_fetch_add(&handled, 1, __ATOMIC_RELAXED);
 }
 
 static void install(struct sock_filter *code, size_t length)
