@@ -196,6 +196,14 @@ pub struct Site {
     pub reserved: u16,
 }
 
+impl Site {
+    /// Whether the jump leads to a page of its own, and the bytes behind the store are part of it: J and W.
+    #[must_use]
+    pub const fn is_pun(&self) -> bool {
+        matches!(self.class, b'J' | b'W')
+    }
+}
+
 /// Code of the function a site belongs to, in its object: the function itself, and the parts the
 /// compiler split off it.
 pub const RANGE_OLD: u32 = 0;

@@ -172,7 +172,7 @@ pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
 }
 
 fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
-    if !matches!(site.class, b'J' | b'W') {
+    if !site.is_pun() {
         return Ok(true);
     }
     let mut jump = [0; 8];

@@ -317,7 +317,7 @@ impl<'a> View<'a> {
             if s.store_len != store_len {
                 return bad(offset_of!(Site, store_len));
             }
-            if s.window_len > 8 && matches!(s.class, b'J' | b'W') {
+            if s.window_len > 8 && s.is_pun() {
                 return bad(offset_of!(Site, window_len));
             }
             if s.pad_len > 8 || s.pad_len != 0 && s.pad_addr.checked_add(16).is_none() {

@@ -181,7 +181,7 @@ impl<'a> Planner<'a> {
             room.take(image(object));
         }
         let mapped = process.maps.map_or(0, |m| m.regions.len());
-        let existing = process.existing.iter().filter(|s| matches!(s.site.class, b'J' | b'W')).count();
+        let existing = process.existing.iter().filter(|s| s.site.is_pun()).count();
         let page_limit = options
             .max_pun_pages
             .saturating_sub(existing)

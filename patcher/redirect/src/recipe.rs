@@ -114,7 +114,7 @@ fn relative(addr: u64) -> u64 {
 
 /// Where the pun of a site leads, if it is one.
 fn pun(site: &Site) -> Option<u64> {
-    matches!(site.class, b'J' | b'W').then(|| pun_target(site))
+    site.is_pun().then(|| pun_target(site))
 }
 
 impl RecipePlan {
@@ -206,7 +206,7 @@ impl RecipePlan {
 
 /// Where the jump to the stub has its displacement.
 fn jump(site: &Site) -> Option<u8> {
-    if matches!(site.class, b'J' | b'W') {
+    if site.is_pun() {
         return Some(JUMP_NONE);
     }
     let (bytes, start) = match site.pad_len {
@@ -283,7 +283,7 @@ mod tests {
             assert!(same >= relocated, "{}: {before:?} {after:?}", symbol.name);
             crossing += relocated;
             let placed = site.planned.site.placed(0x7000_0000_0000, delta).unwrap();
-            if matches!(placed.class, b'J' | b'W') {
+            if placed.is_pun() {
                 let pages: Vec<_> = recipe.pieces.iter().filter(|p| p.moves == 0).collect();
                 assert_eq!(pages.len(), 1, "{}", symbol.name);
             } else {

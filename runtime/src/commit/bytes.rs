@@ -85,7 +85,7 @@ pub fn look_at(plan: &Site) -> Result<Live, Errno> {
         return Ok(Live::Foreign(plan.store_addr, live));
     }
     let pad = u64::from_le_bytes(plan.pad_new);
-    if matches!(plan.class, b'J' | b'W') {
+    if plan.is_pun() {
         let len = u32::from(plan.window_len.min(8));
         let jump = read(plan.site, len)?;
         return Ok(match jump == pad & low_bytes(len) {
