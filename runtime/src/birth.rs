@@ -17,7 +17,10 @@
 //!   goes to the goal, whatever its creator's side was. The child reads [`NOW`] *after* its record's word
 //!   and swaps that word; the worker stores `NOW` first, then adds to the passes of every record it knows.
 //!   So either the child's swap comes before the worker's add, and the worker's reading that follows sees
-//!   the side, or the swap fails and the child sees that the transition is closing.
+//!   the side, or the swap fails and the child sees that the transition is closing;
+//! * a record that does not exist yet, of a child with a ticket or of a thread that passes its first dispatcher
+//!   ([`first_pass`]): it is named in the directory *before* [`NOW`] is read, and the worker lists the directory
+//!   *after* it stored `NOW`. So either the worker finds the record, or its owner sees the closing.
 //!
 //! # Safety
 //!
@@ -93,6 +96,21 @@ impl<W: Word<u64>> Now<W> {
             if record.compare_exchange(seen, next, Ordering::SeqCst, Ordering::Relaxed).is_ok() {
                 return;
             }
+        }
+    }
+
+    /// The side of those whose records are made now.
+    fn first_side(&self) -> u32 {
+        let now = self.0.load(Ordering::SeqCst);
+        if passes(now) == CLOSING_SWITCHED { side(now) } else { 0 }
+    }
+
+    /// Puts a thread without a ticket whose record was just made at the goal if the transition closes.
+    pub fn settle_first(&self, record: &impl Word<u64>) {
+        // pairs with: the store in `close` (see the protocol above)
+        let now = self.0.load(Ordering::SeqCst);
+        if side(now) != 0 && passes(now) != OPEN {
+            self.settle(record, side(now), false);
         }
     }
 }
@@ -233,14 +251,19 @@ pub extern "C" fn settle(number: u64) -> Start {
         Start { routine: ticket.start.load(Ordering::Relaxed), arg: ticket.arg.load(Ordering::Relaxed) };
     give_back(number as usize);
     let tid = arch::own_thread_id();
-    let closing = passes(NOW.0.load(Ordering::SeqCst)) != OPEN;
-    // While the transition closes, shared records lead to the goal. At other times a thread without memory
-    // for a record counts as unswitched, and so it was born.
-    let record = if closing { DIRECTORY.find(tid) } else { DIRECTORY.ensure(tid).ok() };
-    if let Some(record) = record {
-        NOW.settle(record, side(from), passes(from) != 0);
+    // A thread without memory for a record goes by one that stands in: unswitched, or at the goal in the end.
+    if let Some(record) = DIRECTORY.ensure_own(tid, NOW.first_side()) {
+        NOW.settle(&record.word, side(from), passes(from) != 0);
     }
     start
+}
+
+/// A thread without a record passes a dispatcher: one that nobody made a ticket for, and that no reading has
+/// shown. The dispatcher begins anew when this returns.
+pub extern "C" fn first_pass() {
+    if let Some(record) = DIRECTORY.ensure_own(arch::own_thread_id(), NOW.first_side()) {
+        NOW.settle_first(&record.word);
+    }
 }
 
 /// `_Fork`: the child goes on where its parent was, under another thread id.
@@ -259,9 +282,9 @@ extern "C" fn fork() -> c_int {
     let child = original();
     // The transition cannot have ended in the child: it has no worker.
     if child == 0
-        && let Ok(record) = DIRECTORY.ensure(arch::own_thread_id())
+        && let Some(record) = DIRECTORY.ensure_own(arch::own_thread_id(), NOW.first_side())
     {
-        crate::record::set_side(record, if switched { transition } else { 0 });
+        crate::record::set_side(&record.word, if switched { transition } else { 0 });
     }
     child
 }

@@ -1,8 +1,8 @@
 //! The records of threads: who is on which side of the transition.
 //!
 //! Read and written by the worker, by dispatchers ([`crate::arch`]) and by threads that are being born
-//! ([`crate::birth`]). Nothing here locks, allocates from an arena, or waits; [`Directory::ensure`] may
-//! run on any thread and in a signal handler.
+//! ([`crate::birth`]). Nothing here locks, allocates from an arena, or waits; [`Directory::ensure_own`]
+//! may run on any thread and in a signal handler.
 //!
 //! # Protocol
 //!
@@ -45,10 +45,9 @@ pub struct Directory([AtomicPtr<Record>; CHUNKS]);
 /// The directory of the process.
 pub static DIRECTORY: Directory = Directory([const { AtomicPtr::new(null_mut()) }; CHUNKS]);
 
-/// Stands in for chunks that do not exist, see [`Directory::close`]. All ids that are equal modulo the size
-/// of a chunk share one of its records, so the worker moves no thread that uses them: it makes a chunk
-/// for it first. Written by the worker, once; read
-/// by dispatchers that could get no memory for a chunk of their own.
+/// Stands in for chunks for which there is no memory. All ids that are equal modulo the size of a chunk share
+/// one of its records, so nobody is moved who uses them: the worker makes a chunk for a thread it knows, and only it
+/// puts a chunk in the place of this one. Written by the worker, once.
 pub static STAND_IN: AtomicPtr<Record> = AtomicPtr::new(null_mut());
 
 impl Directory {
@@ -76,20 +75,42 @@ impl Directory {
         Some(record_of(chunk, tid))
     }
 
-    /// The word of a thread's record, made if there is none.
+    /// The word of a thread's record, made if there is none. Only the worker may call it: whoever has used a
+    /// record that stands in keeps the side it gave, and nobody else moves those meanwhile.
     pub fn ensure(&self, tid: u32) -> Result<&AtomicU64, Errno> {
-        if let Some(record) = self.find(tid) {
+        self.make(tid, true, 0).map(|record| &record.word)
+    }
+
+    /// The record of the calling thread, made if there is none, with all of its chunk on a side; `None` if there is
+    /// no memory, and the chunk that stands in is named then.
+    pub fn ensure_own(&self, tid: u32, side: u32) -> Option<&Record> {
+        match self.make(tid, false, side) {
+            Ok(record) => Some(record),
+            Err(_) => {
+                let entry = self.entry(tid)?;
+                put(entry, null_mut(), STAND_IN.load(Ordering::Acquire));
+                // Somebody may have had more luck.
+                self.find_record(tid)
+            }
+        }
+    }
+
+    fn make(&self, tid: u32, replaces: bool, to: u32) -> Result<&Record, Errno> {
+        if let Some(record) = self.find_record(tid) {
             return Ok(record);
         }
         let entry = self.entry(tid).ok_or(crate::sys::EINVAL)?;
-        let fresh = map_chunk()?;
         let seen = entry.load(Ordering::Acquire);
-        let stands_in = seen == STAND_IN.load(Ordering::Relaxed);
-        if stands_in && !seen.is_null() {
-            // Whoever has used a shared record keeps the side it gave.
+        let stands_in = !seen.is_null() && seen == STAND_IN.load(Ordering::Relaxed);
+        if stands_in && !replaces {
+            return Err(crate::sys::ENOMEM);
+        }
+        let fresh = map_chunk()?;
+        if stands_in || to != 0 {
             for i in 0..RECORDS_PER_CHUNK {
-                let shared = in_chunk(seen, i).load(Ordering::Relaxed);
-                in_chunk(fresh, i).store(word(side(shared), 0), Ordering::Relaxed);
+                // Whoever has used a shared record keeps the side it gave.
+                let to = if stands_in { side(in_chunk(seen, i).load(Ordering::Relaxed)) } else { to };
+                in_chunk(fresh, i).store(word(to, 0), Ordering::Relaxed);
             }
         }
         let put = (seen.is_null() || stands_in) && put(entry, seen, fresh);
@@ -97,8 +118,8 @@ impl Directory {
             // SAFETY: nobody has seen the fresh chunk.
             let _ = unsafe { mem::unmap(fresh.expose_provenance() as u64, CHUNK_LEN) };
         }
-        // Put by us or by somebody else: entries never go back to "none" while a transition runs.
-        self.find(tid).ok_or(crate::sys::EAGAIN)
+        // Put by us or by somebody else: entries never go back to "none".
+        self.find_record(tid).ok_or(crate::sys::EAGAIN)
     }
 
     /// All chunks that exist, with the id of their first record.
@@ -106,7 +127,8 @@ impl Directory {
         let stand_in = STAND_IN.load(Ordering::Relaxed);
         let ids = (0..).step_by(RECORDS_PER_CHUNK as usize);
         ids.zip(&self.0).filter_map(move |(first, entry)| {
-            let chunk = entry.load(Ordering::Acquire);
+            // After the worker's store of how the transition stands.
+            let chunk = entry.load(Ordering::SeqCst);
             if chunk.is_null() || chunk == stand_in {
                 return None;
             }
@@ -121,17 +143,6 @@ impl Directory {
             STAND_IN.store(map_chunk()?, Ordering::Release);
         }
         Ok(())
-    }
-
-    /// Sends every thread id without a chunk to the chunk that stands in: from now on there is a record, if
-    /// a shared one, for a thread that nobody knows and that is born this very moment.
-    pub fn close(&self) {
-        let stand_in = STAND_IN.load(Ordering::Relaxed);
-        if !stand_in.is_null() {
-            for entry in &self.0 {
-                put(entry, null_mut(), stand_in);
-            }
-        }
     }
 
     /// The records that stand in.
@@ -154,8 +165,8 @@ fn in_chunk<'a>(chunk: *mut Record, tid: u32) -> &'a AtomicU64 {
 
 /// Names a chunk in the directory unless somebody was faster.
 fn put(entry: &AtomicPtr<Record>, seen: *mut Record, chunk: *mut Record) -> bool {
-    // pairs with: `find`, and the load in every dispatcher
-    entry.compare_exchange(seen, chunk, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    // pairs with: `find`, and the load in every dispatcher; before the owner's load of how the transition stands
+    entry.compare_exchange(seen, chunk, Ordering::SeqCst, Ordering::Acquire).is_ok()
 }
 
 fn map_chunk() -> Result<*mut Record, Errno> {

@@ -84,3 +84,52 @@ fn control_the_child_reads_how_it_stands_first() {
     };
     closing(early, true, true);
 }
+
+/// A chunk of records that does not exist before the closing.
+struct Unborn {
+    now: Now<AtomicU64>,
+    /// The directory names it.
+    named: AtomicU64,
+    word: AtomicU64,
+}
+
+type First = fn(&Unborn);
+
+/// A thread that nobody made a ticket for passes its first dispatcher while the worker closes. The worker finds its
+/// record in the directory, or the thread starts at the goal.
+fn first_pass(first: First) {
+    check(move || {
+        let p = Arc::new(Unborn {
+            now: Now::new(AtomicU64::new(0)),
+            named: AtomicU64::new(0),
+            word: AtomicU64::new(0),
+        });
+        p.now.open(N);
+        let thread = {
+            let p = p.clone();
+            thread::spawn(move || first(&p))
+        };
+        p.now.close(N, true);
+        // Loom knows no order of all that is `SeqCst`: an addition stands for the load.
+        let found = p.named.fetch_add(0, SeqCst) != 0;
+        thread.join().unwrap();
+        assert!(found || side(p.word.load(Acquire)) == N, "off the goal, and nobody knows");
+    });
+}
+
+#[test]
+fn a_thread_without_a_record_is_at_the_goal_or_found() {
+    first_pass(|p| {
+        _ = p.named.compare_exchange(0, 1, SeqCst, Relaxed);
+        p.now.settle_first(&p.word);
+    });
+}
+
+#[test]
+#[should_panic(expected = "nobody knows")]
+fn control_the_thread_reads_how_it_stands_before_it_is_named() {
+    first_pass(|p| {
+        p.now.settle_first(&p.word);
+        _ = p.named.compare_exchange(0, 1, SeqCst, Relaxed);
+    });
+}

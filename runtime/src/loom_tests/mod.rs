@@ -12,6 +12,7 @@ mod births;
 mod late;
 mod looks;
 mod own;
+mod shared;
 mod show;
 mod unknown;
 

@@ -33,7 +33,7 @@ use crate::block::BLOCK;
 use crate::books::{Books, BooksError};
 use crate::late;
 use crate::list;
-use crate::record::move_to;
+use crate::record::{DIRECTORY, move_to};
 use crate::stacks;
 use crate::sys::task::copy_some;
 use crate::sys::thread;
@@ -111,7 +111,9 @@ const AT_GOAL: u32 = 1 << 30;
 /// The thread's own look. `sp` points at the return address of the function that was called.
 pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     let seen = record.word.load(Ordering::SeqCst);
-    let Some((head, intervals)) = current().filter(|_| birth::is_open()) else {
+    // A record that stands in is not this thread's alone, and one that stood in no longer tells its side.
+    let own = DIRECTORY.find_record(arch::own_thread_id()).is_some_and(|own| core::ptr::eq(own, record));
+    let Some((head, intervals)) = current().filter(|_| own && birth::is_open()) else {
         later(record, seen, 64);
         return;
     };

@@ -9,15 +9,14 @@
 //!
 //! 1. every thread that any reading of this transition has shown is *known* until it is proven gone, and
 //!    all known threads are at the goal;
-//! 2. *closing*: births go to the goal from now on ([`crate::birth`]), thread ids without a chunk lead to the
-//!    chunk that stands in, the passes of every record are moved (a birth that had not seen the closing fails its
+//! 2. *closing*: births go to the goal from now on, and so do threads whose first record is made now
+//!    ([`crate::birth`]), the passes of every record are moved (a birth that had not seen the closing fails its
 //!    swap, or made it before and is seen), and records that no known thread owns are noted, shared ones too;
-//! 3. the next reading: if a thread with the number of a noted record exists and no reading has shown it, all of it
-//!    begins again: the kernel leaves one thread out for each that ends while it lists them. Threads that are never
-//!    shown (the kernel's own, under the number of a thread that ended) are given up after some rounds. Else the
-//!    record's owner is dead or not born, and if it has not changed since 2 it is put to the goal, so that whoever
-//!    takes the number starts there;
-//! 4. the passes of every thread that became known later were moved after 2, too;
+//! 3. the next reading: whoever exists under the number of a noted record and is off the goal is known from now on,
+//!    though no reading has shown it, and all of it begins again: the kernel leaves a thread out for each that ends
+//!    while it lists them. Else the record's owner is dead or not born, and if it has not changed since 2 it is put
+//!    to the goal, so that whoever takes the number starts there;
+//! 4. the passes of every thread that became known later were moved after 2, too, and no chunk of records has come;
 //! 5. two readings in a row, begun after all that, show nobody off the goal. Who is new in them was born
 //!    since 2, and his passes are moved, too, before his side is read.
 //!
@@ -35,7 +34,7 @@ use alloc_crate::vec::Vec;
 use core::sync::atomic::Ordering;
 use suture_abi::block::TransitionRow;
 use suture_abi::channel::Move;
-use suture_abi::dispatch::{Record, passes, side};
+use suture_abi::dispatch::{RECORDS_PER_CHUNK, Record, passes, side};
 use suture_scan::Ranges;
 
 impl From<NoMemory> for Errno {
@@ -80,19 +79,16 @@ pub struct Settling {
     to_switched: bool,
     known: Vec<Known>,
     closing: Closing,
-    /// Rounds for which threads are waited for that exist and are not shown.
-    patience: u32,
+    /// Chunks of records that were there when they were noted: more of them hold records that were not.
+    chunks: usize,
 }
-
-/// So many rounds of readings do not leave the same thread out by chance.
-const PATIENCE: u32 = 8;
 
 impl Settling {
     /// Begins. To be made anew when the transition is turned round.
     pub fn new(t: &TransitionRow) -> Self {
         let (transition, to_switched) = (t.id, t.to_switched());
         birth::open(transition);
-        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open, patience: PATIENCE }
+        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open, chunks: 0 }
     }
 
     /// True if it is about this transition in this direction.
@@ -126,6 +122,11 @@ impl Settling {
     /// Notes a thread of a reading.
     fn show(&mut self, tid: u32) -> Result<(), Errno> {
         DIRECTORY.ensure(tid)?;
+        if matches!(self.closing, Closing::Open) {
+            // The numbers of threads to come, and of those that came just now and no reading has shown: only a
+            // thread with a record is looked for.
+            _ = DIRECTORY.ensure(tid.saturating_add(RECORDS_PER_CHUNK));
+        }
         match self.known.binary_search_by_key(&tid, |k| k.tid) {
             Ok(at) => {
                 if let Some(known) = self.known.get_mut(at) {
@@ -163,11 +164,11 @@ impl Settling {
         match core::mem::replace(&mut self.closing, Closing::Open) {
             Closing::Open => {
                 birth::close(self.transition, self.to_switched);
-                DIRECTORY.close();
                 self.fence_everybody();
                 self.closing = Closing::Begun(self.note()?);
             }
-            Closing::Begun(noted) => match self.settle_unknown(&noted) {
+            _ if DIRECTORY.chunks().count() != self.chunks => self.reopen(),
+            Closing::Begun(noted) => match self.settle_unknown(&noted)? {
                 true => self.closing = Closing::Agreed(0),
                 false => self.reopen(),
             },
@@ -224,9 +225,11 @@ impl Settling {
     }
 
     /// Records off the goal of threads that nobody knows.
-    fn note(&self) -> Result<Noted, NoMemory> {
+    fn note(&mut self) -> Result<Noted, NoMemory> {
         let mut noted = Noted::default();
+        self.chunks = 0;
         for (first, records) in DIRECTORY.chunks() {
+            self.chunks = self.chunks.saturating_add(1);
             for (tid, record) in (first..).zip(records) {
                 let word = record.word.load(Ordering::Acquire);
                 if !self.is_there(word) && !self.knows(tid) {
@@ -243,29 +246,35 @@ impl Settling {
         Ok(noted)
     }
 
-    /// Puts noted records to the goal whose owner does not exist: it is dead or unborn. False if one does that was
-    /// left out of the readings, or if a record has changed to the wrong side.
-    fn settle_unknown(&mut self, noted: &Noted) -> bool {
+    /// Puts noted records to the goal whose owner does not exist: it is dead or unborn. Owners that exist are
+    /// known from now on. False if there is one, or if a record has changed to the wrong side.
+    fn settle_unknown(&mut self, noted: &Noted) -> Result<bool, Errno> {
         let worker = thread::gettid();
         let mut all = true;
-        for (tid, word) in noted.own.iter().filter(|(tid, _)| !self.knows(*tid)) {
-            let Some(record) = DIRECTORY.find(*tid) else { continue };
-            let used = *tid != worker && record.load(Ordering::SeqCst) != 0;
-            let is_there = used && self.patience > 0 && thread::exists(*tid);
-            if is_there || !move_to(record, *word, self.goal()) {
+        for &(tid, word) in &noted.own {
+            if self.knows(tid) {
+                continue;
+            }
+            let Some(record) = DIRECTORY.find(tid) else { continue };
+            if tid != worker && thread::exists(tid) {
+                // A newborn under a dead one's number puts itself to the goal.
+                if !self.is_there(record.load(Ordering::SeqCst)) {
+                    self.show(tid)?;
+                    all = false;
+                }
+            } else if !move_to(record, word, self.goal()) {
                 all &= self.is_there(record.load(Ordering::SeqCst));
             }
         }
-        if !all {
-            self.patience = self.patience.saturating_sub(1);
-        }
         let mut left = noted.shared.iter().copied().peekable();
         for (at, record) in (0u32..).zip(DIRECTORY.shared()) {
-            if let Some((_, word)) = left.next_if(|(noted, _)| *noted == at) {
-                move_to(record, word, self.goal());
+            if let Some((_, word)) = left.next_if(|(noted, _)| *noted == at)
+                && !move_to(record, word, self.goal())
+            {
+                all &= self.is_there(record.load(Ordering::SeqCst));
             }
         }
-        all
+        Ok(all)
     }
 
     fn knows(&self, tid: u32) -> bool {

@@ -1,84 +1,32 @@
 //! What dispatchers and newborn threads run of the runtime itself.
 //!
 //! A dispatcher (emitted by the command, one per site) finds its thread's record by itself. Only when the
-//! chunk of that record does not exist does it come here, with the address to come back to in `r10`. The
-//! thread stands at the entry of a function of the program, perhaps in a signal handler, perhaps in the
-//! middle of the program's allocator: every register and flag but `r10` and `r11`, which the dispatcher
-//! has saved, goes back unchanged. One `mmap`, one compare-and-swap, no lock; interrupted by a handler that
-//! comes here too, both try and one chunk wins.
+//! chunk of that record does not exist, or when it is time for the thread to look at its own stack, does it come
+//! here, with the address to come back to in `r10`. The thread stands at the entry of a function of the program,
+//! perhaps in a signal handler, perhaps in the middle of the program's allocator: every register but `r10` and
+//! `r11`, which the dispatcher has saved, goes back unchanged.
 //!
 //! The code lies between two labels that the block names: a thread that is in it, or was interrupted in
 //! it, is on its way into a function and on neither side.
 //!
 //! # Safety
 //!
-//! Assembly on threads of the program. It touches the directory, the stack below `rsp`, and nothing else.
+//! Assembly on threads of the program. It touches the stack below `rsp`, what
+//! it calls touches the directory and records, and nothing else.
 #![allow(unsafe_code)]
 
-use crate::record::{CHUNK_LEN, DIRECTORY, STAND_IN};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU32, Ordering};
-use suture_abi::dispatch::{CHUNKS, RECORDS_PER_CHUNK};
 
 /// Offset of the thread id from `fs`. Written by the worker before the first slot leads to a dispatcher
 /// and never changed (it belongs to the C library of the process).
 pub static THREAD_ID: AtomicU32 = AtomicU32::new(0);
 
-const CHUNK_SHIFT: u32 = RECORDS_PER_CHUNK.trailing_zeros();
-const CHUNK_MASK: u32 = CHUNKS as u32 - 1;
-
 global_asm!(
-    ".pushsection .text.suture_path, \"ax\", @progbits",
-    ".balign 64",
-    ".globl suture_path_start",
-    ".hidden suture_path_start",
-    "suture_path_start:",
-    ".globl suture_slow_path",
-    ".hidden suture_slow_path",
-    ".type suture_slow_path, @function",
-    "suture_slow_path:",
-    "push rax\npush rcx\npush rdx\npush rsi\npush rdi\npush r8\npush r9\npush r10",
-    "mov eax, 9", // mmap
-    "xor edi, edi",
-    "mov esi, {len}",
-    "mov edx, 3",     // PROT_READ | PROT_WRITE
-    "mov r10d, 0x22", // MAP_PRIVATE | MAP_ANONYMOUS
-    "mov r8, -1",
-    "xor r9d, r9d",
-    "syscall",
-    "mov rdx, rax",
-    "cmp rax, -4096",
-    "jbe 2f",
-    // No memory: the records that stand in. The worker moves no thread that uses them.
-    "mov rdx, qword ptr [rip + {stand_in}]",
-    "2:",
-    // The entry of this thread's chunk.
-    "mov ecx, dword ptr [rip + {thread_id}]",
-    "mov ecx, dword ptr fs:[rcx]",
-    "shr ecx, {shift}",
-    "and ecx, {mask}",
-    "lea rdi, [rip + {directory}]",
-    "lea rdi, [rdi + rcx * 8]",
-    "xor eax, eax",
-    "lock cmpxchg qword ptr [rdi], rdx",
-    "je 3f",
-    // Somebody was faster. What was mapped here goes again, unless it is what stands in.
-    "cmp rdx, qword ptr [rip + {stand_in}]",
-    "je 3f",
-    "mov rdi, rdx",
-    "mov esi, {len}",
-    "mov eax, 11", // munmap
-    "syscall",
-    "3:",
-    "pop r10\npop r9\npop r8\npop rdi\npop rsi\npop rdx\npop rcx\npop rax",
-    "jmp r10",
-    ".size suture_slow_path, . - suture_slow_path",
-    // The thread looks at its own stack. Compiled code may use the vector registers of the baseline (and
-    // leaves the rest of wider ones alone), so those are saved besides the general ones.
-    ".globl suture_self_look",
-    ".hidden suture_self_look",
-    ".type suture_self_look, @function",
-    "suture_self_look:",
+    // Calls compiled code with the record in `rdi` and the place of the function's return address in `rsi`, then goes
+    // back to the dispatcher. Compiled code may use the vector registers of the baseline (and leaves the rest of wider
+    // ones alone), so those are saved besides the general ones.
+    ".macro suture_call compiled",
     "push rax\npush rcx\npush rdx\npush rsi\npush rdi\npush r8\npush r9\npush r10\npush r11\npush rbx",
     "mov rdi, r11",
     // Above the ten words here and the two of the dispatcher: the return address of the function.
@@ -92,7 +40,7 @@ global_asm!(
     "movaps [rsp + 176], xmm11\nmovaps [rsp + 192], xmm12\nmovaps [rsp + 208], xmm13",
     "movaps [rsp + 224], xmm14\nmovaps [rsp + 240], xmm15",
     "cld",
-    "call {look}",
+    "call \\compiled",
     "movaps xmm0, [rsp]\nmovaps xmm1, [rsp + 16]\nmovaps xmm2, [rsp + 32]\nmovaps xmm3, [rsp + 48]",
     "movaps xmm4, [rsp + 64]\nmovaps xmm5, [rsp + 80]\nmovaps xmm6, [rsp + 96]\nmovaps xmm7, [rsp + 112]",
     "movaps xmm8, [rsp + 128]\nmovaps xmm9, [rsp + 144]\nmovaps xmm10, [rsp + 160]",
@@ -101,6 +49,23 @@ global_asm!(
     "mov rsp, rbx",
     "pop rbx\npop r11\npop r10\npop r9\npop r8\npop rdi\npop rsi\npop rdx\npop rcx\npop rax",
     "jmp r10",
+    ".endm",
+    ".pushsection .text.suture_path, \"ax\", @progbits",
+    ".balign 64",
+    ".globl suture_path_start",
+    ".hidden suture_path_start",
+    "suture_path_start:",
+    ".globl suture_slow_path",
+    ".hidden suture_slow_path",
+    ".type suture_slow_path, @function",
+    "suture_slow_path:",
+    "suture_call {first}",
+    ".size suture_slow_path, . - suture_slow_path",
+    ".globl suture_self_look",
+    ".hidden suture_self_look",
+    ".type suture_self_look, @function",
+    "suture_self_look:",
+    "suture_call {look}",
     ".size suture_self_look, . - suture_self_look",
     ".globl suture_path_end",
     ".hidden suture_path_end",
@@ -124,13 +89,9 @@ global_asm!(
     ".cfi_endproc",
     ".size suture_birth, . - suture_birth",
     ".popsection",
-    len = const CHUNK_LEN,
-    shift = const CHUNK_SHIFT,
-    mask = const CHUNK_MASK,
-    directory = sym DIRECTORY,
-    stand_in = sym STAND_IN,
-    thread_id = sym THREAD_ID,
+    ".purgem suture_call",
     settle = sym crate::birth::settle,
+    first = sym crate::birth::first_pass,
     look = sym crate::transition::own::look_at_self,
 );
 
