@@ -33,7 +33,7 @@ use crate::word::Word;
 use core::ffi::c_int;
 use core::sync::atomic::{AtomicU64, Ordering};
 use suture_abi::batch::{HOOK_FORK, HOOK_PTHREAD_CREATE};
-use suture_abi::dispatch::{passes, side, word};
+use suture_abi::dispatch::{Record, passes, side, word};
 
 /// The transition as births see it: low half its number (0 = none), high half one of the constants
 /// below. Written by the worker only.
@@ -254,6 +254,7 @@ pub extern "C" fn settle(number: u64) -> Start {
     // A thread without memory for a record goes by one that stands in: unswitched, or at the goal in the end.
     if let Some(record) = DIRECTORY.ensure_own(tid, NOW.first_side()) {
         NOW.settle(&record.word, side(from), passes(from) != 0);
+        enter_on_that_side(record);
     }
     start
 }
@@ -264,6 +265,14 @@ pub extern "C" fn first_pass() {
     if let Some(record) = DIRECTORY.ensure_own(arch::own_thread_id(), NOW.first_side()) {
         NOW.settle_first(&record.word);
     }
+}
+
+/// The first function of a transition that a newborn enters is that of the side it was born on. Its creator has
+/// sent it there, perhaps from inside the same function, and its own stack knows nothing of that: it would be
+/// found clear and moved at once. From its second pass on it looks at itself like everybody.
+fn enter_on_that_side(record: &Record) {
+    let born = passes(record.word.load(Ordering::Relaxed));
+    record.look_at.store(born.wrapping_add(2), Ordering::Relaxed);
 }
 
 /// `_Fork`: the child goes on where its parent was, under another thread id.

@@ -146,7 +146,7 @@ fn reserve(books: usize) -> Result<(), Reply> {
     let mut room: Vec<u8> = Vec::new();
     let len = books.saturating_mul(COPIES).saturating_add(REST);
     room.try_reserve_exact(len).map_err(|_| none)?;
-    let records = DIRECTORY.prepare_stand_in().and_then(|()| DIRECTORY.ensure(thread::gettid()).map(drop));
+    let records = DIRECTORY.prepare_stand_in().and_then(|()| DIRECTORY.ensure(thread::getpid()).map(drop));
     records.map_err(|errno| none.because(errno))
 }
 

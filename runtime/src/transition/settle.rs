@@ -50,6 +50,8 @@ struct Known {
     fenced: bool,
     /// Shown by the reading that is going on.
     shown: bool,
+    /// Shown by an earlier one, too.
+    before: bool,
 }
 
 /// Records off the goal that no known thread owns: place and word.
@@ -116,7 +118,9 @@ impl Settling {
 
     /// Makes room for the next reading.
     fn begin_reading(&mut self) {
-        self.known.iter_mut().for_each(|k| k.shown = false);
+        for known in &mut self.known {
+            (known.before, known.shown) = (known.before | known.shown, false);
+        }
     }
 
     /// Notes a thread of a reading.
@@ -133,7 +137,9 @@ impl Settling {
                     known.shown = true;
                 }
             }
-            Err(at) => list::insert(&mut self.known, at, Known { tid, fenced: false, shown: true })?,
+            Err(at) => {
+                list::insert(&mut self.known, at, Known { tid, fenced: false, shown: true, before: false })?
+            }
         }
         Ok(())
     }
@@ -189,9 +195,14 @@ impl Settling {
         }
     }
 
-    /// Has threads that are off the goal look at themselves at their next pass.
+    /// Has threads that are off the goal look at themselves at their next pass. Not those that have just come up: a
+    /// newborn enters its first function on the side it was born on.
     fn hurry(&self) {
-        for tid in self.pending() {
+        let known = |tid: u32| {
+            self.known.binary_search_by_key(&tid, |k| k.tid).ok().and_then(|at| self.known.get(at))
+        };
+        let before = |tid: &u32| known(*tid).is_some_and(|k| k.before);
+        for tid in self.pending().filter(before) {
             if let Some(record) = DIRECTORY.find_record(tid) {
                 let now = passes(record.word.load(Ordering::Relaxed));
                 record.look_at.store(now, Ordering::Relaxed);
