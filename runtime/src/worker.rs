@@ -60,6 +60,11 @@ pub const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 1
 /// Not 0 from the start of a worker until its orderly end. A worker that finds it set comes after one
 /// that died, or lives in a process that was forked while its parent's was at work: the arena and the
 /// slots may be in any state. Only the worker touches it.
+///
+/// A forked child has what the worker has stored up to some instruction, and nothing behind it: fork takes the right
+/// to write from one page after the other, and the worker stops at its first store into one that was taken. So it is
+/// enough that in the order of the program nothing of the arena is touched before the swap and after the store; that
+/// order the two orderings keep the compiler from changing.
 static UNFINISHED: AtomicU32 = AtomicU32::new(0);
 
 /// Where the worker starts, on its own stack with all signals blocked.
@@ -76,7 +81,7 @@ pub extern "C" fn worker_main() -> ! {
 fn work() -> Result<(), Errno> {
     // SAFETY: the doorbell's clone gave this thread a table of its own, and no descriptor was opened.
     unsafe { sys::fd::close_all() }?;
-    if UNFINISHED.swap(1, Ordering::Relaxed) != 0 {
+    if UNFINISHED.swap(1, Ordering::AcqRel) != 0 {
         // SAFETY: this is the worker, and nothing of the old arena is freed after the rescue.
         unsafe {
             ARENA.abandon();
@@ -84,10 +89,16 @@ fn work() -> Result<(), Errno> {
         }
         commit::recover().map_err(|_| ENOMEM)?;
     }
+    let served = serve();
+    UNFINISHED.store(0, Ordering::Release);
+    served
+}
+
+/// Everything that needs the arena, up to the last byte it gives back.
+fn serve() -> Result<(), Errno> {
     let mut engine = Engine::default();
     let served = Channel::open().map(|mut channel| channel.serve(&mut engine));
     engine.client_gone();
-    UNFINISHED.store(0, Ordering::Relaxed);
     served
 }
 

@@ -5,10 +5,11 @@
 
 use crate::code;
 use crate::dist::dist;
+use std::collections::BTreeSet;
 use std::mem::offset_of;
 use suture_abi::BLOCK_SYMBOL;
 use suture_abi::block::RuntimeBlock;
-use suture_abi::dispatch::{RECORDS_PER_CHUNK, Record};
+use suture_abi::dispatch::{CHUNKS, RECORDS_PER_CHUNK, Record};
 use suture_elf::ObjectFile;
 
 /// The block of one process.
@@ -73,6 +74,20 @@ impl Block {
         let chunk = self.word(directory + u64::from(tid / RECORDS_PER_CHUNK) * 8);
         let record = u64::from(tid % RECORDS_PER_CHUNK) * size_of::<Record>() as u64;
         (chunk != 0).then_some(chunk + record)
+    }
+
+    /// Bytes of the records of threads that there are. They come with the numbers that the kernel gives to threads, in
+    /// chunks, and stay.
+    ///
+    /// # Panics
+    /// When the process is gone.
+    #[must_use]
+    pub fn records_len(self) -> u64 {
+        let directory = self.word(self.addr + offset_of!(RuntimeBlock, records) as u64);
+        let entries = code::read(self.pid, directory, CHUNKS * 8);
+        // One may stand in for many.
+        let chunks: BTreeSet<&[u8]> = entries.chunks_exact(8).filter(|e| *e != [0; 8]).collect();
+        chunks.len() as u64 * u64::from(RECORDS_PER_CHUNK) * size_of::<Record>() as u64
     }
 
     /// The record's word of a thread; `None` when there is no record yet.

@@ -14,6 +14,7 @@
 //! | [`block`] | the runtime's block and records, read and written |
 //! | [`callbacks`] | patches whose callbacks leave notes, and the log they lead to |
 //! | [`stall`] | a target whose threads take orders, wherever they stand |
+//! | [`stepper`] | a thread that goes one instruction at a time |
 //! | [`server`] | distribution servers: redis, nginx and memcached |
 //! | [`campaign`] | all distribution servers, unprepared, again and again under load |
 //! | [`sys`] | the few system calls that std does not have |
@@ -38,6 +39,7 @@ pub mod report;
 pub mod server;
 pub mod snapshot;
 pub mod stall;
+pub mod stepper;
 pub mod sys;
 pub mod target;
 

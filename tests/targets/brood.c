@@ -1,11 +1,11 @@
-/* brood.c - a process that forks children that stay, while its other threads allocate all the time.
+/* brood.c - a process that forks children that stay, while its other threads, if it has any, allocate all the time.
  *
  *     fork N          ->  forked N          N more, a part of a millisecond apart
  *     ask N           ->  asked A of C      how many of the C children answer with value(1) = N;
  *                         asked A of C not PID      one that does not
  *     pids            ->  pids PID...       all of them
  *
- * Usage: brood */
+ * Usage: brood [THREADS]      2 unless given */
 #include "line.h"
 #include <pthread.h>
 #include <signal.h>
@@ -74,12 +74,12 @@ static int answering(long wanted, pid_t *other)
     return right;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     char line[128], pids[1024];
     long n;
     pthread_t thread;
-    for (int i = 0; i < 2; ++i)
+    for (int i = argc > 1 ? atoi(argv[1]) : 2; i > 0; --i)
         if (pthread_create(&thread, 0, allocate, 0) != 0)
             return 1;
     answer("ready");

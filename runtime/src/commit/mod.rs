@@ -96,7 +96,7 @@ impl Engine {
 /// forked while its parent's was at work. Slots may disagree with the books; the books are right.
 pub fn recover() -> Result<(), Reply> {
     slots::rederive()?;
-    crate::unwind::ranges::abandon_old();
+    crate::unwind::ranges::rescue()?;
     host::recover();
     drop::roll_back();
     Ok(())

@@ -149,11 +149,16 @@ pub unsafe fn free_old() -> usize {
     freed
 }
 
-/// After a fork in the middle of something: old tables lie in an arena that was given up, and are never freed.
-pub fn abandon_old() {
-    if let Some(table) = current() {
-        table.previous.store(null_mut(), Ordering::Relaxed);
-    }
+/// After a fork in the middle of something: the published table once more, in fresh memory. The one there was lies
+/// in an arena that was given up: it stays for its readers, and neither it nor those before it may ever be freed.
+/// Only the worker may call it.
+pub fn rescue() -> Result<(), NoMemory> {
+    let Some(table) = current() else { return Ok(()) };
+    let ranges = list::copy(&table.ranges, 0)?;
+    let again = Table { ranges, added: table.added, removed: table.removed, ..Table::default() };
+    // pairs with: `current`
+    TABLE.store(list::keep(again)?, Ordering::Release);
+    Ok(())
 }
 
 #[cfg(test)]

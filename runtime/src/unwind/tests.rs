@@ -77,4 +77,15 @@ fn answers_are_ours_for_images_and_the_loaders_for_the_rest() {
     assert_eq!(walk(0), (0, all.clone()), "both counts moved for every entry alike");
     assert_eq!(walk(20), (3, all[..2].to_vec()), "stopped by the callback");
     assert_eq!(walk(FIRST), (3, all[..3].to_vec()));
+
+    // In a forked child what was published before is not its arena's to free.
+    let inherited = ranges::current().map(core::ptr::from_ref);
+    ranges::rescue().unwrap();
+    assert_ne!(ranges::current().map(core::ptr::from_ref), inherited);
+    assert_eq!(walk(0), (0, all), "the same images");
+    // SAFETY: nobody reads a table of this test by now.
+    assert_eq!(unsafe { ranges::free_old() }, 0);
+    ranges::ready_without(&[FIRST]).unwrap().unwrap().show();
+    // SAFETY: as above.
+    assert_eq!(unsafe { ranges::free_old() }, 1, "the child's own");
 }
