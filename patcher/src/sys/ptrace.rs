@@ -13,6 +13,7 @@
 //! All requests name a thread id and take plain numbers or buffers of ours.
 #![allow(unsafe_code)]
 
+use super::proc;
 use super::time::Deadline;
 use super::urgent::await_child;
 use crate::seccomp::bpf::Instruction;
@@ -52,8 +53,14 @@ pub enum StopError {
 fn seize(tid: i32) -> Result<(), StopError> {
     request(PTRACE_SEIZE, tid, 0, 0).map_err(|e| match e.raw_os_error() {
         Some(libc::ESRCH) => StopError::Gone,
+        // What the kernel says of a thread that has ended and is still there, too.
+        Some(libc::EPERM) if has_ended(tid) => StopError::Gone,
         _ => StopError::Os(e),
     })
+}
+
+fn has_ended(tid: i32) -> bool {
+    matches!(proc::state(tid, tid), None | Some('Z' | 'X'))
 }
 
 /// A thread that was asked to stop, and then is held in a ptrace stop. Dropping it lets the thread go on,
@@ -374,5 +381,25 @@ impl Traced {
             Ok(true) => Some(held),
             _ => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel refuses to trace it as it refuses a stranger.
+    #[test]
+    fn a_thread_that_has_ended_is_gone_and_not_forbidden() {
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        // SAFETY: the kernel writes one siginfo_t; the child stays a zombie.
+        let seen =
+            unsafe { libc::waitid(libc::P_PID, pid, info.as_mut_ptr(), libc::WEXITED | libc::WNOWAIT) };
+        assert_eq!(seen, 0);
+        let asked = StoppedThread::ask(pid.cast_signed());
+        assert!(matches!(asked, Err(StopError::Gone)), "{asked:?}");
+        child.wait().unwrap();
     }
 }
