@@ -57,6 +57,7 @@ pub const SERVERS: &[Need] = &[
     need("haproxy", "haproxy"),
     need("apache2", "apache2"),
     need("pgbench", "postgresql"),
+    need("mariadbd", "mariadb-server-core"),
     need("python3", "python3"),
     need("gcc", "gcc"),
 ];

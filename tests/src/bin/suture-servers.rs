@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         let servers: Vec<_> = rows.iter().map(|(name, tally)| run::json(name, tally)).collect();
         println!("{:#}", serde_json::json!({ "schema": 1, "servers": servers }));
     } else {
-        print!("{}", table::table(&rows));
+        print!("{}\n{}", table::table(&rows), table::transitions(&rows));
     }
     let bad: Vec<&str> = rows.iter().filter(|(_, t)| !table::is_good(t)).map(|(name, _)| *name).collect();
     if bad.is_empty() {

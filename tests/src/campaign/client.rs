@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// No server takes longer for an answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Which code gave an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub trait Client: Send {
     }
 }
 
-fn wrong<T>(answer: impl AsRef<[u8]>) -> io::Result<T> {
+pub(super) fn wrong<T>(answer: impl AsRef<[u8]>) -> io::Result<T> {
     let shown = String::from_utf8_lossy(answer.as_ref()).into_owned();
     Err(io::Error::other(format!("a wrong answer: {shown:?}")))
 }

@@ -11,6 +11,7 @@ use crate::command::{Outcome, suture};
 use crate::lab::Lab;
 use crate::poll::until_true;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 /// How long the baseline lasts.
@@ -33,6 +34,16 @@ pub struct Cost {
     pub look_held: Vec<u64>,
 }
 
+/// How transitions went: one entry per process and command, or sums.
+#[derive(Clone, Debug, Default)]
+pub struct Transitions {
+    /// Microseconds from the first slot that led to a dispatcher to the last thread.
+    pub took: Vec<u64>,
+    /// Threads that were moved, by who found them clear, and looks of the command, by what they came to; named as
+    /// `apply --json` names them.
+    pub counts: BTreeMap<String, u64>,
+}
+
 /// What came of all rounds of a server.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
@@ -44,6 +55,8 @@ pub struct Tally {
     pub inject: Cost,
     /// Of the applies and disables.
     pub change: Cost,
+    /// Of the applies and disables.
+    pub transitions: Transitions,
     /// Rounds in which clients saw all new answers, then all old ones.
     pub observed: usize,
     /// What commands refused, and what clients saw that they should not.
@@ -142,6 +155,9 @@ impl Round<'_> {
             let message = rows.iter().find_map(|row| row["error"]["message"].as_str().map(str::to_owned));
             self.tally.wrong.push(format!("{}: {}", command[0], message.unwrap_or_default()));
         }
+        if changes {
+            self.transitions(&rows, &pids);
+        }
         let cost = if changes { &mut self.tally.change } else { &mut self.tally.inject };
         for row in &rows {
             let number = |name: &str| row["details"][name].as_u64();
@@ -150,6 +166,29 @@ impl Round<'_> {
             cost.stops.extend(number("stops"));
             cost.looks.extend(number("looks_with_stop"));
             cost.look_held.extend(number("look_held_us").filter(|held| *held > 0));
+        }
+    }
+
+    /// Notes how the transitions of a command went.
+    fn transitions(&mut self, rows: &[Value], pids: &[String]) {
+        let tally = &mut self.tally.transitions;
+        for (kind, found) in ["moved_by", "looks"].into_iter().flat_map(|kind| {
+            rows.iter().filter_map(move |row| Some((kind, row["details"][kind].as_object()?)))
+        }) {
+            for (name, count) in found {
+                *tally.counts.entry(format!("{kind}.{name}")).or_default() += count.as_u64().unwrap_or(0);
+            }
+        }
+        for pid in pids {
+            let log = suture(&["log", "--json", "--pid", pid]).json();
+            let events = log["events"].as_array().cloned().unwrap_or_default();
+            let last = |word: &str| {
+                let is = |e: &&Value| e["event"].as_str().is_some_and(|event| event.starts_with(word));
+                events.iter().rev().find(is).and_then(|e| e["time_ns"].as_u64())
+            };
+            if let (Some(start), Some(end)) = (last("start"), last("completing")) {
+                tally.took.push(end.saturating_sub(start) / 1000);
+            }
         }
     }
 
@@ -211,6 +250,8 @@ pub fn json(name: &str, tally: &Tally) -> Value {
         "wrong": tally.wrong,
         "inject": cost(&tally.inject),
         "change": cost(&tally.change),
+        "transition_us": super::table::quantiles(&tally.transitions.took),
+        "transition_counts": tally.transitions.counts,
         "baseline": phase(&tally.baseline),
         "patching": phase(&tally.patching),
         "eintr_rounds": tally.counted_rounds,

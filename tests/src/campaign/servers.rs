@@ -3,7 +3,8 @@
 //! Where a server exports functions, one of its own is patched; memcached and Python's http.server get one
 //! of libc whose result their clients see.
 
-use super::client::{Ask, Client, Http, Lines, Postgres};
+use super::client::{Ask, Client, Http, Lines};
+use super::databases::{mariadb, postgres};
 use super::eintr::Counter;
 use super::load::CLIENTS;
 use crate::lab::Lab;
@@ -13,8 +14,7 @@ use crate::server::free_port;
 use crate::target::prepare;
 use std::fs;
 use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 
 /// A server of the distribution.
@@ -36,14 +36,14 @@ pub struct Spec {
 }
 
 /// How a server is started and reached.
-struct Start {
-    command: Command,
-    connect: Connect,
+pub(super) struct Start {
+    pub(super) command: Command,
+    pub(super) connect: Connect,
     /// Its processes that serve are children of the one started, and so many.
-    children: bool,
+    pub(super) children: bool,
 }
 
-type Connect = Box<dyn Fn() -> io::Result<Box<dyn Client>> + Send + Sync>;
+pub(super) type Connect = Box<dyn Fn() -> io::Result<Box<dyn Client>> + Send + Sync>;
 
 /// A running server; it and its children end when dropped.
 pub struct Server {
@@ -146,7 +146,7 @@ const PLAIN: Spec =
     Spec { name: "", needs: ("", ""), patch: "", text: "", processes: 1, ends_by: None, start: redis };
 
 /// All of them.
-pub const ALL: [Spec; 8] = [
+pub const ALL: [Spec; 9] = [
     Spec {
         name: "redis",
         needs: ("redis-server", "redis-server"),
@@ -217,6 +217,17 @@ pub const ALL: [Spec; 8] = [
         processes: CLIENTS,
         ends_by: Some(libc::SIGQUIT),
         start: postgres,
+    },
+    Spec {
+        name: "mariadb",
+        needs: ("mariadbd", "mariadb-server-core"),
+        patch: "encrypt",
+        text: "#include <suture.h>\n\
+            static char *patched(const char *key, const char *salt)\n\
+            { (void)key; (void)salt; return (char *)\"Suture\"; }\n\
+            SUTURE_PATCH(\"encrypt\", SUTURE_OBJECT(\"libcrypt.so.1\", SUTURE_FUNC(\"crypt\", patched)));\n",
+        start: mariadb,
+        ..PLAIN
     },
     Spec {
         name: "python",
@@ -351,47 +362,4 @@ fn python(lab: &Lab) -> Start {
     command.args(["-m", "http.server", &port.to_string(), "--bind", "127.0.0.1", "--directory"]).arg(pages);
     let connect = http(port, "Date: Thu, 01 Jan 1970 00:00:00 GMT\r\n", "Date: ");
     Start { command, connect, children: false }
-}
-
-/// User and group of a name, from /etc/passwd.
-fn user(name: &str) -> (u32, u32) {
-    let users = fs::read_to_string("/etc/passwd").unwrap_or_default();
-    let fields = users.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    let found = fields
-        .filter(|f| f.first() == Some(&name))
-        .find_map(|f| Some((f.get(2)?.parse().ok()?, f.get(3)?.parse().ok()?)));
-    found.unwrap_or_else(|| panic!("there is no user {name}"))
-}
-
-fn postgres(lab: &Lab) -> Start {
-    let programs = newest(Path::new("/usr/lib/postgresql")).join("bin");
-    let (uid, gid) = user("postgres");
-    let folder = lab.path("postgres");
-    if !folder.exists() {
-        fs::create_dir(&folder).expect("a directory");
-        std::os::unix::fs::chown(&folder, Some(uid), Some(gid)).expect("chown");
-        let mut initdb = Command::new(programs.join("initdb"));
-        initdb.args(["-A", "trust", "-N", "--no-instructions", "-D"]).arg(&folder).uid(uid).gid(gid);
-        let done = initdb.current_dir(&folder).stdin(Stdio::null()).output().expect("running initdb");
-        assert!(done.status.success(), "initdb: {}", String::from_utf8_lossy(&done.stderr));
-    }
-    // A server that was killed leaves it, and its process id may be somebody else's by now.
-    let _ = fs::remove_file(folder.join("postmaster.pid"));
-    let mut command = Command::new(programs.join("postgres"));
-    command.arg("-D").arg(&folder).arg("-k").arg(&folder).args([
-        "-c",
-        "listen_addresses=",
-        "-c",
-        "fsync=off",
-    ]);
-    command.current_dir(&folder).uid(uid).gid(gid);
-    let socket = folder.join(".s.PGSQL.5432");
-    let connect: Connect = Box::new(move || Ok(Box::new(Postgres::connect(&socket, "424242")?)));
-    Start { command, connect, children: false }
-}
-
-/// The last of a directory's entries by name.
-fn newest(folder: &Path) -> PathBuf {
-    let entries = fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
-    entries.max().unwrap_or_else(|| panic!("nothing in {}", folder.display()))
 }

@@ -100,6 +100,45 @@ pub fn table(rows: &[(&str, Tally)]) -> String {
     text
 }
 
+/// Heading and key of a count.
+type Count = (&'static str, &'static str);
+
+/// Who found threads clear.
+const MOVED: [Count; 3] =
+    [("worker", "moved_by.worker"), ("command", "moved_by.command"), ("self", "moved_by.themselves")];
+/// What looks of the command came to.
+const LOOKS: [Count; 8] = [
+    ("scan", "looks.scan"),
+    ("cfi", "looks.cfi"),
+    ("height", "looks.height"),
+    ("ptrace", "looks.ptrace"),
+    ("none", "looks.no_stack"),
+    ("on stack", "looks.on_stack"),
+    ("unclear", "looks.unreliable"),
+    ("running", "looks.running"),
+];
+
+/// How transitions went, one line per server.
+#[must_use]
+pub fn transitions(rows: &[(&str, Tally)]) -> String {
+    let mut text = format!("{:<15} {:>22} |", "server", "transition (us)");
+    for (name, _) in MOVED.iter().chain(&LOOKS) {
+        let _ = write!(text, " {name:>8}");
+    }
+    text += "\n";
+    for (name, tally) in rows {
+        let [median, p99, most] = numbers(&tally.transitions.took);
+        let _ = write!(text, "{name:<15} {:>22} |", format!("{median} / {p99} / {most}"));
+        for (_, key) in MOVED.iter().chain(&LOOKS) {
+            let _ = write!(text, " {:>8}", tally.transitions.counts.get(*key).copied().unwrap_or(0));
+        }
+        text += "\n";
+    }
+    text + "transition: from the first slot that leads to a dispatcher to the last thread, median / p99 / most; worker, \
+            command, self: threads moved, by who found them clear; then looks of the command: clear by a scan, by call \
+            frame information, with computed heights, held by ptrace, without a stack; not clear\n"
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
