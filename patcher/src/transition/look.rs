@@ -22,6 +22,8 @@ use crate::threads::ThreadLayout;
 use crate::view::Cache;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
@@ -488,7 +490,8 @@ pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
 /// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
 /// and whoever reads it waits.
 pub(crate) struct StackCache<'t> {
-    pages: RefCell<Vec<(u64, Vec<u8>)>>,
+    /// By address: a scan that meets no end goes through thousands.
+    pages: RefCell<HashMap<u64, Vec<u8>>>,
     target: &'t Target,
 }
 
@@ -504,14 +507,13 @@ impl<'t> StackCache<'t> {
     fn read_in_page(&self, addr: u64, buf: &mut [u8]) -> Option<()> {
         let (page, offset) = (addr & !(PAGE - 1), (addr % PAGE) as usize);
         let mut pages = self.pages.borrow_mut();
-        let at = match pages.iter().position(|(start, _)| *start == page) {
-            Some(at) => at,
-            None => {
-                pages.push((page, self.target.memory.read_vec(Addr(page), PAGE as usize).ok()?));
-                pages.len() - 1
+        let bytes = match pages.entry(page) {
+            Entry::Occupied(there) => there.into_mut(),
+            Entry::Vacant(place) => {
+                place.insert(self.target.memory.read_vec(Addr(page), PAGE as usize).ok()?)
             }
         };
-        buf.copy_from_slice(pages[at].1.get(offset..offset.checked_add(buf.len())?)?);
+        buf.copy_from_slice(bytes.get(offset..offset.checked_add(buf.len())?)?);
         Some(())
     }
 }
