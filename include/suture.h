@@ -152,7 +152,9 @@ struct suture_patch {
  * time ("hidden symbol ... isn't defined"), never at run time.
  */
 
-/* A function or variable of the target, in C++ too one with C linkage: SUTURE_EXTERN int counter; */
+/* A function or variable of the target, in C++ too one with C linkage: SUTURE_EXTERN int counter;
+ * What only a library has that the program loads later is null until then, and again when it is unloaded: see
+ * docs/libraries.md. */
 #define SUTURE_EXTERN SUTURE_C_LINKAGE __attribute__((visibility("default")))
 
 /* Around declarations or #include lines of the target's own headers (and around what has C++
@@ -179,6 +181,8 @@ struct suture_patch {
  * names it in SUTURE_SYMBOL or SUTURE_OFFSET:
  *
  *     SUTURE_POINTER(int, hits);                  ++*hits;
+ *
+ * It is null while its library is not loaded.
  */
 #define SUTURE_POINTER(type, name) SUTURE_SLOT_DECL type *name SUTURE_SLOT_NAME(name)
 

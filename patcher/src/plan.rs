@@ -22,7 +22,7 @@ use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::{
-    DebugFile, FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
+    DebugFile, FuncDescriptor, FunctionError, LateObject, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
     ProcessView, ResolvedFunc,
 };
 use suture_redirect::{
@@ -109,7 +109,8 @@ pub fn plan(
     let mut view = view::process(target, maps.clone(), cache)?;
     view.exports = runtime::exports(target, &maps)?;
     let debug_files = DebugFiles::of(target.via);
-    let linked = link(&view, patch, &debug_files)?;
+    let late_objects = late::find_objects(target, &view, patch, given, cache)?;
+    let linked = link(&view, patch, &late_objects, &debug_files)?;
     not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let is_late = late::concerned(patch, &view);
@@ -121,7 +122,7 @@ pub fn plan(
         }
     };
     let own_stacks = own_stacks::find(target, &view, books)?;
-    let mut warnings = debug_files.notes();
+    let mut warnings: Vec<String> = Vec::new();
     warnings.extend(linked.funcs.iter().filter_map(|func| {
         let object = &view.objects[linked.objects[func.object as usize].index];
         folded::warning(object.file.symbols(), &func.name, func.old_entry)
@@ -129,13 +130,15 @@ pub fn plan(
     let mut maps = view.maps.clone();
     maps.regions.extend(linked.mappings.iter().chain(&redirect.mappings).map(region));
     maps.regions.sort_by_key(|r| r.start);
+    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
     let subject = late::Subject {
         target,
         view: &view,
         patch,
         linked: &linked,
         books,
-        given,
+        objects: &late_objects,
+        debug_file: DebugFile(&find),
         cache,
         dispatch: dispatch(books, layout),
         options: options(classes),
@@ -146,6 +149,7 @@ pub fn plan(
     let late = if is_late && is_hooked { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
     let mut plan = assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache);
     plan.warnings.extend(warnings);
+    plan.warnings.extend(debug_files.notes());
     if is_late && !is_hooked {
         plan.warnings
             .push("libraries that are loaded later stay unpatched: the loader cannot be hooked".into());
@@ -193,9 +197,14 @@ pub(crate) fn refusal(error: PlanError) -> Error {
     }
 }
 
-fn link(view: &ProcessView<'_>, patch: &Patch, debug_files: &DebugFiles) -> Result<LinkPlan, Error> {
+fn link(
+    view: &ProcessView<'_>,
+    patch: &Patch,
+    late: &[LateObject],
+    debug_files: &DebugFiles,
+) -> Result<LinkPlan, Error> {
     let find = |object: &suture_link::LoadedObject| debug_files.find(object);
-    let options = LinkOptions { debug_file: DebugFile(&find), ..LinkOptions::default() };
+    let options = LinkOptions { debug_file: DebugFile(&find), late, ..LinkOptions::default() };
     suture_link::link(view, patch.file.file(), &options).map_err(|e| {
         let errno = match &e {
             LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
