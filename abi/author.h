@@ -168,6 +168,35 @@ void suture_shadow_leave(uint32_t guard);
 }
 #endif
 
+/* ---- Attributes: what a patch can ask about patches ------------------------------------------
+ *
+ * The tree that `suture get` lists, with numbers for values (docs/states.md). By any thread and in signal
+ * handlers, in callbacks and in patched functions; no lock, no memory, nobody waits. In `pre_patch` of patch P
+ * "P/enabled" is 0 and "P/transition" 1.
+ */
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* The value of "hooking", "tick_ms", "PATCH/enabled", "PATCH/transition", "PATCH/replace",
+ * "PATCH/stack_order", "PATCH/OBJECT/patched" (the executable is "main"), "PATCH/states/ID/holders" (how many),
+ * ".../is_shadow", ".../block_disable", ".../callbacks" (1 = pre_patch, 2 = post_patch, 4 = pre_unpatch,
+ * 8 = post_unpatch, 16 = shadow_dtor). Else a negative errno: -ENOENT no such path, -EISDIR it holds others (so
+ * "PATCH" is -EISDIR while the patch is listed), -EACCES it can only be written, -EOPNOTSUPP a text that only the
+ * command shows, -EINVAL null, or longer than 255 bytes. */
+int64_t suture_attribute_get(const char *path);
+
+/* Patches are changed by the command only. This says why a write is refused: what `suture set` would say of
+ * path and value (-ENOENT, -EACCES, -EINVAL), else -EDEADLK in a callback, which would wait for itself, and -EPERM
+ * elsewhere. 0: it would have changed nothing ("PATCH/force" "0"). */
+int suture_attribute_set(const char *path, const char *value);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
 /* ---- How the macros above work: nothing to use below ----------------------------------------
  *
  * An item is a tuple whose first word is its tag. SUTURE_PATCH walks the items once per table and

@@ -16,7 +16,8 @@ use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
 use suture_abi::batch::{
-    Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range,
+    Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, NamedObject, RANGE_CONTEXT, RANGE_NEW,
+    RANGE_OLD, Range,
 };
 use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
@@ -337,6 +338,7 @@ fn assemble(
         main_stack_end: layout.main_stack_end,
         linked_threads: layout.linked,
         own_stacks: own_stacks.guarded,
+        named: named(patch, view, &late),
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
@@ -504,6 +506,22 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, late: &lat
         command: env!("CARGO_PKG_VERSION").to_owned(),
         objects: objects.collect(),
     }
+}
+
+/// The patch's objects for whoever asks from inside the process.
+fn named(patch: &Patch, view: &ProcessView<'_>, late: &late::LatePlan) -> Vec<NamedObject> {
+    let row = |wanted: &ObjectDescriptor| {
+        let found = view.objects_named(wanted.name.as_deref());
+        let goes = found.iter().any(|index| late.watched.iter().any(|(watched, _)| watched == index));
+        let mut row = NamedObject { stays: u32::from(!found.is_empty() && !goes), ..NamedObject::default() };
+        let name = wanted.name.as_deref().unwrap_or(crate::status::MAIN);
+        // The last byte stays NUL.
+        for (place, byte) in row.name.as_flattened_mut().iter_mut().take(127).zip(name.bytes()) {
+            *place = byte;
+        }
+        row
+    };
+    patch.descriptor.objects.iter().map(row).collect()
 }
 
 fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescription {

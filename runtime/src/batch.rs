@@ -18,8 +18,8 @@ use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
     FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, Header, Image,
-    MAPPING_ANON, MAPPING_FILE, Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State,
-    Table,
+    MAPPING_ANON, MAPPING_FILE, Mapping, NamedObject, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range,
+    Site, State, Table,
 };
 use suture_abi::late::{
     BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WATCH, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
@@ -58,6 +58,8 @@ unsafe impl Plain for State {}
 unsafe impl Plain for Image {}
 // SAFETY: as above.
 unsafe impl Plain for Recipe {}
+// SAFETY: as above.
+unsafe impl Plain for NamedObject {}
 
 fn copy_out<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
     let field = bytes.get(at..at.checked_add(size_of::<T>())?)?;
@@ -140,6 +142,8 @@ pub struct View<'a> {
     pub states: Array<'a, State>,
     /// Objects that may come and go.
     pub recipes: Array<'a, Recipe>,
+    /// Objects of the patch, by name.
+    pub named: Array<'a, NamedObject>,
     payload: &'a [u8],
     /// Name of the patch.
     pub name: &'a [u8],
@@ -177,6 +181,7 @@ impl<'a> View<'a> {
             ranges: Array::of(payload, header.ranges, offset_of!(Header, ranges))?,
             states: Array::of(payload, header.states, offset_of!(Header, states))?,
             recipes: Array::of(payload, header.recipes, offset_of!(Header, recipes))?,
+            named: Array::of(payload, header.named, offset_of!(Header, named))?,
             payload,
             name: bytes_of(payload, header.name, offset_of!(Header, name))?,
             description: bytes_of(payload, header.description, offset_of!(Header, description))?,
@@ -408,6 +413,9 @@ impl<'a> View<'a> {
     fn check_states(&self) -> Result<(), Malformed> {
         if !self.states.is_empty() && !self.has_patch() {
             return Err(Malformed(offset_of!(Header, states)));
+        }
+        if !self.named.is_empty() && !self.has_patch() {
+            return Err(Malformed(offset_of!(Header, named)));
         }
         for (i, state) in self.states.iter().enumerate() {
             let twin = self.states.iter().take(i).any(|s| s.id == state.id);

@@ -187,7 +187,7 @@ impl<'v, 'm> Resolver<'v, 'm> {
         if defined && (bound_here || symbol.binding == elf::STB_GLOBAL || self.symbolic()) {
             return Ok(own());
         }
-        if suture_abi::shadow::FUNCTIONS.contains(&symbol.name) {
+        if suture_abi::is_for_patches(symbol.name) {
             return self.bind_runtime(symbol.name);
         }
         let version = tables.version_of(index).filter(|v| v.file.is_some());
