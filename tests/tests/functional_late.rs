@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 use suture_tests::command::{disable, suture};
+use suture_tests::dist::root;
+use suture_tests::lab::compile;
 use suture_tests::plugins::Plugins;
 use suture_tests::target::Options;
 use suture_tests::{Lab, Target, need, poll, report};
@@ -209,4 +211,41 @@ for line in sys.stdin:
         let answer = target.ask("version");
         assert!(answer.starts_with("9.9.9 3."), "{answer}");
     }
+}
+
+/// The process runs a file that an upgrade has replaced: what is patched is what is mapped, and the new one is another
+/// build when it comes.
+#[test]
+fn a_library_that_was_replaced_on_disk_is_patched_as_it_is_mapped() {
+    Plugins::both(|mut p| {
+        p.load(0, "plugin.so");
+        assert_eq!(p.values(0), (2, 2));
+        let newer = p.lab.path("newer.so");
+        let source = root().join("tests/targets/plugin.c");
+        compile(&source, &newer, &["-O1", "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"]);
+        std::fs::rename(&newer, &p.file).expect("the upgrade");
+        // It finds the library's own data where the mapped file has it.
+        let patch = p.lab.patch(
+            "a",
+            "#include <suture.h>\nSUTURE_EXTERN long hits;\nSUTURE_EXTERN long twice(long n);\n\
+             static long new_answer(long n) { return 1000 * ++hits + twice(n); }\n\
+             SUTURE_PATCH(\"a\", SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)));\n",
+        );
+        suture(&["apply", &patch.to_string_lossy(), "--pid", &p.target.pid_text()]).expect(0);
+        assert_eq!(p.values(0).0, 1002);
+        assert_eq!(p.values(0).0, 2002);
+        p.unload(0);
+        p.load(0, "plugin.so");
+        assert_eq!(p.values(0), (2, 2), "another build: left as it is");
+        assert!(!p.patched("a"));
+        let error = &p.status("a")["late"][0]["error"];
+        assert_eq!(
+            (&error["patch"], &error["errno"]),
+            (&"a".into(), &"EINVAL".into()),
+            "{:#}",
+            p.status("a")
+        );
+        p.disable("a");
+        assert_eq!(p.values(0), (2, 2));
+    });
 }

@@ -253,6 +253,10 @@ impl LatePlan {
         } else if let Some((_, old, _)) = olds.first().filter(|_| wanted.is_none()) {
             return Err(not_replaced(old, name));
         }
+        if of_file(file).build_id_len != 0 {
+            // It says what became of another build that comes under this name. Behind the sites, which know more.
+            self.leave_alone(name);
+        }
         if !words.is_empty() {
             let there = loaded.map(|index| &subject.view.objects[index]);
             let row = Recipe {
@@ -267,7 +271,7 @@ impl LatePlan {
         Ok(())
     }
 
-    /// A library that cannot be patched for this patch when it comes, and so for none.
+    /// A library of that name that no other row is about cannot be patched for this patch, and so for none.
     fn leave_alone(&mut self, name: &str) {
         let row = Recipe { kind: RECIPE_NAME, name: name_of(name), ..Recipe::default() };
         self.recipes.push((row, Vec::new()));
