@@ -20,7 +20,9 @@
  * time ("hidden symbol ... isn't defined"), never at run time.
  */
 
-/* A function or variable of the target, in C++ too one with C linkage: SUTURE_EXTERN int counter; */
+/* A function or variable of the target, in C++ too one with C linkage: SUTURE_EXTERN int counter;
+ * What only a library has that the program loads later is null until then, and again when it is unloaded: see
+ * docs/libraries.md. */
 #define SUTURE_EXTERN SUTURE_C_LINKAGE __attribute__((visibility("default")))
 
 /* Around declarations or #include lines of the target's own headers (and around what has C++
@@ -47,6 +49,8 @@
  * names it in SUTURE_SYMBOL or SUTURE_OFFSET:
  *
  *     SUTURE_POINTER(int, hits);                  ++*hits;
+ *
+ * It is null while its library is not loaded.
  */
 #define SUTURE_POINTER(type, name) SUTURE_SLOT_DECL type *name SUTURE_SLOT_NAME(name)
 
@@ -158,6 +162,35 @@ void suture_shadow_free_all(uint64_t id, suture_shadow_dtor dtor);
  * meanwhile (its destructor has run then). Cheap, and may be nested. */
 uint32_t suture_shadow_enter(void);
 void suture_shadow_leave(uint32_t guard);
+
+#pragma GCC visibility pop
+#ifdef __cplusplus
+}
+#endif
+
+/* ---- Attributes: what a patch can ask about patches ------------------------------------------
+ *
+ * The tree that `suture get` lists, with numbers for values (docs/states.md). By any thread and in signal
+ * handlers, in callbacks and in patched functions; no lock, no memory, nobody waits. In `pre_patch` of patch P
+ * "P/enabled" is 0 and "P/transition" 1.
+ */
+#ifdef __cplusplus
+extern "C" {
+#endif
+#pragma GCC visibility push(default)
+
+/* The value of "hooking", "tick_ms", "PATCH/enabled", "PATCH/transition", "PATCH/replace",
+ * "PATCH/stack_order", "PATCH/OBJECT/patched" (the executable is "main"), "PATCH/states/ID/holders" (how many),
+ * ".../is_shadow", ".../block_disable", ".../callbacks" (1 = pre_patch, 2 = post_patch, 4 = pre_unpatch,
+ * 8 = post_unpatch, 16 = shadow_dtor). Else a negative errno: -ENOENT no such path, -EISDIR it holds others (so
+ * "PATCH" is -EISDIR while the patch is listed), -EACCES it can only be written, -EOPNOTSUPP a text that only the
+ * command shows, -EINVAL null, or longer than 255 bytes. */
+int64_t suture_attribute_get(const char *path);
+
+/* Patches are changed by the command only. This says why a write is refused: what `suture set` would say of
+ * path and value (-ENOENT, -EACCES, -EINVAL), else -EDEADLK in a callback, which would wait for itself, and -EPERM
+ * elsewhere. 0: it would have changed nothing ("PATCH/force" "0"). */
+int suture_attribute_set(const char *path, const char *value);
 
 #pragma GCC visibility pop
 #ifdef __cplusplus

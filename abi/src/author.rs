@@ -11,8 +11,10 @@
 //! in the target nobody writes it) and the call through a slot the command has filled.
 #![allow(unsafe_code)]
 
+mod attributes;
 mod shadow;
 
+pub use attributes::{attribute, set_attribute};
 pub use shadow::{Shadow, ShadowRef};
 
 use core::ffi::c_void;

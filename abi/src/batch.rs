@@ -59,6 +59,8 @@ pub struct Header {
     pub name: Table,
     /// Bytes: the command's own description of the patch, kept for status and never parsed inside.
     pub description: Table,
+    /// [`NamedObject`]s of the patch, in the descriptor's order.
+    pub named: Table,
 }
 
 /// The batch brings a patch (always, except for a batch that only adds hooks).
@@ -291,6 +293,18 @@ pub struct State {
     pub shadow_dtor: u64,
 }
 
+/// An object of the patch, for whoever asks from inside the process.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamedObject {
+    /// Name as the patch has it, `main` for the executable, NUL padded, cut where it is longer.
+    pub name: [[u8; 32]; 4],
+    /// 1 = it is there and stays. Else its functions' sites say by their [`crate::late::Recipe`] when it is there.
+    pub stays: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
 /// The mapped image of the patch object, for unwinders and debuggers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -322,7 +336,8 @@ pub struct Image {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 136);
+    assert!(size_of::<Header>() == 144);
+    assert!(size_of::<NamedObject>() == 136);
     assert!(size_of::<Object>() == 32);
     assert!(size_of::<Mapping>() == 40);
     assert!(size_of::<Fixup>() == 24);

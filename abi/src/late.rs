@@ -25,6 +25,8 @@ pub const RECIPE_SITES: u32 = 1;
 pub const RECIPE_WATCH: u32 = 2;
 /// Nothing is known but a name: an object of that name cannot be patched for the patch of the row.
 pub const RECIPE_NAME: u32 = 3;
+/// [`Word`]s of the patch's image that hold addresses in an object of that build-id.
+pub const RECIPE_WORDS: u32 = 4;
 
 /// One row of a batch.
 #[repr(C)]
@@ -46,11 +48,11 @@ pub struct Recipe {
     pub build_id_at: u64,
     /// Offset of the dynamic section.
     pub dynamic: u64,
-    /// [`RECIPE_WATCH`]: load base.
+    /// [`RECIPE_WATCH`], and [`RECIPE_WORDS`] of an object that is there: load base.
     pub base: u64,
-    /// [`RECIPE_WATCH`]: address of its link map.
+    /// As `base`: address of its link map, 0 = not there.
     pub link_map: u64,
-    /// [`RECIPE_SITES`]: a [`Head`] and its tables, in the payload.
+    /// In the payload. [`RECIPE_SITES`]: a [`Head`] and its tables; [`RECIPE_WORDS`]: [`Word`]s.
     pub blob: Table,
 }
 
@@ -60,7 +62,8 @@ pub struct Recipe {
 pub struct RecipeRow {
     /// Number of the row in this process, from 1, never reused.
     pub id: u32,
-    /// [`crate::block::PatchRow::id`] a [`RECIPE_NAME`] row belongs to; others outlive their patch.
+    /// [`crate::block::PatchRow::id`] a [`RECIPE_NAME`] or [`RECIPE_WORDS`] row belongs to; others outlive their
+    /// patch.
     pub patch: u32,
     /// What the plan said (`blob` in it is meaningless here).
     pub plan: Recipe,
@@ -161,6 +164,30 @@ pub struct LateSite {
     pub copy_word: u64,
 }
 
+/// The word receives the load base plus [`Word::value`].
+pub const WORD_ADDRESS: u32 = 0;
+/// The word receives [`Word::value`].
+pub const WORD_VALUE: u32 = 1;
+/// The word receives the 8 bytes at [`Word::value`] of the object's link map: its number for thread-local data.
+pub const WORD_MODULE: u32 = 2;
+
+/// A word of a patch that depends on an object which may come and go. Written by whoever loads or unloads the
+/// object, under the loader's lock, while the patch is listed; the worker fills it before that.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Word {
+    /// Address of the word, 8-byte aligned, in the patch's image.
+    pub place: u64,
+    /// See the `WORD_*` kinds.
+    pub value: u64,
+    /// What it holds while the object is not there.
+    pub absent: u64,
+    /// `WORD_*`.
+    pub kind: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
 impl Site {
     /// Where the site is when its object is loaded at `base` and what is near it was moved by `delta`. `None`:
     /// the stub is out of reach.
@@ -213,4 +240,5 @@ const _: () = {
     assert!(size_of::<Piece>() == 32);
     assert!(size_of::<Reloc>() == 8);
     assert!(size_of::<LateSite>() == 144);
+    assert!(size_of::<Word>() == 32);
 };

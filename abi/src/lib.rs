@@ -16,6 +16,7 @@
 //! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
 //! | [`late`] | objects that come and go after the patch | command, loading threads | loading threads, command |
 //! | [`shadow`] | shadow variables in the target's memory | runtime | command |
+//! | [`attributes`] | functions by which patches read attributes | runtime | patches |
 //! | [`stacks`] | stacks of coroutines, as the program registers them | program | command |
 //! | [`doorbell`] | the register frame a borrowed thread returns through | command | runtime's entry |
 //!
@@ -28,6 +29,7 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod attributes;
 pub mod author;
 pub mod batch;
 pub mod block;
@@ -42,7 +44,7 @@ pub mod shadow;
 pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Version of [`descriptor`]: `SUTURE_ABI` of the C header.
 pub const DESCRIPTOR_VERSION: u32 = 3;
@@ -52,6 +54,12 @@ pub const PATCH_SYMBOL: &str = "suture_patch";
 
 /// Name of the one data symbol `libsuture.so` exports for the command: its [`block::RuntimeBlock`].
 pub const BLOCK_SYMBOL: &str = "suture_runtime";
+
+/// Whether the runtime exports a function of that name for patches.
+#[must_use]
+pub fn is_for_patches(name: &str) -> bool {
+    shadow::FUNCTIONS.contains(&name) || attributes::FUNCTIONS.contains(&name)
+}
 
 /// File name and SONAME of the runtime.
 pub const RUNTIME_SONAME: &str = "libsuture.so";

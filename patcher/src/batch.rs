@@ -3,7 +3,7 @@
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header,
-    Image, Mapping, Object, Range, Site, State, Table,
+    Image, Mapping, NamedObject, Object, Range, Site, State, Table,
 };
 use suture_abi::late::Recipe;
 
@@ -30,6 +30,8 @@ pub struct Batch {
     pub states: Vec<State>,
     /// Objects that may come and go, with their blobs.
     pub recipes: Vec<(Recipe, Vec<u8>)>,
+    /// Objects of the patch, by name.
+    pub named: Vec<NamedObject>,
     /// Address of the loader's `r_debug`.
     pub r_debug: u64,
     /// The patch takes the place of all others.
@@ -71,6 +73,9 @@ unsafe impl Row for Site {}
 #[allow(unsafe_code)]
 // SAFETY: four u32, two byte arrays of multiples of 8, four u64, a table of two u32.
 unsafe impl Row for Recipe {}
+#[allow(unsafe_code)]
+// SAFETY: 128 bytes, two u32.
+unsafe impl Row for NamedObject {}
 #[allow(unsafe_code)]
 // SAFETY: two u32, three u64, two u32.
 unsafe impl Row for Func {}
@@ -132,6 +137,7 @@ impl Batch {
             r_debug: self.r_debug,
             name: append(self.name.as_bytes(), self.name.len()),
             description: append(&self.description, self.description.len()),
+            named: append(bytes_of(&self.named), self.named.len()),
         };
         bytes[..size_of::<Header>()].copy_from_slice(bytes_of(std::slice::from_ref(&header)));
         bytes

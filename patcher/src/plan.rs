@@ -16,13 +16,14 @@ use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
 use suture_abi::batch::{
-    Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, Range,
+    Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, NamedObject, RANGE_CONTEXT, RANGE_NEW,
+    RANGE_OLD, Range,
 };
 use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::{
-    DebugFile, FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
+    DebugFile, FuncDescriptor, FunctionError, LateObject, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
     ProcessView, ResolvedFunc,
 };
 use suture_redirect::{
@@ -109,7 +110,8 @@ pub fn plan(
     let mut view = view::process(target, maps.clone(), cache)?;
     view.exports = runtime::exports(target, &maps)?;
     let debug_files = DebugFiles::of(target.via);
-    let linked = link(&view, patch, &debug_files)?;
+    let late_objects = late::find_objects(target, &view, patch, given, cache)?;
+    let linked = link(&view, patch, &late_objects, &debug_files)?;
     not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let is_late = late::concerned(patch, &view);
@@ -121,7 +123,7 @@ pub fn plan(
         }
     };
     let own_stacks = own_stacks::find(target, &view, books)?;
-    let mut warnings = debug_files.notes();
+    let mut warnings: Vec<String> = Vec::new();
     warnings.extend(linked.funcs.iter().filter_map(|func| {
         let object = &view.objects[linked.objects[func.object as usize].index];
         folded::warning(object.file.symbols(), &func.name, func.old_entry)
@@ -129,13 +131,15 @@ pub fn plan(
     let mut maps = view.maps.clone();
     maps.regions.extend(linked.mappings.iter().chain(&redirect.mappings).map(region));
     maps.regions.sort_by_key(|r| r.start);
+    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
     let subject = late::Subject {
         target,
         view: &view,
         patch,
         linked: &linked,
         books,
-        given,
+        objects: &late_objects,
+        debug_file: DebugFile(&find),
         cache,
         dispatch: dispatch(books, layout),
         options: options(classes),
@@ -146,6 +150,7 @@ pub fn plan(
     let late = if is_late && is_hooked { late::plan(&subject, &maps)? } else { late::LatePlan::default() };
     let mut plan = assemble(patch, &view, linked, &hooks, redirect, late, books, layout, own_stacks, cache);
     plan.warnings.extend(warnings);
+    plan.warnings.extend(debug_files.notes());
     if is_late && !is_hooked {
         plan.warnings
             .push("libraries that are loaded later stay unpatched: the loader cannot be hooked".into());
@@ -193,9 +198,14 @@ pub(crate) fn refusal(error: PlanError) -> Error {
     }
 }
 
-fn link(view: &ProcessView<'_>, patch: &Patch, debug_files: &DebugFiles) -> Result<LinkPlan, Error> {
+fn link(
+    view: &ProcessView<'_>,
+    patch: &Patch,
+    late: &[LateObject],
+    debug_files: &DebugFiles,
+) -> Result<LinkPlan, Error> {
     let find = |object: &suture_link::LoadedObject| debug_files.find(object);
-    let options = LinkOptions { debug_file: DebugFile(&find), ..LinkOptions::default() };
+    let options = LinkOptions { debug_file: DebugFile(&find), late, ..LinkOptions::default() };
     suture_link::link(view, patch.file.file(), &options).map_err(|e| {
         let errno = match &e {
             LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
@@ -328,6 +338,7 @@ fn assemble(
         main_stack_end: layout.main_stack_end,
         linked_threads: layout.linked,
         own_stacks: own_stacks.guarded,
+        named: named(patch, view, &late),
         ..Batch::default()
     };
     for (mappings, blob) in [(&redirect.mappings, &redirect.blob), (&linked.mappings, &linked.blob)] {
@@ -495,6 +506,22 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, late: &lat
         command: env!("CARGO_PKG_VERSION").to_owned(),
         objects: objects.collect(),
     }
+}
+
+/// The patch's objects for whoever asks from inside the process.
+fn named(patch: &Patch, view: &ProcessView<'_>, late: &late::LatePlan) -> Vec<NamedObject> {
+    let row = |wanted: &ObjectDescriptor| {
+        let found = view.objects_named(wanted.name.as_deref());
+        let goes = found.iter().any(|index| late.watched.iter().any(|(watched, _)| watched == index));
+        let mut row = NamedObject { stays: u32::from(!found.is_empty() && !goes), ..NamedObject::default() };
+        let name = wanted.name.as_deref().unwrap_or(crate::status::MAIN);
+        // The last byte stays NUL.
+        for (place, byte) in row.name.as_flattened_mut().iter_mut().take(127).zip(name.bytes()) {
+            *place = byte;
+        }
+        row
+    };
+    patch.descriptor.objects.iter().map(row).collect()
 }
 
 fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescription {

@@ -182,8 +182,13 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
             let found = named(&description).or_else(|| all.iter().find_map(named));
             let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
             let mut row = function_status(target, site, name, object, func.plan.new_func)?;
-            if books.is_nowhere(&site.plan) && offset.is_some() {
-                row.site = if is_refused(&books, site) { "refused" } else { "waiting" };
+            if books.is_nowhere(&site.plan) {
+                row.site = match offset {
+                    Some(_) if is_refused(&books, site) => "refused",
+                    Some(_) => "waiting",
+                    // Whatever lies there now is none of it.
+                    None => "gone",
+                };
             }
             functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
         }

@@ -10,7 +10,7 @@
 //! are checked could only mislead itself, since every table is bounds-checked from one copy.
 #![allow(unsafe_code)]
 
-use crate::late::blob::Blob;
+use crate::late::blob::{self, Blob};
 use crate::sys::mem::{PAGE, PROT_EXEC, PROT_READ, PROT_WRITE};
 use core::marker::PhantomData;
 use core::mem::offset_of;
@@ -18,10 +18,12 @@ use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
     FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, Header, Image,
-    MAPPING_ANON, MAPPING_FILE, Mapping, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range, Site, State,
-    Table,
+    MAPPING_ANON, MAPPING_FILE, Mapping, NamedObject, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range,
+    Site, State, Table,
 };
-use suture_abi::late::{BUILD_ID_MAX, LANES, LateSite, RECIPE_NAME, RECIPE_SITES, Recipe};
+use suture_abi::late::{
+    BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WATCH, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
+};
 
 /// Longest name of a patch.
 pub const NAME_MAX: usize = 55;
@@ -56,6 +58,8 @@ unsafe impl Plain for State {}
 unsafe impl Plain for Image {}
 // SAFETY: as above.
 unsafe impl Plain for Recipe {}
+// SAFETY: as above.
+unsafe impl Plain for NamedObject {}
 
 fn copy_out<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
     let field = bytes.get(at..at.checked_add(size_of::<T>())?)?;
@@ -138,6 +142,8 @@ pub struct View<'a> {
     pub states: Array<'a, State>,
     /// Objects that may come and go.
     pub recipes: Array<'a, Recipe>,
+    /// Objects of the patch, by name.
+    pub named: Array<'a, NamedObject>,
     payload: &'a [u8],
     /// Name of the patch.
     pub name: &'a [u8],
@@ -175,6 +181,7 @@ impl<'a> View<'a> {
             ranges: Array::of(payload, header.ranges, offset_of!(Header, ranges))?,
             states: Array::of(payload, header.states, offset_of!(Header, states))?,
             recipes: Array::of(payload, header.recipes, offset_of!(Header, recipes))?,
+            named: Array::of(payload, header.named, offset_of!(Header, named))?,
             payload,
             name: bytes_of(payload, header.name, offset_of!(Header, name))?,
             description: bytes_of(payload, header.description, offset_of!(Header, description))?,
@@ -276,7 +283,8 @@ impl<'a> View<'a> {
         }
         for (i, r) in self.recipes.iter().enumerate().filter(|(_, r)| r.id == 0) {
             let bad = |field| Err(self.recipes.place(i, field));
-            if !(RECIPE_SITES..=RECIPE_NAME).contains(&r.kind) || r.kind == RECIPE_NAME && !self.has_patch() {
+            let of_patch = !matches!(r.kind, RECIPE_SITES | RECIPE_WATCH);
+            if !(RECIPE_SITES..=RECIPE_WORDS).contains(&r.kind) || of_patch && !self.has_patch() {
                 return bad(offset_of!(Recipe, kind));
             }
             if r.lane as usize >= LANES {
@@ -288,19 +296,30 @@ impl<'a> View<'a> {
             if bytes_of(self.payload, r.blob, 0).is_err() {
                 return bad(offset_of!(Recipe, blob));
             }
-            let Some(blob) = Blob::new(self.blob(&r)).filter(|_| r.kind == RECIPE_SITES) else {
-                match r.kind {
-                    RECIPE_SITES => return bad(offset_of!(Recipe, blob)),
-                    _ => continue,
-                }
+            let good = match r.kind {
+                RECIPE_SITES => self.are_sites(&r),
+                RECIPE_WORDS => self.are_words(&r),
+                _ => true,
             };
-            let lasting = |m: &Mapping| m.final_prot & PROT_WRITE != 0 && m.role == ROLE_ARENA;
-            let good = |s: LateSite| s.copy_word.is_multiple_of(8) && self.mapped(s.copy_word, 8, lasting);
-            if !blob.sites().all(good) {
+            if !good {
                 return bad(offset_of!(Recipe, blob));
             }
         }
         Ok(())
+    }
+
+    fn are_sites(&self, recipe: &Recipe) -> bool {
+        let lasting = |m: &Mapping| m.final_prot & PROT_WRITE != 0 && m.role == ROLE_ARENA;
+        let good = |s: LateSite| s.copy_word.is_multiple_of(8) && self.mapped(s.copy_word, 8, lasting);
+        Blob::new(self.blob(recipe)).is_some_and(|blob| blob.sites().all(good))
+    }
+
+    /// Words are written for as long as the patch is there.
+    fn are_words(&self, recipe: &Recipe) -> bool {
+        let own = |m: &Mapping| m.final_prot & PROT_WRITE != 0 && m.role == ROLE_IMAGE;
+        let good =
+            |w: Word| w.kind <= WORD_MODULE && w.place.is_multiple_of(8) && self.mapped(w.place, 8, own);
+        blob::words(self.blob(recipe)).is_some_and(|mut words| words.all(good))
     }
 
     fn check_sites(&self) -> Result<(), Malformed> {
@@ -394,6 +413,9 @@ impl<'a> View<'a> {
     fn check_states(&self) -> Result<(), Malformed> {
         if !self.states.is_empty() && !self.has_patch() {
             return Err(Malformed(offset_of!(Header, states)));
+        }
+        if !self.named.is_empty() && !self.has_patch() {
+            return Err(Malformed(offset_of!(Header, named)));
         }
         for (i, state) in self.states.iter().enumerate() {
             let twin = self.states.iter().take(i).any(|s| s.id == state.id);

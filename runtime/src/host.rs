@@ -211,6 +211,13 @@ pub fn idle_tid() -> Option<u32> {
     idle.then(|| host.tid.load(Ordering::Relaxed)).filter(|tid| *tid != 0)
 }
 
+/// True on the thread that is running a callback, while it does. On any thread.
+pub fn is_caller() -> bool {
+    let host = BLOCK.host();
+    // Both words are the caller's own if it is the host.
+    host.state.load(Ordering::Relaxed) == RUNNING && host.tid.load(Ordering::Relaxed) == thread::gettid()
+}
+
 fn lives(host: &Host) -> bool {
     thread::exists(host.tid.load(Ordering::Relaxed))
 }

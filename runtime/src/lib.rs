@@ -35,6 +35,7 @@ extern crate alloc as alloc_crate;
 
 pub mod alloc;
 pub mod arch;
+pub mod attributes;
 pub mod batch;
 pub mod birth;
 pub mod block;

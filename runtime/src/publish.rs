@@ -8,8 +8,16 @@
 //!
 //! # Safety
 //!
-//! Published books are never changed. They are freed when the next ones are out: nobody inside but the
-//! worker looks at them, and readers outside copy, then look at the sequence number.
+//! Published books are never changed. They are freed when the next ones are out and no thread of the process reads
+//! any; readers outside copy, then look at the sequence number.
+//!
+//! # Readers inside
+//!
+//! Any thread may ask for attributes, in a handler, too ([`with_current`]). It counts itself in before it takes the
+//! pointer, and out when it is done with the books. The worker exchanges the pointer, then looks at the count: if it is 0, every
+//! reader came after the exchange, or has gone (the two full fences are those of [`table`], with their model). Else the old
+//! books wait with those before them until a later exchange finds nobody. Only a thread that does not go on reading (it is
+//! stopped, or was forked away) keeps any, and so many of them at most as there are places.
 #![allow(unsafe_code)]
 
 use crate::block::BLOCK;
@@ -19,11 +27,43 @@ use crate::list::{self, NoMemory};
 use crate::word::Word;
 use alloc_crate::vec::Vec;
 use core::ptr::{addr_of_mut, null_mut};
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use suture_abi::block::{Rows, RuntimeBlock};
 
 /// The published books, null before the first. Written by the worker, read by it and its successors.
 static CURRENT: AtomicPtr<Books> = AtomicPtr::new(null_mut());
+
+/// Threads that may be reading books.
+static READERS: AtomicU32 = AtomicU32::new(0);
+
+/// Books that were read when the next came. Worker only.
+static RETIRED: [AtomicPtr<Books>; 32] = [const { AtomicPtr::new(null_mut()) }; 32];
+
+/// Shows the published books to the calling thread, whichever it is. What it reads must be done with on return.
+pub fn with_current<R>(read: impl FnOnce(&Books) -> R) -> R {
+    static NONE: Books = Books::EMPTY;
+    table::enter(&READERS);
+    // SAFETY: what is published is complete, and is freed only when no reader is counted that may have taken it.
+    let result = read(unsafe { CURRENT.load(Ordering::SeqCst).as_ref() }.unwrap_or(&NONE));
+    table::leave(&READERS);
+    result
+}
+
+/// Frees books that were just exchanged, and those that had to wait. Worker only.
+fn retire(old: *mut Books) {
+    let free = |books: *mut Books| {
+        if !books.is_null() {
+            // SAFETY: made by `list::keep` with capacity 1; exchanged before the count was read, so nobody has it.
+            drop(unsafe { Vec::from_raw_parts(books, 1, 1) });
+        }
+    };
+    if table::is_unread(&READERS) {
+        RETIRED.iter().for_each(|place| free(place.swap(null_mut(), Ordering::Relaxed)));
+        free(old);
+    } else if let Some(place) = RETIRED.iter().find(|place| place.load(Ordering::Relaxed).is_null()) {
+        place.store(old, Ordering::Relaxed);
+    }
+}
 
 /// The published books.
 ///
@@ -72,7 +112,7 @@ impl Ready {
     /// Only the worker may call it; no reference from [`current`] may be used afterwards.
     pub unsafe fn show(self) {
         // pairs with: `current` in a worker of a forked child
-        let old = CURRENT.swap(self.0, Ordering::Release);
+        let old = CURRENT.swap(self.0, Ordering::SeqCst);
         let block: *mut RuntimeBlock = BLOCK.as_ptr();
         let books = self.books();
         // SAFETY: the block is a static whose plain fields the worker alone writes.
@@ -91,10 +131,7 @@ impl Ready {
             end_change(&(*block).rows_seq, changing);
         }
         self.1.show();
-        if !old.is_null() {
-            // SAFETY: made by `list::keep` with capacity 1 and not used any more (caller).
-            drop(unsafe { Vec::from_raw_parts(old, 1, 1) });
-        }
+        retire(old);
     }
 }
 
@@ -156,6 +193,9 @@ pub unsafe fn rescue() -> Result<(), NoMemory> {
     let ready = ready(copy)?;
     // Showing must not free books of an arena that is gone.
     CURRENT.store(null_mut(), Ordering::Relaxed);
+    RETIRED.iter().for_each(|place| place.store(null_mut(), Ordering::Relaxed));
+    // Readers of the parent are not here; one that has forked in a handler reads on in memory that is never freed.
+    READERS.store(0, Ordering::Relaxed);
     table::abandon();
     // SAFETY: the caller is the worker.
     unsafe { ready.show() };

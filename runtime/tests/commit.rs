@@ -79,6 +79,7 @@ impl Plan {
             r_debug: 0,
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"made by hand", 12),
+            named: Table::default(),
         };
         out[..size_of::<Header>()].copy_from_slice(raw(&[header]));
         out

@@ -36,6 +36,7 @@ fn it_exports_the_block_what_patches_call_and_nothing_else() {
         .collect();
     symbols.sort();
     let mut allowed: Vec<&str> = suture_abi::shadow::FUNCTIONS.to_vec();
+    allowed.extend(suture_abi::attributes::FUNCTIONS);
     allowed.push(suture_abi::BLOCK_SYMBOL);
     allowed.extend(["suture_stack_register", "suture_stack_unregister"]);
     allowed.sort();

@@ -34,6 +34,7 @@ pub mod command;
 pub mod dist;
 pub mod killer;
 pub mod lab;
+pub mod plugins;
 pub mod poll;
 pub mod report;
 pub mod server;

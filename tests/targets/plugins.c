@@ -3,6 +3,7 @@
  *     load N FILE    ->  load N 0            dlopen into place N, -1 if it failed
  *     space N FILE   ->  space N 0           the same into a namespace of its own
  *     unload N       ->  unload N 0
+ *     drop N         ->  drop N 0            the same, and keeps its addresses in use
  *     ask N          ->  ask N 2             what answer(1) of the library returns
  *     birth N        ->  birth N 2           what it returned to the library's own constructor
  *     park           ->  park 0              a thread enters wait_here() and stays
@@ -12,7 +13,9 @@
 #define _GNU_SOURCE
 #include "line.h"
 #include <dlfcn.h>
+#include <link.h>
 #include <pthread.h>
+#include <sys/mman.h>
 #include <time.h>
 
 enum { MOST = 8 };
@@ -85,6 +88,13 @@ int main(void)
             int done = dlclose(place[n]);
             place[n] = 0;
             answer("unload %d %d", n, done);
+        } else if (sscanf(line, "drop %d", &n) == 1) {
+            void *base = (void *)((struct link_map *)place[n])->l_addr;
+            int done = dlclose(place[n]);
+            place[n] = 0;
+            if (mmap(base, 0x1000, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != base)
+                done = -1;
+            answer("drop %d %d", n, done);
         } else if (sscanf(line, "ask %d", &n) == 1) {
             answer("ask %d %ld", n, call(place[n], "answer", 1));
         } else if (sscanf(line, "birth %d", &n) == 1) {

@@ -2,7 +2,7 @@
 //! names that are none, and what a refusal says to do.
 
 use std::fs::{File, copy};
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::process::Stdio;
 use suture_tests::command::{apply, disable, on, start, suture, suture_into};
 use suture_tests::poll::until_true;
@@ -62,6 +62,36 @@ fn a_followed_log_ends_with_its_reader() {
     // Nothing happens in the process that would have to be written.
     let outcome = log.join().expect("it ends");
     assert_eq!(outcome.expect(0).stderr, "");
+}
+
+#[test]
+fn a_followed_log_is_one_document_a_line() {
+    let lab = Lab::new();
+    let target = lab.start_several();
+    let pid = target.pid();
+    suture(&["inject", "--pid", &target.pid_text()]).expect(0);
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let args = ["log", "--follow", "--json", "--pid", &target.pid_text()];
+    let log = std::thread::spawn({
+        let args = args.map(str::to_owned);
+        move || suture_into(writer.into(), &args)
+    });
+    // What happens while it is followed, each as soon as it has happened.
+    let mut lines = std::io::BufReader::new(reader).lines();
+    let mut last = (0, 0);
+    for word in ["enable", "init+", "start+", "completing+", "done+"] {
+        if word == "enable" {
+            apply(&lab.value_patch("fix", 100), pid).expect(0);
+        }
+        let line = lines.next().expect("an event").expect("a line");
+        let event: serde_json::Value = serde_json::from_str(&line).expect("a document of its own");
+        assert_eq!((&event["event"], &event["patch"]), (&word.into(), &"fix".into()), "{line}");
+        let number = |name: &str| event[name].as_u64().unwrap_or_else(|| panic!("no {name}: {line}"));
+        assert!(number("number") == last.0 + 1 && number("time_ns") >= last.1 && number("tid") > 0, "{line}");
+        last = (number("number"), number("time_ns"));
+    }
+    drop(target);
+    assert_eq!(log.join().expect("it ends with the process").expect(0).stderr, "");
 }
 
 #[test]

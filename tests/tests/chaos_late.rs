@@ -28,10 +28,19 @@ fn libraries_come_and_go_while_patches_do() {
             "#include <suture.h>\nstatic long new_answer(long n) { return n + 1000; }\n\
              SUTURE_PATCH(\"storm\", SUTURE_OBJECT(\"plugin.so0\", SUTURE_FUNC(\"answer\", new_answer)));\n",
         );
+        // The same by way of a private function of the library, wherever that is now.
+        let reaching = lab.patch(
+            "reaching",
+            "#include <suture.h>\nSUTURE_EXTERN long twice(long n);\n\
+             static long new_answer(long n) { return twice(n) + 999; }\n\
+             SUTURE_PATCH(\"reaching\", SUTURE_OBJECT(\"plugin.so0\", SUTURE_FUNC(\"answer\", new_answer)));\n",
+        );
         let mut target = lab.start_with("plugins.c", &[], Options { preload, ..Options::default() });
         let pid = target.pid_text();
         let (file, patch) = (first.display().to_string(), patch.display().to_string());
+        let reaching = reaching.display().to_string();
         let apply = ["apply", patch.as_str(), "--json", "--pid", &pid, "--object-file", &file];
+        let reach = ["apply", reaching.as_str(), "--json", "--pid", &pid, "--object-file", &file];
         // Everything that stays for good is made once.
         suture(&apply).expect(0);
         suture(&["disable", "storm", "--pid", &pid]).expect(0);
@@ -42,7 +51,8 @@ fn libraries_come_and_go_while_patches_do() {
         let mut done = 0;
         let mut busy = 0;
         while done < cycles {
-            let applied = suture(&apply);
+            let (args, name) = if done % 2 == 0 { (&apply, "storm") } else { (&reach, "reaching") };
+            let applied = suture(args);
             if applied.code() == 1 {
                 // What it was planned for was gone each time: the process is as before.
                 assert!(applied.stdout.contains("EBUSY"), "{}", applied.stdout);
@@ -51,7 +61,7 @@ fn libraries_come_and_go_while_patches_do() {
                 continue;
             }
             applied.expect(0);
-            suture(&["disable", "storm", "--json", "--pid", &pid, "--timeout", "30"]).expect(0);
+            suture(&["disable", name, "--json", "--pid", &pid, "--timeout", "30"]).expect(0);
             done += 1;
         }
         let calm = target.ask("calm");

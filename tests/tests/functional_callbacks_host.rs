@@ -77,6 +77,33 @@ fn a_callback_that_crashes_is_reported_and_contained() {
     }
 }
 
+/// Nobody catches what a callback throws: the C++ library ends it there, and the program goes on.
+#[test]
+fn a_callback_that_throws_is_reported_and_contained() {
+    for preload in [true, false] {
+        let lab = Lab::new();
+        let program = lab.compile_target("states.c", &["-Wl,--no-as-needed", "-lstdc++"]);
+        let mut target = Target::start(&program, &[], Options { preload, ..Options::default() });
+        let pid = target.pid();
+        let text = "\
+            #include <suture.h>\n\
+            static long changed(long n) { return n + 1000; }\n\
+            static int before(suture_patch *, suture_state *) { throw 7; }\n\
+            SUTURE_PATCH(\"a\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"alpha\", changed)),\n\
+                SUTURE_STATE(10, 0, before, 0, 0, 0, 0));\n";
+        let a = lab.patch_file(&lab.write("throws.cpp", text), "throws");
+        let (errno, message) = run(&["apply", &a.to_string_lossy()], pid).refusal();
+        assert_eq!(errno, "EFAULT", "preload {preload}: {message}");
+        assert!(message.contains("pre_patch(10) was ended by signal 6"), "preload {preload}: {message}");
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 11");
+        // It has cost nothing but the enable: the next patch with callbacks is taken.
+        let b = Patch { name: "b", states: &[(10, "0")], ..PLAIN }.make(&lab);
+        apply(&b, pid).expect(0);
+        assert_eq!(target.ask("alpha 1"), "alpha 1 = 1001");
+        assert!(target.finish().success(), "preload {preload}");
+    }
+}
+
 #[test]
 fn a_callback_that_blocks_is_shown_and_waited_for() {
     both(|lab, mut target| {

@@ -1,96 +1,13 @@
 //! Libraries that are loaded, unloaded and loaded again while a patch of them is enabled.
 
-use serde_json::Value;
 use std::path::PathBuf;
 use std::process::Command;
-use suture_tests::command::{Outcome, disable, suture};
+use suture_tests::command::{disable, suture};
 use suture_tests::dist::root;
 use suture_tests::lab::compile;
+use suture_tests::plugins::Plugins;
 use suture_tests::target::Options;
 use suture_tests::{Lab, Target, need, poll, report};
-
-/// A library with `answer`, under several names.
-struct Plugins {
-    lab: Lab,
-    target: Target,
-    /// The file that patches name.
-    file: PathBuf,
-}
-
-impl Plugins {
-    fn start(options: Options) -> Self {
-        let lab = Lab::new();
-        let file = lab.path("plugin.so");
-        let flags = ["-O2", "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"];
-        compile(&root().join("tests/targets/plugin.c"), &file, &flags);
-        let target = lab.start_with("plugins.c", &[], options);
-        Self { lab, target, file }
-    }
-
-    /// Preloaded, and to be injected into.
-    fn both(test: impl Fn(Self)) {
-        for preload in [true, false] {
-            test(Self::start(Options { preload, ..Options::default() }));
-        }
-    }
-
-    /// A patch that makes `answer(n)` return n + `plus`; `items` are further items of the patch.
-    fn patch(&self, name: &str, plus: i64, items: &str) -> PathBuf {
-        let text = format!(
-            "#include <suture.h>\nstatic long new_answer(long n) {{ return n + {plus}; }}\n\
-             SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)){items});\n"
-        );
-        self.lab.patch(name, &text)
-    }
-
-    fn apply_with(&self, patch: &std::path::Path, more: &[&str]) -> Outcome {
-        let (patch, file) = (patch.to_string_lossy(), self.file.to_string_lossy());
-        let pid = self.target.pid_text();
-        let args = ["apply", &patch, "--json", "--pid", &pid, "--object-file", &file];
-        suture(&[&args, more].concat())
-    }
-
-    fn apply(&self, patch: &std::path::Path) {
-        self.apply_with(patch, &[]).expect(0);
-    }
-
-    fn disable(&self, name: &str) {
-        disable(name, self.target.pid()).expect(0);
-    }
-
-    fn load(&mut self, place: u32, file: &str) {
-        let path = self.lab.path(file);
-        let order = format!("load {place}");
-        assert_eq!(self.target.ask(&format!("{order} {}", path.display())), format!("{order} 0"));
-    }
-
-    fn unload(&mut self, place: u32) {
-        assert_eq!(self.target.ask(&format!("unload {place}")), format!("unload {place} 0"));
-    }
-
-    fn copy(&self, name: &str) {
-        std::fs::copy(&self.file, self.lab.path(name)).expect("a copy of the library");
-    }
-
-    /// What `answer(1)` returns now, and what it returned to the constructor.
-    fn values(&mut self, place: u32) -> (i64, i64) {
-        let mut of = |word: &str| {
-            let answer = self.target.ask(&format!("{word} {place}"));
-            Target::number(&answer, &place.to_string())
-        };
-        (of("ask"), of("birth"))
-    }
-
-    fn status(&self, patch: &str) -> Value {
-        let status = report::status(self.target.pid());
-        let patches = status["patches"].as_array().cloned().unwrap_or_default();
-        patches.into_iter().find(|p| p["name"] == patch).unwrap_or_default()
-    }
-
-    fn patched(&self, patch: &str) -> bool {
-        self.status(patch)["objects"][0]["patched"] == true
-    }
-}
 
 #[test]
 fn every_mapping_of_a_file_is_patched_by_itself() {
@@ -294,4 +211,41 @@ for line in sys.stdin:
         let answer = target.ask("version");
         assert!(answer.starts_with("9.9.9 3."), "{answer}");
     }
+}
+
+/// The process runs a file that an upgrade has replaced: what is patched is what is mapped, and the new one is another
+/// build when it comes.
+#[test]
+fn a_library_that_was_replaced_on_disk_is_patched_as_it_is_mapped() {
+    Plugins::both(|mut p| {
+        p.load(0, "plugin.so");
+        assert_eq!(p.values(0), (2, 2));
+        let newer = p.lab.path("newer.so");
+        let source = root().join("tests/targets/plugin.c");
+        compile(&source, &newer, &["-O1", "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"]);
+        std::fs::rename(&newer, &p.file).expect("the upgrade");
+        // It finds the library's own data where the mapped file has it.
+        let patch = p.lab.patch(
+            "a",
+            "#include <suture.h>\nSUTURE_EXTERN long hits;\nSUTURE_EXTERN long twice(long n);\n\
+             static long new_answer(long n) { return 1000 * ++hits + twice(n); }\n\
+             SUTURE_PATCH(\"a\", SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)));\n",
+        );
+        suture(&["apply", &patch.to_string_lossy(), "--pid", &p.target.pid_text()]).expect(0);
+        assert_eq!(p.values(0).0, 1002);
+        assert_eq!(p.values(0).0, 2002);
+        p.unload(0);
+        p.load(0, "plugin.so");
+        assert_eq!(p.values(0), (2, 2), "another build: left as it is");
+        assert!(!p.patched("a"));
+        let error = &p.status("a")["late"][0]["error"];
+        assert_eq!(
+            (&error["patch"], &error["errno"]),
+            (&"a".into(), &"EINVAL".into()),
+            "{:#}",
+            p.status("a")
+        );
+        p.disable("a");
+        assert_eq!(p.values(0), (2, 2));
+    });
 }

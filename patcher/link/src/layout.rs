@@ -124,6 +124,15 @@ impl ImageLayout {
         self.run_at(place).is_some_and(|run| run.prot & PROT_WRITE != 0)
     }
 
+    /// Keeps the pages of a word that is writable while fixups are applied so for good.
+    pub fn keep_writable(&mut self, place: Vaddr) {
+        let holds =
+            |r: &&mut Run| place >= r.start && place.0 - r.start.0 < r.len && r.prot & PROT_WRITE != 0;
+        if let Some(run) = self.runs.iter_mut().find(holds) {
+            run.final_prot = run.prot;
+        }
+    }
+
     fn run_at(&self, place: Vaddr) -> Option<&Run> {
         self.runs.iter().find(|r| place >= r.start && place.0 - r.start.0 < r.len)
     }

@@ -14,6 +14,7 @@ pub mod descriptor;
 mod elf;
 pub mod functions;
 pub mod image;
+pub mod late;
 pub mod layout;
 pub mod lookup;
 pub mod plan;
@@ -26,6 +27,7 @@ pub use descriptor::{
 };
 pub use functions::FunctionError;
 pub use image::PatchFile;
+pub use late::{LateObject, LateWord};
 pub use plan::{LinkError, LinkOptions, LinkPlan, ResolvedFunc, link};
 pub use process::{
     DebugFile, Exports, Facts, FileRequest, LoadedObject, OpenFile, ProcessError, ProcessView,

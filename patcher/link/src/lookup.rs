@@ -15,13 +15,15 @@ mod versions;
 pub use error::SymbolError;
 pub(crate) use ifunc::bound_bodies;
 pub use tls::TlsPlace;
+pub(crate) use tls::module_field;
 
 use crate::elf;
 use crate::image::PatchFile;
-use crate::process::{DebugFile, ProcessView};
+use crate::late::LateObject;
+use crate::process::{DebugFile, LoadedObject, ProcessView};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use suture_elf::{DynSymbol, SymbolKind, VERSION_HIDDEN, Vaddr};
+use suture_elf::{DynSymbol, Symbol, SymbolKind, VERSION_HIDDEN, Vaddr};
 
 /// What a symbol of the patch is bound to. Symbolic: no load address is in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +53,20 @@ pub enum Binding {
         /// Index into [`ProcessView::objects`].
         object: usize,
         /// Offset in the object's TLS block.
+        offset: u64,
+    },
+    /// An address in a library that is not loaded.
+    Late {
+        /// Index into [`crate::LinkOptions::late`].
+        late: usize,
+        /// Address in it.
+        vaddr: Vaddr,
+    },
+    /// A thread-local variable of a library that is not loaded.
+    LateTls {
+        /// Index into [`crate::LinkOptions::late`].
+        late: usize,
+        /// Offset in its TLS block.
         offset: u64,
     },
 }
@@ -83,8 +99,10 @@ pub struct Resolver<'v, 'm> {
     patched: Vec<usize>,
     /// Names the patch needs that are not loaded, for messages.
     not_loaded: Vec<String>,
-    /// Objects of the patch that are not loaded, for messages.
+    /// Objects of the patch that are not loaded and of which no file is known, for messages.
     absent: Vec<String>,
+    /// Libraries of the patch that may come or go.
+    late: &'v [LateObject],
     debug_file: DebugFile<'v>,
     bindings: RefCell<HashMap<(u32, Use), Result<Binding, SymbolError>>>,
 }
@@ -96,7 +114,8 @@ impl<'v, 'm> Resolver<'v, 'm> {
         view: &'v ProcessView<'m>,
         patch: &'v PatchFile,
         patched: Vec<usize>,
-        absent: Vec<String>,
+        mut absent: Vec<String>,
+        late: &'v [LateObject],
         debug_file: DebugFile<'v>,
     ) -> Self {
         let mut scope: Vec<usize> = Vec::new();
@@ -108,6 +127,7 @@ impl<'v, 'm> Resolver<'v, 'm> {
                 }
             }
         }
+        absent.retain(|name| !late.iter().any(|l| l.name == *name));
         let namespace = roots.first().and_then(|&o| view.objects.get(o)).map_or(0, |o| o.namespace);
         Self {
             not_loaded: view.not_loaded(patch.file(), namespace),
@@ -116,6 +136,7 @@ impl<'v, 'm> Resolver<'v, 'm> {
             scope,
             patched,
             absent,
+            late,
             debug_file,
             bindings: RefCell::default(),
         }
@@ -166,7 +187,7 @@ impl<'v, 'm> Resolver<'v, 'm> {
         if defined && (bound_here || symbol.binding == elf::STB_GLOBAL || self.symbolic()) {
             return Ok(own());
         }
-        if suture_abi::shadow::FUNCTIONS.contains(&symbol.name) {
+        if suture_abi::is_for_patches(symbol.name) {
             return self.bind_runtime(symbol.name);
         }
         let version = tables.version_of(index).filter(|v| v.file.is_some());
@@ -179,6 +200,9 @@ impl<'v, 'm> Resolver<'v, 'm> {
         };
         if let Some(found) = found {
             return self.binding_of(&found);
+        }
+        if let Some(binding) = self.bind_late(symbol.name, version, used)? {
+            return Ok(binding);
         }
         if let Some(binding) = self.bind_private(symbol.name, symbol.kind)? {
             return Ok(binding);
@@ -241,23 +265,85 @@ impl<'v, 'm> Resolver<'v, 'm> {
     /// # Errors
     /// When the name is unknown there, ambiguous, or thread-local.
     pub fn bind_in(&self, object: usize, name: &str, sympos: u64) -> Result<Binding, SymbolError> {
+        let symbol = self.symbol_in(&self.view.objects[object], name, sympos)?;
+        Ok(match symbol.kind {
+            SymbolKind::Ifunc => self.bind_ifunc(object, symbol.addr, None),
+            _ => Binding::Address { object, vaddr: symbol.addr },
+        })
+    }
+
+    /// The same for a library that is not loaded.
+    ///
+    /// # Errors
+    /// As [`Self::bind_in`], and for an indirect function.
+    pub fn bind_in_late(&self, late: usize, name: &str, sympos: u64) -> Result<Binding, SymbolError> {
+        let symbol = self.symbol_in(&self.late[late].object, name, sympos)?;
+        match symbol.kind {
+            SymbolKind::Ifunc => Err(self.late_indirect(late, name)),
+            _ => Ok(Binding::Late { late, vaddr: symbol.addr }),
+        }
+    }
+
+    fn symbol_in<'s>(
+        &'s self,
+        object: &'s LoadedObject,
+        name: &str,
+        sympos: u64,
+    ) -> Result<Symbol<'s>, SymbolError> {
         let symbol = self.private_symbol(object, name, sympos)?;
-        let label = || self.view.objects[object].name.clone();
         let symbol = symbol.ok_or_else(|| SymbolError::NotInObject {
             name: name.into(),
-            object: label(),
+            object: object.name.clone(),
             similar: self.similar(object, name),
         })?;
         match symbol.kind {
             SymbolKind::Tls => Err(SymbolError::TlsPointer { name: name.into() }),
-            SymbolKind::Ifunc => Ok(self.bind_ifunc(object, symbol.addr, None)),
-            _ => Ok(Binding::Address { object, vaddr: symbol.addr }),
+            _ => Ok(symbol),
         }
     }
 
+    /// What a library exports that is not loaded: after everything that is, as its own loader would have it.
+    fn bind_late(
+        &self,
+        name: &str,
+        version: Option<&suture_elf::Version>,
+        used: Use,
+    ) -> Result<Option<Binding>, SymbolError> {
+        for (late, it) in self.absent_late() {
+            let Some(symbol) = versions::pick(&it.object.tables, name, version, used) else { continue };
+            return match symbol.kind {
+                elf::STT_TLS => Ok(Some(Binding::LateTls { late, offset: symbol.value })),
+                elf::STT_IFUNC => Err(self.late_indirect(late, name)),
+                _ if symbol.section == elf::SHN_ABS => Ok(Some(Binding::Absolute(symbol.value))),
+                _ => Ok(Some(Binding::Late { late, vaddr: Vaddr(symbol.value) })),
+            };
+        }
+        Ok(None)
+    }
+
+    /// Libraries of the patch that are not loaded, and whose files are known.
+    fn absent_late(&self) -> impl Iterator<Item = (usize, &'v LateObject)> {
+        self.late.iter().enumerate().filter(|(_, late)| late.loaded.is_none())
+    }
+
+    fn late_indirect(&self, late: usize, name: &str) -> SymbolError {
+        SymbolError::LateIndirect { name: name.into(), object: self.late[late].name.clone() }
+    }
+
+    /// Libraries of the patch that may come or go.
+    #[must_use]
+    pub fn late(&self) -> &'v [LateObject] {
+        self.late
+    }
+
+    /// Position of a loaded object among them.
+    #[must_use]
+    pub fn late_of(&self, object: usize) -> Option<usize> {
+        self.late.iter().position(|late| late.loaded == Some(object))
+    }
+
     /// Symbols of an object, and of its debug file, that look like a name.
-    fn similar(&self, object: usize, name: &str) -> Vec<String> {
-        let object = &self.view.objects[object];
+    fn similar(&self, object: &LoadedObject, name: &str) -> Vec<String> {
         let tables = [Some(object.file.symbols()), object.debug_symbols(self.debug_file)];
         let mut similar: Vec<String> =
             tables.iter().flatten().flat_map(|table| table.similar(name, |_| true, 3)).collect();
@@ -287,7 +373,9 @@ impl<'v, 'm> Resolver<'v, 'm> {
             Some(_) => Vec::new(),
             None => self.not_loaded.clone(),
         };
-        let similar = self.patched.iter().flat_map(|&object| self.similar(object, &name)).take(3).collect();
+        let patched = self.patched.iter().map(|&object| &self.view.objects[object]);
+        let own = patched.chain(self.absent_late().map(|(_, late)| &late.object));
+        let similar = own.flat_map(|object| self.similar(object, &name)).take(3).collect();
         SymbolError::Missing { name, not_loaded, absent: self.absent.clone(), similar }
     }
 }

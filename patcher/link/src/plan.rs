@@ -9,9 +9,10 @@ pub use objects::PlannedObject;
 use crate::accept::{self, AcceptError, AcceptOptions};
 use crate::descriptor::{PatchDescriptor, ReferenceDescriptor, ReferenceTarget, object_label};
 use crate::image::PatchFile;
+use crate::late::{LateObject, LateValue, LateWord, LateWords};
 use crate::layout::{ImageLayout, PROT_READ};
 use crate::lookup::{Binding, Resolver};
-use crate::process::{DebugFile, ProcessView};
+use crate::process::{DebugFile, LoadedObject, ProcessView};
 use crate::relocate::{BoundSymbol, ObjectSet, relocate};
 use crate::{debug_elf, elf};
 use objects::{Targets, find_targets};
@@ -32,11 +33,18 @@ pub struct LinkOptions<'a> {
     pub debug_elf: bool,
     /// Where debug files of patched objects come from.
     pub debug_file: DebugFile<'a>,
+    /// Libraries of the patch that may come or go, whose files are known.
+    pub late: &'a [LateObject],
 }
 
 impl Default for LinkOptions<'_> {
     fn default() -> Self {
-        Self { accept: AcceptOptions::default(), debug_elf: true, debug_file: DebugFile(&|_| None) }
+        Self {
+            accept: AcceptOptions::default(),
+            debug_elf: true,
+            debug_file: DebugFile(&|_| None),
+            late: &[],
+        }
     }
 }
 
@@ -149,6 +157,10 @@ pub struct LinkPlan {
     pub pinned: Vec<String>,
     /// What the patch's imports were bound to.
     pub bound: Vec<BoundSymbol>,
+    /// Words that depend on libraries that may come or go.
+    pub late_words: Vec<LateWord>,
+    /// What is bound now to libraries that may go, and could not be when they come again.
+    pub stale: Vec<String>,
 }
 
 impl LinkPlan {
@@ -186,7 +198,8 @@ pub fn link(
     check_frames(file, &descriptor, options.accept)?;
     let targets = find_targets(view, &descriptor, options.debug_file)?;
     let patched = targets.patched.clone();
-    let resolver = Resolver::new(view, &patch, patched, targets.absent.clone(), options.debug_file);
+    let absent = targets.absent.clone();
+    let resolver = Resolver::new(view, &patch, patched, absent, options.late, options.debug_file);
     resolver.check_exports(&acceptance.exported).map_err(|e| LinkError::Symbols(vec![e]))?;
 
     let mut layout = ImageLayout::new(file);
@@ -203,17 +216,19 @@ pub fn link(
     });
     let relocated = relocate(&patch, &resolver, view, &mut layout, base, &mut objects);
     let relocated = relocated.map_err(LinkError::Symbols)?;
-    let mut fixups = relocated.fixups;
+    let (mut fixups, mut late) = (relocated.fixups, relocated.late);
     let funcs = place_funcs(view, &targets, base, &mut objects);
     let old_refs = References {
         view,
         targets: &targets,
         resolver: &resolver,
-        layout: &layout,
+        layout: &mut layout,
         base,
         objects: &mut objects,
+        late: &mut late,
     }
     .fill(&descriptor.references, &mut fixups)?;
+    late.stale.extend(going_strangers(view, &objects, options.late));
 
     let image_range = layout.range();
     let text = layout.text();
@@ -270,7 +285,17 @@ pub fn link(
         absent: targets.absent,
         pinned: acceptance.pinned,
         bound: relocated.bound,
+        late_words: late.words,
+        stale: late.stale,
     })
+}
+
+/// Objects that may go, are none of the patch's own and hold something of what it uses: what a library of the patch
+/// needs goes with it.
+fn going_strangers(view: &ProcessView<'_>, objects: &ObjectSet, late: &[LateObject]) -> Vec<String> {
+    let used = objects.members().iter().filter(|i| !late.iter().any(|l| l.loaded == Some(**i)));
+    let stays = |o: &&LoadedObject| o.startup || o.main || o.vdso || o.runtime;
+    used.map(|&i| &view.objects[i]).filter(|o| !stays(o)).map(|o| o.name.clone()).collect()
 }
 
 /// Every new function must be one that unwinders know.
@@ -327,9 +352,21 @@ struct References<'a, 'v, 'm> {
     view: &'a ProcessView<'m>,
     targets: &'a Targets,
     resolver: &'a Resolver<'v, 'm>,
-    layout: &'a ImageLayout,
+    layout: &'a mut ImageLayout,
     base: Base,
     objects: &'a mut ObjectSet,
+    late: &'a mut LateWords,
+}
+
+/// Where a reference leads.
+#[derive(Clone, Copy)]
+enum Leads {
+    /// Index into the objects of the view.
+    Loaded(usize),
+    /// Index into the late libraries: its file is known.
+    Late(usize),
+    /// Nothing is known of it.
+    Nowhere,
 }
 
 impl References<'_, '_, '_> {
@@ -340,24 +377,38 @@ impl References<'_, '_, '_> {
     ) -> Result<Vec<OldRef>, LinkError> {
         let mut old_refs = Vec::new();
         for reference in references {
-            // References into objects that are not loaded stay null, as their functions stay old.
-            let Some(object) = self.object(reference)? else { continue };
+            let leads = self.object(reference)?;
             if !self.layout.is_writable(reference.slot) {
                 return Err(LinkError::SlotNotWritable { slot: reference.slot });
             }
+            let object = match leads {
+                Leads::Loaded(object) => object,
+                Leads::Late(late) => {
+                    self.fill_late(reference, late)?;
+                    continue;
+                }
+                // What leads into it stays null, as its functions stay old.
+                Leads::Nowhere => continue,
+            };
             let place = self.base + reference.slot;
             match &reference.target {
                 ReferenceTarget::OldFunc { name, sympos } => {
+                    // Filled anew when the library comes again: where its old function is then is planned elsewhere.
+                    if self.resolver.late_of(object).is_some() {
+                        self.layout.keep_writable(reference.slot);
+                    }
                     old_refs.push(OldRef { place, func: self.old_func(object, name, *sympos)? });
                 }
                 ReferenceTarget::Symbol { name, sympos } => {
                     let binding = self.resolver.bind_in(object, name, *sympos);
                     let binding = binding.map_err(|e| LinkError::Symbols(vec![e]))?;
+                    self.again(reference.slot, name, object, binding);
                     fixups.push(self.fixup(place, binding));
                 }
                 ReferenceTarget::Offset { offset, expected } => {
                     self.compare(object, *offset, expected)?;
                     let binding = Binding::Address { object, vaddr: Vaddr(*offset) };
+                    self.again(reference.slot, "", object, binding);
                     fixups.push(self.fixup(place, binding));
                 }
             }
@@ -365,17 +416,58 @@ impl References<'_, '_, '_> {
         Ok(old_refs)
     }
 
-    fn object(&self, reference: &ReferenceDescriptor) -> Result<Option<usize>, LinkError> {
+    fn object(&self, reference: &ReferenceDescriptor) -> Result<Leads, LinkError> {
         let found = self.view.objects_named(reference.object.as_deref());
         if let [object] = found[..] {
-            return Ok(Some(object));
+            return Ok(Leads::Loaded(object));
         }
         let object = object_label(reference.object.as_deref());
-        if found.is_empty() {
-            let absent = self.targets.absent.contains(&object);
-            return if absent { Ok(None) } else { Err(LinkError::ReferenceObject { object }) };
+        if !found.is_empty() {
+            return Err(LinkError::LoadedTwice { object });
         }
-        Err(LinkError::LoadedTwice { object })
+        let late = self.resolver.late().iter().position(|l| l.loaded.is_none() && l.name == object);
+        match late {
+            Some(late) => Ok(Leads::Late(late)),
+            None if self.targets.absent.contains(&object) => Ok(Leads::Nowhere),
+            None => Err(LinkError::ReferenceObject { object }),
+        }
+    }
+
+    /// A reference into a library that is not loaded.
+    fn fill_late(&mut self, reference: &ReferenceDescriptor, late: usize) -> Result<(), LinkError> {
+        let it = &self.resolver.late()[late];
+        let vaddr = match &reference.target {
+            // The way to an old function is there before its library is.
+            ReferenceTarget::OldFunc { .. } => return Ok(()),
+            ReferenceTarget::Symbol { name, sympos } => {
+                let found = self.resolver.bind_in_late(late, name, *sympos);
+                match found.map_err(|e| LinkError::Symbols(vec![e]))? {
+                    Binding::Late { vaddr, .. } => vaddr,
+                    _ => return Ok(()),
+                }
+            }
+            ReferenceTarget::Offset { offset, expected } => {
+                let found =
+                    it.object.file.bytes_at(Vaddr(*offset), expected.len() as u64).unwrap_or_default();
+                compare(&it.name, *offset, expected, found)?;
+                Vaddr(*offset)
+            }
+        };
+        self.word(reference.slot, late, vaddr);
+        Ok(())
+    }
+
+    /// A reference into a library that is loaded, if it could go and come again.
+    fn again(&mut self, slot: Vaddr, name: &str, object: usize, binding: Binding) {
+        let Some(late) = self.resolver.late_of(object) else { return };
+        match binding {
+            Binding::Address { object: holder, vaddr } if holder == object => self.word(slot, late, vaddr),
+            _ => self.late.stale.push(name.to_owned()),
+        }
+    }
+
+    fn word(&mut self, slot: Vaddr, late: usize, vaddr: Vaddr) {
+        self.late.add(self.layout, self.base, slot, late, LateValue::Address(vaddr));
     }
 
     fn old_func(&self, object: usize, name: &str, sympos: u64) -> Result<usize, LinkError> {
@@ -391,16 +483,7 @@ impl References<'_, '_, '_> {
         let loaded = &self.view.objects[object];
         let at = loaded.base + Vaddr(offset);
         let found = self.view.memory.0.read_vec(at, expected.len()).unwrap_or_default();
-        if found == expected {
-            return Ok(());
-        }
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        Err(LinkError::Expected {
-            object: loaded.name.clone(),
-            offset: Vaddr(offset),
-            expected: hex(expected),
-            found: if found.is_empty() { "nothing readable".into() } else { hex(&found) },
-        })
+        compare(&loaded.name, offset, expected, &found)
     }
 
     fn fixup(&mut self, place: Addr, binding: Binding) -> Fixup {
@@ -409,8 +492,26 @@ impl References<'_, '_, '_> {
             Binding::Resolver { object, vaddr } => (FIXUP_RESOLVER, self.objects.index(object), vaddr.0),
             Binding::Absolute(value) => (FIXUP_VALUE, 0, value),
             // `bind_in` yields nothing else: it looks at an object's own definitions.
-            Binding::Own(_) | Binding::Null | Binding::Tls { .. } => (FIXUP_VALUE, 0, 0),
+            Binding::Own(_)
+            | Binding::Null
+            | Binding::Tls { .. }
+            | Binding::Late { .. }
+            | Binding::LateTls { .. } => (FIXUP_VALUE, 0, 0),
         };
         Fixup { place: place.0, kind, object, addend }
     }
+}
+
+/// The bytes at an offset must be those that the patch expects.
+fn compare(object: &str, offset: u64, expected: &[u8], found: &[u8]) -> Result<(), LinkError> {
+    if found == expected {
+        return Ok(());
+    }
+    let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
+    Err(LinkError::Expected {
+        object: object.to_owned(),
+        offset: Vaddr(offset),
+        expected: hex(expected),
+        found: if found.is_empty() { "nothing readable".into() } else { hex(found) },
+    })
 }

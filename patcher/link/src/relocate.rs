@@ -2,8 +2,9 @@
 
 use crate::elf;
 use crate::image::PatchFile;
+use crate::late::{LateValue, LateWords};
 use crate::layout::ImageLayout;
-use crate::lookup::{Binding, Resolver, SymbolError, Use};
+use crate::lookup::{Binding, Resolver, SymbolError, Use, module_field};
 use crate::process::ProcessView;
 use serde::Serialize;
 use suture_abi::batch::{FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, FIXUP_VALUE, Fixup, Object};
@@ -48,7 +49,7 @@ impl ObjectSet {
 pub struct BoundSymbol {
     /// Name.
     pub name: String,
-    /// `address`, `resolver`, `thread-local`, `null`, `own`, `absolute`.
+    /// `address`, `resolver`, `thread-local`, `null`, `own`, `absolute`; `late` = in a library that is not loaded.
     pub kind: &'static str,
     /// Object, where there is one.
     pub object: Option<String>,
@@ -61,6 +62,8 @@ pub struct Relocated {
     pub fixups: Vec<Fixup>,
     /// Imports, by name.
     pub bound: Vec<BoundSymbol>,
+    /// Words that depend on libraries that may come or go.
+    pub late: LateWords,
 }
 
 /// Applies the relocations of a patch at a load address.
@@ -75,7 +78,8 @@ pub fn relocate(
     base: Base,
     objects: &mut ObjectSet,
 ) -> Result<Relocated, Vec<SymbolError>> {
-    let mut words = Words { resolver, view, layout, base, objects, fixups: Vec::new() };
+    let late = LateWords::default();
+    let mut words = Words { resolver, view, layout, base, objects, fixups: Vec::new(), late };
     let mut bound = Vec::new();
     let mut errors: Vec<SymbolError> = Vec::new();
     for reloc in patch.relocs() {
@@ -87,7 +91,10 @@ pub fn relocate(
     }
     bound.sort();
     bound.dedup();
-    if errors.is_empty() { Ok(Relocated { fixups: words.fixups, bound }) } else { Err(errors) }
+    match errors.is_empty() {
+        true => Ok(Relocated { fixups: words.fixups, bound, late: words.late }),
+        false => Err(errors),
+    }
 }
 
 struct Words<'a, 'v, 'm> {
@@ -97,6 +104,7 @@ struct Words<'a, 'v, 'm> {
     base: Base,
     objects: &'a mut ObjectSet,
     fixups: Vec<Fixup>,
+    late: LateWords,
 }
 
 impl Words<'_, '_, '_> {
@@ -154,42 +162,86 @@ impl Words<'_, '_, '_> {
             Binding::Null => self.word(place, addend.cast_unsigned()),
             Binding::Absolute(value) => self.word(place, value.wrapping_add_signed(addend)),
             Binding::Address { object, vaddr } => {
+                let vaddr = Vaddr(vaddr.0.wrapping_add_signed(addend));
+                self.again(place, object, LateValue::Address(vaddr));
                 let object = self.objects.index(object);
-                self.fixup(place, FIXUP_ADDRESS, object, vaddr.0.wrapping_add_signed(addend));
+                self.fixup(place, FIXUP_ADDRESS, object, vaddr.0);
+            }
+            Binding::Late { late, vaddr } => {
+                let vaddr = Vaddr(vaddr.0.wrapping_add_signed(addend));
+                self.absent(place, late, LateValue::Address(vaddr));
             }
             Binding::Resolver { .. } if addend != 0 => {
                 return Err(SymbolError::ResolverAddend { name: name.into() });
             }
             Binding::Resolver { object, vaddr } => {
+                self.stale(name, object);
                 let object = self.objects.index(object);
                 self.fixup(place, FIXUP_RESOLVER, object, vaddr.0);
             }
             Binding::Tls { object, .. } => {
-                return Err(self.mismatch(name, object, "thread-local", "an ordinary variable"));
+                let object = self.view.objects[object].name.clone();
+                return Err(mismatch(name, object, "thread-local", "an ordinary variable"));
+            }
+            Binding::LateTls { late, .. } => {
+                let object = self.resolver.late()[late].name.clone();
+                return Err(mismatch(name, object, "thread-local", "an ordinary variable"));
             }
         }
         Ok(())
     }
 
+    /// A word of a library that is not there.
+    fn absent(&mut self, place: Vaddr, late: usize, value: LateValue) {
+        let until = self.late.add(self.layout, self.base, place, late, value);
+        self.word(place, until);
+    }
+
+    /// A word of a library that is there, if it could go and come again.
+    fn again(&mut self, place: Vaddr, object: usize, value: LateValue) {
+        if let Some(late) = self.resolver.late_of(object) {
+            self.late.add(self.layout, self.base, place, late, value);
+        }
+    }
+
+    /// A name that could not be bound again.
+    fn stale(&mut self, name: &str, object: usize) {
+        if self.resolver.late_of(object).is_some() {
+            self.late.stale.push(name.to_owned());
+        }
+    }
+
     fn thread_local(&mut self, reloc: &Reloc, name: &str, binding: Binding) -> Result<(), SymbolError> {
+        let (there, here) = ("an ordinary symbol", "a thread-local variable");
         let (object, offset) = match binding {
             Binding::Tls { object, offset } => (object, offset),
+            Binding::LateTls { late, offset } => return self.late_tls(reloc, name, late, offset),
             Binding::Address { object, .. } | Binding::Resolver { object, .. } => {
-                return Err(self.mismatch(name, object, "an ordinary symbol", "a thread-local variable"));
+                return Err(mismatch(name, self.view.objects[object].name.clone(), there, here));
+            }
+            Binding::Late { late, .. } => {
+                return Err(mismatch(name, self.resolver.late()[late].name.clone(), there, here));
             }
             _ => return Err(SymbolError::TlsMissing { name: name.into() }),
         };
         let offset = offset.wrapping_add_signed(reloc.addend);
         if reloc.kind == elf::R_DTPOFF64 {
+            self.again(reloc.place, object, LateValue::TlsOffset(offset));
             self.word(reloc.place, offset);
             return Ok(());
         }
         let place = self.resolver.tls_place(object, name)?;
         let label = || self.view.objects[object].name.clone();
         if reloc.kind == elf::R_DTPMOD64 {
+            match module_field(self.view) {
+                Some(field) => self.again(reloc.place, object, LateValue::TlsModule(field)),
+                None => self.stale(name, object),
+            }
             self.fixup(reloc.place, FIXUP_VALUE, 0, place.module);
             return Ok(());
         }
+        // The next time it lies elsewhere.
+        self.stale(name, object);
         let below = place.below;
         let below = below.ok_or_else(|| SymbolError::NoStaticTls { name: name.into(), object: label() })?;
         let value = offset.wrapping_sub(below);
@@ -203,9 +255,22 @@ impl Words<'_, '_, '_> {
         Ok(())
     }
 
-    fn mismatch(&self, name: &str, object: usize, there: &'static str, here: &'static str) -> SymbolError {
-        let object = self.view.objects[object].name.clone();
-        SymbolError::TlsMismatch { name: name.into(), object, there, here }
+    /// A thread-local variable of a library that is not there.
+    fn late_tls(&mut self, reloc: &Reloc, name: &str, late: usize, offset: u64) -> Result<(), SymbolError> {
+        let object = || self.resolver.late()[late].name.clone();
+        let value = match reloc.kind {
+            elf::R_DTPOFF64 => LateValue::TlsOffset(offset.wrapping_add_signed(reloc.addend)),
+            elf::R_DTPMOD64 => {
+                LateValue::TlsModule(module_field(self.view).ok_or_else(|| SymbolError::NoTlsBooks {
+                    name: name.into(),
+                    object: object(),
+                    why: "libc exports no description of its link maps".into(),
+                })?)
+            }
+            _ => return Err(SymbolError::NoStaticTls { name: name.into(), object: object() }),
+        };
+        self.absent(reloc.place, late, value);
+        Ok(())
     }
 
     fn describe(&self, name: &str, binding: Binding) -> BoundSymbol {
@@ -216,8 +281,16 @@ impl Words<'_, '_, '_> {
             Binding::Address { object, .. } => ("address", Some(object)),
             Binding::Resolver { object, .. } => ("resolver", Some(object)),
             Binding::Tls { object, .. } => ("thread-local", Some(object)),
+            Binding::Late { late, .. } | Binding::LateTls { late, .. } => {
+                let object = Some(self.resolver.late()[late].name.clone());
+                return BoundSymbol { name: name.to_owned(), kind: "late", object };
+            }
         };
         let object = object.map(|i| self.view.objects[i].name.clone());
         BoundSymbol { name: name.to_owned(), kind, object }
     }
+}
+
+fn mismatch(name: &str, object: String, there: &'static str, here: &'static str) -> SymbolError {
+    SymbolError::TlsMismatch { name: name.into(), object, there, here }
 }

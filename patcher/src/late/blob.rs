@@ -1,7 +1,7 @@
 //! Putting a recipe into bytes.
 
 use suture_abi::batch::Table;
-use suture_abi::late::{Head, LateSite, Piece, Reloc};
+use suture_abi::late::{Head, LateSite, Piece, Reloc, Word};
 use suture_redirect::RecipePlan;
 
 /// Rows of integers without padding.
@@ -22,11 +22,20 @@ unsafe impl Row for Reloc {}
 #[allow(unsafe_code)]
 // SAFETY: a site, which has no padding, and two u64.
 unsafe impl Row for LateSite {}
+#[allow(unsafe_code)]
+// SAFETY: three u64, two u32.
+unsafe impl Row for Word {}
 
 #[allow(unsafe_code)]
 fn bytes_of<T: Row>(rows: &[T]) -> &[u8] {
     // SAFETY: `Row` says that every byte is initialised; the length is that of the slice.
     unsafe { std::slice::from_raw_parts(rows.as_ptr().cast(), size_of_val(rows)) }
+}
+
+/// The blob of a row of words.
+#[must_use]
+pub fn words(words: &[Word]) -> Vec<u8> {
+    bytes_of(words).to_vec()
 }
 
 /// The blob of a recipe. `data` is the plan's with the words filled that stubs jump through.

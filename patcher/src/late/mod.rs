@@ -8,4 +8,4 @@ mod plan;
 pub mod status;
 
 pub use loaded::Loaded;
-pub use plan::{LatePlan, Subject, concerned, plan};
+pub use plan::{LatePlan, Subject, concerned, find_objects, plan};

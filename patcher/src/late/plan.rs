@@ -10,12 +10,16 @@ use crate::target::books::{Books, LateRow};
 use crate::view::Cache;
 use suture_abi::batch::{FIXUP_VALUE, Fixup, Func, HOOK_NONE, Mapping, RANGE_NEW, RANGE_OLD, Range, Site};
 use suture_abi::dispatch::Constants;
-use suture_abi::late::{LANES, LateSite, PLACE_FREE, RECIPE_NAME, RECIPE_SITES, RECIPE_WATCH, Recipe};
+use suture_abi::late::{
+    LANES, LateSite, PLACE_FREE, RECIPE_NAME, RECIPE_SITES, RECIPE_WATCH, RECIPE_WORDS, Recipe, WORD_VALUE,
+    Word,
+};
 use suture_elf::{Addr, BuildId, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::descriptor::{ReferenceDescriptor, ReferenceTarget};
 use suture_link::functions::{self, LazyFrames};
 use suture_link::{
-    DebugFile, FuncDescriptor, FunctionError, LinkPlan, LoadedObject, ObjectDescriptor, ProcessView,
+    DebugFile, FuncDescriptor, FunctionError, LateObject, LinkPlan, LoadedObject, ObjectDescriptor,
+    ProcessView,
 };
 use suture_redirect::{Options, PlanError, RecipePlan, Replacement, Request, code_ranges, plan_recipe};
 
@@ -72,8 +76,10 @@ pub struct Subject<'a, 'm> {
     pub linked: &'a LinkPlan,
     /// Books.
     pub books: &'a Books,
-    /// Files that the user gave.
-    pub given: &'a [ObjectFile],
+    /// The libraries that may come or go, in the order of [`find_objects`].
+    pub objects: &'a [LateObject],
+    /// Where debug files come from.
+    pub debug_file: DebugFile<'a>,
     /// Files and analyses.
     pub cache: &'a Cache,
     /// What dispatchers need to know.
@@ -88,20 +94,49 @@ impl std::fmt::Debug for Subject<'_, '_> {
     }
 }
 
-/// Objects of a patch that may come or go: not the program, nor what it was started with.
-fn candidates<'p>(patch: &'p Patch, view: &ProcessView<'_>) -> Vec<(&'p ObjectDescriptor, Option<usize>)> {
-    let mut found = Vec::new();
-    for wanted in &patch.descriptor.objects {
-        let Some(name) = wanted.name.as_deref() else { continue };
+/// Libraries that a patch is about and that may come or go: not the program, nor what it was started with. By name,
+/// with their index in the view if they are loaded. Those it replaces functions of are first.
+fn candidates<'p>(patch: &'p Patch, view: &ProcessView<'_>) -> Vec<(&'p str, Option<usize>)> {
+    let mut found: Vec<(&str, Option<usize>)> = Vec::new();
+    let replaced = patch.descriptor.objects.iter().filter_map(|o| o.name.as_deref());
+    for name in replaced.chain(patch.descriptor.references.iter().filter_map(|r| r.object.as_deref())) {
+        if found.iter().any(|(known, _)| *known == name) {
+            continue;
+        }
         match view.objects_named(Some(name))[..] {
-            [] => found.push((wanted, None)),
+            [] => found.push((name, None)),
             [object] if !view.objects[object].startup && !view.objects[object].main => {
-                found.push((wanted, Some(object)));
+                found.push((name, Some(object)));
             }
             _ => {}
         }
     }
     found
+}
+
+/// Finds the libraries of a patch that may come or go, by their files. Those of which no file is known are left out.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn find_objects(
+    target: &Target,
+    view: &ProcessView<'_>,
+    patch: &Patch,
+    given: &[ObjectFile],
+    cache: &Cache,
+) -> Result<Vec<LateObject>, Error> {
+    let mut found = Vec::new();
+    for (name, loaded) in candidates(patch, view) {
+        let file = match loaded {
+            Some(index) => Some(view.objects[index].file.clone()),
+            None => find::find(target, view, name, given, cache),
+        };
+        // Without a build-id nobody could tell that it is the file when it comes.
+        if let Some(file) = file.filter(|f| loaded.is_some() || of_file(f).build_id_len != 0) {
+            found.push(LateObject::new(name, &file, loaded)?);
+        }
+    }
+    Ok(found)
 }
 
 /// Whether a patch is about objects that may come or go.
@@ -117,18 +152,13 @@ pub fn concerned(patch: &Patch, view: &ProcessView<'_>) -> bool {
 pub fn plan(subject: &Subject<'_, '_>, maps: &MapsSnapshot) -> Result<LatePlan, Error> {
     let mut late = LatePlan::default();
     let mut maps = maps.clone();
-    for (wanted, loaded) in candidates(subject.patch, subject.view) {
-        let name = wanted.name.as_deref().unwrap_or_default();
-        let file = match loaded {
-            Some(index) => Some(subject.view.objects[index].file.clone()),
-            None => find::find(subject.target, subject.view, name, subject.given, subject.cache),
-        };
-        // Without a build-id nobody could tell that it is the file when it comes.
-        let file = file.filter(|f| of_file(f).build_id_len != 0);
-        if let Some(file) = &file {
-            check_build(wanted, file, name)?;
+    for (name, loaded) in candidates(subject.patch, subject.view) {
+        let wanted = subject.patch.descriptor.objects.iter().find(|o| o.name.as_deref() == Some(name));
+        let index = subject.objects.iter().position(|o| o.name == name);
+        if let Some((wanted, index)) = wanted.zip(index) {
+            check_build(wanted, &subject.objects[index].object.file, name)?;
         }
-        late.object(subject, wanted, name, loaded, file.as_ref(), &mut maps)?;
+        late.object(subject, wanted, name, loaded, index, &mut maps)?;
     }
     Ok(late)
 }
@@ -162,12 +192,13 @@ impl LatePlan {
     fn object(
         &mut self,
         subject: &Subject<'_, '_>,
-        wanted: &ObjectDescriptor,
+        wanted: Option<&ObjectDescriptor>,
         name: &str,
         loaded: Option<usize>,
-        file: Option<&ObjectFile>,
+        index: Option<usize>,
         maps: &mut MapsSnapshot,
     ) -> Result<(), Error> {
+        let file = index.map(|index| &subject.objects[index].object.file);
         let id = file.and_then(ObjectFile::build_id);
         for (index, object) in subject.view.objects.iter().enumerate() {
             let twin = id.is_some() && object.file.build_id() == id;
@@ -175,59 +206,75 @@ impl LatePlan {
                 self.watch(subject.books, object, index, name);
             }
         }
-        let Some(file) = file else {
-            if loaded.is_none() {
-                self.unknown.push(name.to_owned());
-                let row = Recipe { kind: RECIPE_NAME, name: name_of(name), ..Recipe::default() };
-                self.recipes.push((row, Vec::new()));
-            }
+        let Some((index, file)) = index.zip(file) else {
+            self.unknown.push(name.to_owned());
+            self.leave_alone(name);
             return Ok(());
         };
-        let references: Vec<&ReferenceDescriptor> = subject
-            .patch
-            .descriptor
-            .references
-            .iter()
-            .filter(|r| r.object.as_deref() == Some(name))
-            .collect();
-        let only_old = references.iter().all(|r| matches!(r.target, ReferenceTarget::OldFunc { .. }));
-        if !(references.is_empty() || only_old && loaded.is_none()) {
-            // The pointers hold addresses in the mapping that is there, or in none.
+        if !subject.linked.stale.is_empty() {
             self.warnings.push(format!(
-                "{name}: the patch holds addresses in it, so it is left as it is, for every patch, when it is \
-                 loaded after this"
+                "{name} is left as it is, for every patch, when it is loaded after this: the patch uses {}, which cannot \
+                 be found anew then",
+                subject.linked.stale.join(", ")
             ));
-            let row = Recipe { kind: RECIPE_NAME, name: name_of(name), ..Recipe::default() };
-            self.recipes.push((row, Vec::new()));
+            self.leave_alone(name);
             self.unknown.extend(loaded.is_none().then(|| name.to_owned()));
             return Ok(());
         }
-        let funcs = resolve(subject, wanted, file)?;
-        if loaded.is_none() {
-            self.awaited.push(Awaited {
-                name: name.to_owned(),
-                path: file.path().to_owned(),
-                build_id: file.build_id().cloned(),
-                functions: funcs.iter().map(|f| (f.symbol.clone(), f.entry, f.new)).collect(),
-            });
+        let mut words: Vec<Word> =
+            subject.linked.late_words.iter().filter(|w| w.late == index).map(|w| w.word).collect();
+        // Words can be about one mapping only.
+        let olds = old_references(subject, name);
+        let lanes = if words.is_empty() && olds.is_empty() { LANES as u32 } else { 1 };
+        if let Some(wanted) = wanted.filter(|_| of_file(file).build_id_len != 0) {
+            let funcs = resolve(subject, wanted, file)?;
+            if loaded.is_none() {
+                self.awaited.push(Awaited {
+                    name: name.to_owned(),
+                    path: file.path().to_owned(),
+                    build_id: file.build_id().cloned(),
+                    functions: funcs.iter().map(|f| (f.symbol.clone(), f.entry, f.new)).collect(),
+                });
+            }
+            let first = self.sites_of(subject, file, name, &funcs, lanes, maps)?;
+            for (slot, old, sympos) in olds {
+                let is = |f: &&FuncDescriptor| f.old_name == old && f.sympos == sympos;
+                let at = wanted.funcs.iter().position(|f| is(&f)).and_then(|at| funcs.get(at));
+                let site = at.and_then(|f| first.iter().find(|s| s.entry == f.entry.0));
+                let site = site.ok_or_else(|| not_replaced(old, name))?;
+                let place = (subject.linked.base + slot).0;
+                if loaded.is_none() {
+                    self.fixups.push(Fixup { place, kind: FIXUP_VALUE, object: 0, addend: site.copy });
+                } else {
+                    let (value, absent) = (site.copy, site.copy);
+                    words.push(Word { place, value, absent, kind: WORD_VALUE, reserved: 0 });
+                }
+            }
+        } else if let Some((_, old, _)) = olds.first().filter(|_| wanted.is_none()) {
+            return Err(not_replaced(old, name));
         }
-        // A pointer to the old function can lead into one mapping only.
-        let lanes = if references.is_empty() { LANES as u32 } else { 1 };
-        let first = self.sites_of(subject, file, name, &funcs, lanes, maps)?;
-        for reference in references {
-            let ReferenceTarget::OldFunc { name: old, sympos } = &reference.target else { continue };
-            let is = |f: &&FuncDescriptor| f.old_name == *old && f.sympos == *sympos;
-            let at = wanted.funcs.iter().position(|f| is(&f)).and_then(|at| funcs.get(at));
-            let site = at.and_then(|f| first.iter().find(|s| s.entry == f.entry.0));
-            let site = site.ok_or_else(|| Error::Patch {
-                what: format!("the patch wants to call the old {old} of {name}, which it does not replace"),
-                errno: "EINVAL",
-                hint: None,
-            })?;
-            let place = (subject.linked.base + reference.slot).0;
-            self.fixups.push(Fixup { place, kind: FIXUP_VALUE, object: 0, addend: site.copy });
+        if of_file(file).build_id_len != 0 {
+            // It says what became of another build that comes under this name. Behind the sites, which know more.
+            self.leave_alone(name);
+        }
+        if !words.is_empty() {
+            let there = loaded.map(|index| &subject.view.objects[index]);
+            let row = Recipe {
+                kind: RECIPE_WORDS,
+                name: name_of(name),
+                base: there.map_or(0, |o| o.base.0),
+                link_map: there.map_or(0, |o| o.link_map.0),
+                ..of_file(file)
+            };
+            self.recipes.push((row, blob::words(&words)));
         }
         Ok(())
+    }
+
+    /// A library of that name that no other row is about cannot be patched for this patch, and so for none.
+    fn leave_alone(&mut self, name: &str) {
+        let row = Recipe { kind: RECIPE_NAME, name: name_of(name), ..Recipe::default() };
+        self.recipes.push((row, Vec::new()));
     }
 
     /// A row for an object that is there.
@@ -391,6 +438,26 @@ impl LatePlan {
     }
 }
 
+/// Pointers of the patch to old functions of a library: pointer, name and position of the function.
+fn old_references<'a>(subject: &Subject<'a, '_>, name: &str) -> Vec<(Vaddr, &'a str, u64)> {
+    let references = subject.patch.descriptor.references.iter();
+    let of_it = references.filter(|r| r.object.as_deref() == Some(name));
+    of_it
+        .filter_map(|r: &ReferenceDescriptor| match &r.target {
+            ReferenceTarget::OldFunc { name, sympos } => Some((r.slot, name.as_str(), *sympos)),
+            _ => None,
+        })
+        .collect()
+}
+
+fn not_replaced(old: &str, name: &str) -> Error {
+    Error::Patch {
+        what: format!("the patch wants to call the old {old} of {name}, which it does not replace"),
+        errno: "EINVAL",
+        hint: None,
+    }
+}
+
 /// Plans sites for a file, beside those that its recipes have already.
 fn recipe(
     subject: &Subject<'_, '_>,
@@ -436,7 +503,7 @@ fn resolve(
     let frames = LazyFrames::default();
     let mut found: Vec<LateFunc> = Vec::new();
     for func in &wanted.funcs {
-        let old = functions::find(&alone, 0, func, DebugFile(&|_| None), &frames);
+        let old = functions::find(&alone, 0, func, subject.debug_file, &frames);
         let old = old.map_err(|e: FunctionError| failed(format!("{e} ({})", file.path()), "EINVAL"))?;
         if found.iter().any(|f| f.entry == old.entry) {
             return Err(failed(format!("two names of one function: {}", func.old_name), "EEXIST"));

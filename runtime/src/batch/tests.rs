@@ -19,6 +19,7 @@ pub struct Maker {
     pub images: Vec<Image>,
     pub ranges: Vec<Range>,
     pub states: Vec<State>,
+    pub recipes: Vec<(Recipe, Vec<Word>)>,
     pub name: &'static str,
 }
 
@@ -63,6 +64,7 @@ impl Maker {
             }],
             ranges: vec![Range { func: 0, kind: suture_abi::batch::RANGE_NEW, start: 0x10000, end: 0x10010 }],
             states: vec![State { id: 7, ..State::default() }],
+            recipes: Vec::new(),
             name: "sample",
         }
     }
@@ -75,6 +77,10 @@ impl Maker {
             out.extend_from_slice(rows);
             table
         };
+        let mut recipes = Vec::new();
+        for (row, words) in &self.recipes {
+            recipes.push(Recipe { blob: put(raw(words), size_of_val(&**words)), ..*row });
+        }
         let header = Header {
             objects: put(raw(&self.objects), self.objects.len()),
             mappings: put(raw(&self.mappings), self.mappings.len()),
@@ -84,6 +90,7 @@ impl Maker {
             images: put(raw(&self.images), self.images.len()),
             ranges: put(raw(&self.ranges), self.ranges.len()),
             states: put(raw(&self.states), self.states.len()),
+            recipes: put(raw(&recipes), recipes.len()),
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"d", 1),
             ..self.header
@@ -202,6 +209,29 @@ fn a_batch_of_hooks_brings_no_patch() {
     assert!(View::parse(&maker.bytes()).is_ok());
     maker.funcs.push(Func { new_func: 1, ..Func::default() });
     assert!(View::parse(&maker.bytes()).is_err(), "a function of no patch");
+}
+
+/// Words are written for as long as the patch is there, so they must lie in pages of its image that stay writable.
+#[test]
+fn words_of_late_objects_are_checked() {
+    let parse = |change: &dyn Fn(&mut Maker, &mut Recipe, &mut Word)| {
+        let mut maker = Maker::sample();
+        maker.header.r_debug = 0x1000;
+        maker.mappings[0].final_prot = PROT_READ | PROT_WRITE;
+        let mut row = Recipe { kind: RECIPE_WORDS, ..Recipe::default() };
+        let mut word = Word { place: 0x10ff8, kind: WORD_MODULE, ..Word::default() };
+        change(&mut maker, &mut row, &mut word);
+        maker.recipes = vec![(row, vec![word])];
+        View::parse(&maker.bytes()).is_ok()
+    };
+    assert!(parse(&|_, _, _| ()));
+    assert!(!parse(&|maker, _, _| maker.mappings[0].final_prot = PROT_READ), "read-only afterwards");
+    assert!(!parse(&|_, _, word| word.place = 0x11000), "not the image's");
+    assert!(!parse(&|_, _, word| word.place = 0x10ffc), "not aligned");
+    assert!(!parse(&|_, _, word| word.kind = WORD_MODULE + 1));
+    assert!(!parse(&|_, row, _| row.lane = LANES as u32));
+    assert!(!parse(&|_, row, _| row.kind = RECIPE_WORDS + 1));
+    assert!(!parse(&|maker, _, _| maker.header.r_debug = 0), "nobody would fill them");
 }
 
 /// Whatever was accepted can be read without leaving the payload, and is as the rules say.

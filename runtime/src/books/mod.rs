@@ -16,12 +16,14 @@ pub use states::{Job, JobKind, jobs};
 use crate::batch::View;
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, ROLE_ARENA, ROLE_IMAGE, Site};
+use suture_abi::batch::{
+    BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, NamedObject, ROLE_ARENA, ROLE_IMAGE, Site,
+};
 use suture_abi::block::{
     FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
     RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
 };
-use suture_abi::late::{RECIPE_NAME, Recipe, RecipeRow};
+use suture_abi::late::{RECIPE_NAME, RECIPE_WORDS, Recipe, RecipeRow};
 
 /// Why the books cannot be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +69,8 @@ pub struct Books {
     pub ranges: Vec<RangeRow>,
     /// Objects that may come and go.
     pub recipes: Vec<RecipeRow>,
+    /// Objects of listed patches, by patch, in descriptor order. Not shown outside.
+    pub named: Vec<NamedRow>,
     /// What dispatchers have read, or still read. Not shown outside.
     pub kept: Vec<Kept>,
     /// Highest number given to a transition.
@@ -90,6 +94,15 @@ pub struct Kept {
     pub addr: u64,
     /// Length in bytes.
     pub len: u64,
+}
+
+/// An object of a listed patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamedRow {
+    /// Its patch.
+    pub patch: u32,
+    /// What the plan said.
+    pub row: NamedObject,
 }
 
 /// What was kept in memory for a new recipe.
@@ -122,6 +135,7 @@ impl Books {
         states: Vec::new(),
         ranges: Vec::new(),
         recipes: Vec::new(),
+        named: Vec::new(),
         kept: Vec::new(),
         last_transition: 0,
         last_patch: 0,
@@ -142,6 +156,7 @@ impl Books {
             states: list::copy(&self.states, 0)?,
             ranges: list::copy(&self.ranges, 0)?,
             recipes: list::copy(&self.recipes, 0)?,
+            named: list::copy(&self.named, 0)?,
             kept: list::copy(&self.kept, 2)?,
             last_transition: self.last_transition,
             last_patch: self.last_patch,
@@ -162,6 +177,7 @@ impl Books {
             size_of_val(&*self.states),
             size_of_val(&*self.ranges),
             size_of_val(&*self.recipes),
+            size_of_val(&*self.named),
         ];
         tables.iter().fold(0, |sum: usize, len| sum.saturating_add(*len))
     }
@@ -233,6 +249,9 @@ impl Books {
         for plan in view.states.iter() {
             list::push(&mut next.states, StateRow { patch, marks: 0, plan })?;
         }
+        for row in view.named.iter() {
+            list::push(&mut next.named, NamedRow { patch, row })?;
+        }
         let mut image = 0;
         for plan in view.images.iter() {
             next.last_image = next.last_image.checked_add(1).ok_or(BooksError::NoMemory)?;
@@ -289,7 +308,7 @@ impl Books {
             let KeptRecipe { blob, blob_len, place } = *kept.next().ok_or(BooksError::NoMemory)?;
             self.last_recipe = self.last_recipe.checked_add(1).ok_or(BooksError::NoMemory)?;
             let id = self.last_recipe;
-            let patch = if plan.kind == RECIPE_NAME { patch } else { 0 };
+            let patch = if matches!(plan.kind, RECIPE_NAME | RECIPE_WORDS) { patch } else { 0 };
             let plan = Recipe { id, ..plan };
             list::push(&mut self.recipes, RecipeRow { id, patch, plan, blob, blob_len, place })?;
             list::push(&mut ids, id)?;
@@ -418,6 +437,7 @@ impl Books {
         next.states.retain(|s| s.patch != batch.0 || batch.0 == 0);
         next.ranges.retain(|r| r.patch != batch.0 || batch.0 == 0);
         next.recipes.retain(|r| r.patch != batch.0 || r.patch == 0);
+        next.named.retain(|o| o.patch != batch.0);
         next.mappings.retain(|m| !self.goes_with(batch, drop_arenas, m));
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };

@@ -258,6 +258,7 @@ impl Books {
         next.states.retain(|s| !leaving(s.patch));
         next.ranges.retain(|r| !leaving(r.patch));
         next.recipes.retain(|r| !leaving(r.patch));
+        next.named.retain(|o| !leaving(o.patch));
         for state in &mut next.states {
             state.marks = 0;
         }

@@ -11,14 +11,17 @@ use super::moving::prepared;
 use super::{barrier, books, show};
 use crate::books::{Batch, BooksError, Fate};
 use crate::events::{self, About};
+use crate::late;
 use crate::list::{self, NoMemory};
 use crate::publish;
 use crate::reply::Reply;
 use crate::sys::{EFAULT, mem};
 use alloc_crate::vec::Vec;
+use suture_abi::batch::ROLE_IMAGE;
 use suture_abi::block::{MappingRow, SITE_UNARMED, SiteRow};
 use suture_abi::channel::error;
 use suture_abi::event::word;
+use suture_abi::late::RECIPE_WORDS;
 
 /// Drops the prepared batch; `results[0]` = sites that are still armed.
 pub fn abort(id: u32) -> Result<Reply, Reply> {
@@ -81,9 +84,12 @@ fn discard(batch: Batch, drop_arenas: bool, fate: impl Fn(&SiteRow) -> Fate) -> 
         list::push(&mut going, *m)?;
     }
     let row = old.patch(batch.0).copied();
+    let has_words = old.recipes.iter().any(|r| r.patch == batch.0 && r.plan.kind == RECIPE_WORDS);
     let ready = publish::ready(old.without_prepared(batch, drop_arenas, fate)?)?;
     show(ready);
-    for m in going {
+    // A thread in the middle of loading an object may be about to fill words of the image: then it stays.
+    let stays = has_words && !late::table::is_settled();
+    for m in going.into_iter().filter(|m| !(stays && m.role == ROLE_IMAGE)) {
         // SAFETY: the batch was never enabled, so no slot ever led into its image; arenas go only if no
         // byte was ever written that leads into them. The books do not name the pages any more.
         let _ = unsafe { mem::unmap(m.addr, m.len) };

@@ -78,7 +78,7 @@ fn keep_recipes(view: &View<'_>) -> Result<Vec<KeptRecipe>, Reply> {
     let mut kept = Vec::new();
     for recipe in view.recipes.iter().filter(|r| r.id == 0) {
         let bytes = view.blob(&recipe);
-        let is_there = recipe.kind == RECIPE_WATCH;
+        let is_there = recipe.kind == RECIPE_WATCH || recipe.link_map != 0;
         let place = Place {
             state: AtomicU32::new(if is_there { PLACE_BOUND } else { PLACE_FREE }),
             errno: AtomicU32::new(0),

@@ -72,6 +72,7 @@ pub fn bind(row: &RecipeRow, object: &Mapped) -> Result<u64, Refusal> {
 pub fn unbind(row: &RecipeRow, base: u64, delta: u64) {
     let Some(blob) = Blob::new(blob(row)) else { return };
     disarm(&blob, base, delta, usize::MAX);
+    close(&blob);
     unmap(&blob, base, delta, usize::MAX);
 }
 
@@ -81,7 +82,16 @@ pub fn forget(row: &RecipeRow) {
     let place = place(row);
     if let Some(blob) = Blob::new(blob(row)) {
         let (base, delta) = (place.base.load(Ordering::Relaxed), place.delta.load(Ordering::Relaxed));
+        close(&blob);
         unmap(&blob, base, delta, usize::MAX);
+    }
+}
+
+/// Pointers to old functions lead through the copy words: to nowhere instead of into what lies there next.
+fn close(blob: &Blob<'_>) {
+    for late in blob.sites() {
+        // SAFETY: a word of the recipe's own arena, aligned, writable for ever.
+        unsafe { slots::word(late.copy_word) }.store(0, Ordering::Release);
     }
 }
 

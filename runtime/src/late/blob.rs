@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use suture_abi::batch::Table;
-use suture_abi::late::{Head, LateSite, Piece, Reloc};
+use suture_abi::late::{Head, LateSite, Piece, Reloc, Word};
 
 /// Structures of integers: any bytes are a value.
 ///
@@ -22,6 +22,8 @@ unsafe impl Plain for Piece {}
 unsafe impl Plain for Reloc {}
 // SAFETY: as above.
 unsafe impl Plain for LateSite {}
+// SAFETY: as above.
+unsafe impl Plain for Word {}
 
 fn copy_out<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
     let field = bytes.get(at..at.checked_add(size_of::<T>())?)?;
@@ -94,6 +96,13 @@ impl<'a> Blob<'a> {
         let start = piece.data as usize;
         self.part(self.head.data, 1)?.get(start..start.checked_add(piece.len as usize)?)
     }
+}
+
+/// The words of a blob that is made of nothing else. `None`: it is damaged.
+pub fn words(bytes: &[u8]) -> Option<impl Iterator<Item = Word> + '_> {
+    let (size, len) = (size_of::<Word>().max(1), bytes.len());
+    (len.checked_rem(size) == Some(0))
+        .then(|| bytes.chunks_exact(size).filter_map(|entry| copy_out(entry, 0)))
 }
 
 fn piece_at(reloc: Reloc) -> Option<usize> {

@@ -11,7 +11,7 @@
 //! | who | writes | reads |
 //! |---|---|---|
 //! | worker | the table ([`table`]), slots and choices | places, to know where a site is |
-//! | loading thread | places, memory near the object, code of the object, copy words | the table |
+//! | loading thread | places, memory near the object, code of the object, copy words, words of patches ([`words`]) | the table |
 //! | command | code of sites that are placed already | rows, places |
 //!
 //! * *Loading threads among each other*: the loader's lock is held around every call of the function, in all
@@ -34,6 +34,7 @@ pub mod bind;
 pub mod blob;
 pub mod table;
 pub mod walk;
+pub mod words;
 
 use crate::block::BLOCK;
 use crate::books::Books;
@@ -47,7 +48,8 @@ use core::sync::atomic::Ordering;
 use suture_abi::batch::Site;
 use suture_abi::event::word;
 use suture_abi::late::{
-    LANES, NO_SITE, PLACE_BOUND, PLACE_FREE, PLACE_REFUSED, RECIPE_NAME, RECIPE_SITES, RecipeRow,
+    LANES, NO_SITE, PLACE_BOUND, PLACE_FREE, PLACE_REFUSED, RECIPE_NAME, RECIPE_SITES, RECIPE_WATCH,
+    RECIPE_WORDS, RecipeRow,
 };
 use suture_scan::Interval;
 use table::{Table, place};
@@ -84,6 +86,17 @@ fn is_at(row: &RecipeRow, object: &Mapped) -> bool {
         && place.base.load(Ordering::Relaxed) == object.base
 }
 
+/// Whether an object is there of which a patch replaces functions by this row: words alone replace none.
+fn is_patched(row: &RecipeRow) -> bool {
+    state(row) == PLACE_BOUND && row.plan.kind != RECIPE_WORDS
+}
+
+/// Whether an object is there that came by this row, or was there when the row was made. For rows that outlive
+/// their patch.
+pub fn has_come(row: &RecipeRow) -> bool {
+    matches!(row.plan.kind, RECIPE_SITES | RECIPE_WATCH) && state(row) == PLACE_BOUND
+}
+
 /// Where a relative site is now. `None`: nowhere.
 pub fn placed(site: &Site, row: &RecipeRow) -> Option<Site> {
     let place = place(row);
@@ -108,7 +121,7 @@ fn forget_gone(table: &Table) {
         let is_its = |row: &&RecipeRow| state(row) != PLACE_FREE && of(row) == who;
         for (index, patch) in table.patches.iter().enumerate().filter(|(_, p)| p.enabled) {
             let mut its = table.needed(index).filter(is_its);
-            if let Some(row) = its.find(|row| state(row) == PLACE_BOUND) {
+            if let Some(row) = its.find(|row| is_patched(row)) {
                 say(word::REVERT_OBJECT, patch, row.id, 0);
             }
         }
@@ -116,8 +129,12 @@ fn forget_gone(table: &Table) {
         BLOCK.late_epoch().fetch_add(1, Ordering::SeqCst);
         for row in table.rows.iter().filter(is_its) {
             let was = place(row).state.swap(PLACE_FREE, Ordering::AcqRel);
-            if was == PLACE_BOUND && row.plan.kind == RECIPE_SITES {
-                bind::forget(row);
+            if was == PLACE_BOUND {
+                match row.plan.kind {
+                    RECIPE_SITES => bind::forget(row),
+                    RECIPE_WORDS => words::clear(row),
+                    _ => {}
+                }
             }
         }
     }
@@ -125,7 +142,8 @@ fn forget_gone(table: &Table) {
 
 /// Patches an object that nobody knows yet, if a patch is about it.
 fn arrive(table: &Table, object: &Mapped) {
-    let fits = |row: &&RecipeRow| row.plan.kind == RECIPE_SITES && bind::is_build(row, object);
+    let brings = |row: &RecipeRow| matches!(row.plan.kind, RECIPE_SITES | RECIPE_WORDS);
+    let fits = |row: &&RecipeRow| brings(row) && bind::is_build(row, object);
     let lane = (0..LANES as u32).find(|lane| {
         let taken = |row: &RecipeRow| {
             row.plan.lane == *lane
@@ -144,14 +162,18 @@ fn arrive(table: &Table, object: &Mapped) {
             continue;
         }
         let refusal = if own().any(|r| chosen(&r)) {
-            let unbound = own().filter(chosen).filter(|row| state(row) == PLACE_FREE);
+            // The words first: redirected entries lead to code that reads them.
+            let words = own().filter(|row| row.plan.kind == RECIPE_WORDS);
+            let sites = own().filter(|row| row.plan.kind == RECIPE_SITES);
+            let unbound = words.chain(sites).filter(chosen).filter(|row| state(row) == PLACE_FREE);
             unbound.map(|row| bind_one(row, object)).find_map(Result::err)
         } else {
             Some(Refusal::from(if any { ENOSPC } else { EINVAL }))
         };
         match refusal {
             None => {
-                if let Some(row) = own().find(chosen).filter(|_| patch.enabled) {
+                let patched = own().filter(chosen).find(|row| is_patched(row));
+                if let Some(row) = patched.filter(|_| patch.enabled) {
                     say(word::APPLY_OBJECT, patch, row.id, 0);
                 }
             }
@@ -165,7 +187,10 @@ fn arrive(table: &Table, object: &Mapped) {
 }
 
 fn bind_one(row: &RecipeRow, object: &Mapped) -> Result<(), Refusal> {
-    let delta = bind::bind(row, object)?;
+    let delta = match row.plan.kind {
+        RECIPE_WORDS => words::fill(row, object).map(|()| 0)?,
+        _ => bind::bind(row, object)?,
+    };
     settle(row, object, delta, PLACE_BOUND);
     // pairs with: `own::is_complete`, and the worker's look at it before it moves threads for the command
     BLOCK.late_epoch().fetch_add(1, Ordering::SeqCst);
@@ -224,14 +249,17 @@ fn undo<'t, R: Iterator<Item = &'t RecipeRow>>(
     rows: &impl Fn() -> R,
 ) {
     for (before, patch) in table.patches.iter().enumerate().take(index).filter(|(_, p)| p.enabled) {
-        if let Some(row) = table.needed(before).find(|row| state(row) == PLACE_BOUND && is_at(row, object)) {
+        if let Some(row) = table.needed(before).find(|row| is_patched(row) && is_at(row, object)) {
             say(word::REVERT_OBJECT, patch, row.id, 0);
         }
     }
     let Some(culprit) = table.patches.get(index) else { return };
     let refuse = |row: &RecipeRow| {
         let place = place(row);
-        if place.state.swap(PLACE_FREE, Ordering::AcqRel) == PLACE_BOUND {
+        let was = place.state.swap(PLACE_FREE, Ordering::AcqRel);
+        if was == PLACE_BOUND && row.plan.kind == RECIPE_WORDS {
+            words::clear(row);
+        } else if was == PLACE_BOUND {
             bind::unbind(row, place.base.load(Ordering::Relaxed), place.delta.load(Ordering::Relaxed));
         }
         place.errno.store(refusal.errno.0, Ordering::Relaxed);

@@ -15,7 +15,8 @@
 //! # Safety
 //!
 //! A published table is complete and never changes. Addresses of blobs and places in it are those of memory that
-//! is kept for the life of the process.
+//! is kept for the life of the process, or, for rows that go with their patch, until a table without the row was shown
+//! and nobody reads an older one.
 #![allow(unsafe_code)]
 
 use crate::books::Books;
@@ -144,13 +145,35 @@ impl Ready {
     pub fn show(self) {
         let old = TABLE.swap(self.0, Ordering::SeqCst);
         if is_unread(&READERS) {
-            free(old);
+            // SAFETY: both are complete and nobody frees them meanwhile: this is the worker.
+            let (old, new) = unsafe { (old.as_ref(), self.0.as_ref()) };
+            old.into_iter().for_each(|old| free_rows(old, new));
+            free(old.map_or(null_mut(), |old| core::ptr::from_ref(old).cast_mut()));
         }
     }
 
     /// Frees it unseen.
     pub fn discard(self) {
         free(self.0);
+    }
+}
+
+/// True if no loading thread can have a table that was exchanged before the call.
+pub fn is_settled() -> bool {
+    is_unread(&READERS)
+}
+
+/// Frees what was kept for rows that went with their patches. Nobody has read older tables since.
+fn free_rows(old: &Table, new: Option<&Table>) {
+    let stays = |row: &RecipeRow| new.is_some_and(|new| new.rows.iter().any(|r| r.id == row.id));
+    for row in old.rows.iter().filter(|row| row.patch != 0 && !stays(row)) {
+        let place = core::ptr::with_exposed_provenance_mut::<Place>(row.place as usize);
+        // SAFETY: made by `list::keep` and `list::keep_bytes` for this row, which neither the books nor any table
+        // that is read names any more.
+        unsafe {
+            drop(Vec::from_raw_parts(place, 1, 1));
+            list::free_bytes(row.blob, row.blob_len);
+        }
     }
 }
 

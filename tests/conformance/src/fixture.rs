@@ -119,6 +119,7 @@ impl Default for Fixture {
 
 /// What every patch begins with.
 const PRELUDE: &str = "\
+#include <stdio.h>
 #include \"demo.h\"
 #include <suture.h>
 #define ALLOC(obj, id) suture_shadow_alloc(obj, id, 32, 0, 0)
@@ -182,6 +183,11 @@ fn new_function(text: &mut String, patch: &Patch, index: usize, function: &Funct
                 lines,
                 "    lend((struct shadow_functions){{suture_shadow_get, suture_shadow_alloc, suture_shadow_get_or_alloc, \
                  suture_shadow_free, suture_shadow_free_all, suture_shadow_enter, suture_shadow_leave}});"
+            ),
+            Code::Asks(path) => writeln!(
+                lines,
+                "    static char value[24]; snprintf(value, sizeof value, \"%ld\", (long)suture_attribute_get(\"{path}\")); \
+                 return value;"
             ),
             Code::Finds(id) => writeln!(
                 lines,

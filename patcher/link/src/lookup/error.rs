@@ -153,6 +153,16 @@ pub enum SymbolError {
         /// Why.
         why: String,
     },
+    /// An indirect function of a library that is not there to be asked.
+    #[error(
+        "`{name}` of {object} is an indirect function, and which one it is can only be known when {object} is loaded; call a function of {object} that calls it, or apply the patch when the program has loaded {object}"
+    )]
+    LateIndirect {
+        /// Name.
+        name: String,
+        /// Library.
+        object: String,
+    },
     /// An address inside an indirect function.
     #[error("the patch takes an address inside `{name}`, whose place is only known when its resolver ran")]
     ResolverAddend {
@@ -170,7 +180,10 @@ fn hint(not_loaded: &[String], absent: &[String]) -> String {
         );
     }
     if !absent.is_empty() {
-        hint += &format!("; {} of the patch is not loaded", absent.join(", "));
+        hint += &format!(
+            "; {} of the patch is not loaded and no file of it is known (--object-file FILE)",
+            absent.join(", ")
+        );
     }
     hint
 }

@@ -2,6 +2,7 @@
 
 use super::{Binding, Resolver, SymbolError};
 use crate::elf;
+use crate::process::LoadedObject;
 use suture_elf::{Symbol, SymbolKind, Symbols};
 
 /// Parts into which gcc takes functions: what is left cannot be called as the function.
@@ -10,38 +11,48 @@ const PARTS: [&str; 5] = [".cold", ".part.", ".constprop.", ".isra.", ".llvm."];
 impl Resolver<'_, '_> {
     /// Binds an ordinary import to a private symbol of the patched objects: exactly one must match.
     pub(super) fn bind_private(&self, name: &str, kind: u8) -> Result<Option<Binding>, SymbolError> {
-        let mut found: Vec<(usize, Symbol<'_>)> = Vec::new();
+        let mut found: Vec<(Holder, &LoadedObject, Symbol<'_>)> = Vec::new();
         let mut places = Vec::new();
-        for &object in &self.patched {
+        for (holder, object) in self.holders() {
             let candidates = self.candidates(object, name);
             let count = candidates.len();
-            let label = &self.view.objects[object].name;
+            let label = &object.name;
             places.extend((1..=count).map(|i| format!("position {i} in {label}")));
-            found.extend(candidates.into_iter().map(|s| (object, s)));
+            found.extend(candidates.into_iter().map(|s| (holder, object, s)));
         }
         if found.len() > 1 {
             return Err(SymbolError::Ambiguous { name: name.into(), places });
         }
-        let Some((object, symbol)) = found.pop() else {
+        let Some((holder, object, symbol)) = found.pop() else {
             return self.check_folded(name, kind).map(|()| None);
         };
-        self.check_size(object, &symbol)?;
-        Ok(Some(match symbol.kind {
-            SymbolKind::Tls => Binding::Tls { object, offset: symbol.addr.0 },
-            SymbolKind::Ifunc => self.bind_ifunc(object, symbol.addr, None),
-            _ => Binding::Address { object, vaddr: symbol.addr },
+        check_size(object, &symbol)?;
+        let (vaddr, offset) = (symbol.addr, symbol.addr.0);
+        Ok(Some(match (holder, symbol.kind) {
+            (Holder::Loaded(object), SymbolKind::Tls) => Binding::Tls { object, offset },
+            (Holder::Loaded(object), SymbolKind::Ifunc) => self.bind_ifunc(object, vaddr, None),
+            (Holder::Loaded(object), _) => Binding::Address { object, vaddr },
+            (Holder::Late(late), SymbolKind::Tls) => Binding::LateTls { late, offset },
+            (Holder::Late(late), SymbolKind::Ifunc) => return Err(self.late_indirect(late, name)),
+            (Holder::Late(late), _) => Binding::Late { late, vaddr },
         }))
     }
 
+    /// Objects whose private symbols count.
+    fn holders(&self) -> impl Iterator<Item = (Holder, &LoadedObject)> {
+        let loaded = self.patched.iter().map(|&i| (Holder::Loaded(i), &self.view.objects[i]));
+        loaded.chain(self.absent_late().map(|(i, late)| (Holder::Late(i), &late.object)))
+    }
+
     /// The symbol of that name and position in one object. `None` when there is none.
-    pub(super) fn private_symbol(
-        &self,
-        object: usize,
+    pub(super) fn private_symbol<'s>(
+        &'s self,
+        object: &'s LoadedObject,
         name: &str,
         sympos: u64,
-    ) -> Result<Option<Symbol<'_>>, SymbolError> {
+    ) -> Result<Option<Symbol<'s>>, SymbolError> {
         let mut candidates = self.candidates(object, name);
-        let label = self.view.objects[object].name.clone();
+        let label = object.name.clone();
         let count = candidates.len();
         let index = match (sympos, count) {
             (_, 0) => return Ok(None),
@@ -56,13 +67,12 @@ impl Resolver<'_, '_> {
             }
         };
         let symbol = candidates.swap_remove(index);
-        self.check_size(object, &symbol)?;
+        check_size(object, &symbol)?;
         Ok(Some(symbol))
     }
 
     /// Symbols of that name at distinct addresses: the object's own table, else its debug file's.
-    fn candidates(&self, object: usize, name: &str) -> Vec<Symbol<'_>> {
-        let object = &self.view.objects[object];
+    fn candidates<'s>(&self, object: &'s LoadedObject, name: &str) -> Vec<Symbol<'s>> {
         let own = distinct(object.file.symbols(), name);
         if !own.is_empty() {
             return own;
@@ -70,22 +80,12 @@ impl Resolver<'_, '_> {
         object.debug_symbols(self.debug_file).map_or_else(Vec::new, |symbols| distinct(symbols, name))
     }
 
-    fn check_size(&self, object: usize, symbol: &Symbol<'_>) -> Result<(), SymbolError> {
-        let label = &self.view.objects[object].name;
-        if symbol.kind == SymbolKind::Func && symbol.size == 0 {
-            let variant = format!("{} (size 0)", symbol.name);
-            return Err(SymbolError::Folded { name: symbol.name.to_owned(), object: label.clone(), variant });
-        }
-        Ok(())
-    }
-
     /// Says so when the compiler left only parts of a function.
     fn check_folded(&self, name: &str, kind: u8) -> Result<(), SymbolError> {
         if kind == elf::STT_OBJECT || kind == elf::STT_TLS {
             return Ok(());
         }
-        for &object in &self.patched {
-            let loaded = &self.view.objects[object];
+        for (_, loaded) in self.holders() {
             let tables = [Some(loaded.file.symbols()), loaded.debug_symbols(self.debug_file)];
             let part = tables.iter().flatten().flat_map(|table| table.all()).find(|s| {
                 s.name.strip_prefix(name).is_some_and(|rest| PARTS.iter().any(|p| rest.starts_with(p)))
@@ -100,6 +100,24 @@ impl Resolver<'_, '_> {
         }
         Ok(())
     }
+}
+
+/// An object whose private symbols count.
+#[derive(Clone, Copy)]
+enum Holder {
+    /// Index into the objects of the view.
+    Loaded(usize),
+    /// Index into the late libraries.
+    Late(usize),
+}
+
+fn check_size(object: &LoadedObject, symbol: &Symbol<'_>) -> Result<(), SymbolError> {
+    if symbol.kind == SymbolKind::Func && symbol.size == 0 {
+        let variant = format!("{} (size 0)", symbol.name);
+        let (name, object) = (symbol.name.to_owned(), object.name.clone());
+        return Err(SymbolError::Folded { name, object, variant });
+    }
+    Ok(())
 }
 
 fn distinct<'f>(symbols: Symbols<'f>, name: &str) -> Vec<Symbol<'f>> {

@@ -32,6 +32,11 @@ impl Resolver<'_, '_> {
     }
 }
 
+/// Where in a link map an object's number for thread-local data stands.
+pub fn module_field(view: &ProcessView<'_>) -> Option<u64> {
+    link_map_field(view, 0, MODULE_FIELD)
+}
+
 fn tls_place(view: &ProcessView<'_>, object: usize) -> Result<TlsPlace, String> {
     let by_slots = from_slots(view, object);
     let from_books = match (by_formula(view, object), from_link_map(view, object)) {
@@ -65,25 +70,28 @@ fn by_formula(view: &ProcessView<'_>, object: usize) -> Option<TlsPlace> {
 
 fn from_link_map(view: &ProcessView<'_>, object: usize) -> Option<TlsPlace> {
     let object = &view.objects[object];
-    let all: Vec<usize> =
-        (0..view.objects.len()).filter(|&i| view.objects[i].namespace == object.namespace).collect();
-    let field = |name: &str| {
-        let found = find_in(view, &all, name, None, Use::Call)?;
-        let at = view.objects[found.object].base + suture_elf::Vaddr(found.symbol.value);
-        let description = view.memory.0.read_vec(at, 12).ok()?;
-        let word = |i: usize| {
-            let b = &description[i * 4..];
-            u32::from_le_bytes([b[0], b[1], b[2], b[3]])
-        };
-        // Bits, number of elements, offset in bytes.
-        (word(0) == 64 && word(1) == 1 && word(2) < 1 << 16).then(|| u64::from(word(2)))
-    };
+    let field = |name| link_map_field(view, object.namespace, name);
     let read = |offset: u64| view.memory.0.read_u64(Addr(object.link_map.0.wrapping_add(offset))).ok();
     let module = read(field(MODULE_FIELD)?)?;
     let offset = read(field(OFFSET_FIELD)?)?;
     // 0: never placed. -1: the loader promised never to place it.
     let below = Some(offset).filter(|&o| o != 0 && o != u64::MAX);
     (module != 0).then_some(TlsPlace { module, below })
+}
+
+/// Where a field stands in a link map, by what the C library of a namespace says of it.
+fn link_map_field(view: &ProcessView<'_>, namespace: usize, name: &str) -> Option<u64> {
+    let all: Vec<usize> =
+        (0..view.objects.len()).filter(|&i| view.objects[i].namespace == namespace).collect();
+    let found = find_in(view, &all, name, None, Use::Call)?;
+    let at = view.objects[found.object].base + suture_elf::Vaddr(found.symbol.value);
+    let description = view.memory.0.read_vec(at, 12).ok()?;
+    let word = |i: usize| {
+        let b = &description[i * 4..];
+        u32::from_le_bytes([b[0], b[1], b[2], b[3]])
+    };
+    // Bits, number of elements, offset in bytes.
+    (word(0) == 64 && word(1) == 1 && word(2) < 1 << 16).then(|| u64::from(word(2)))
 }
 
 /// What the object's own slots for its own variables hold: module number, distance below the thread

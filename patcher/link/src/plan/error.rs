@@ -151,7 +151,7 @@ fn symbol_hint(error: &SymbolError) -> Option<&'static str> {
         E::Missing { similar, .. } | E::NotInObject { similar, .. } if !similar.is_empty() => return None,
         E::Version { .. } | E::CanGo { .. } | E::Ambiguous { .. } | E::NotInObject { .. } => return None,
         E::Folded { .. } | E::Preempted { .. } | E::TlsPointer { .. } | E::TlsMismatch { .. } => return None,
-        E::NoStaticTls { .. } => return None,
+        E::NoStaticTls { .. } | E::LateIndirect { .. } => return None,
         E::Missing { .. } => {
             "define it in the patch; or, where the object is stripped, install its debug symbols, or use SUTURE_OFFSET"
         }

@@ -56,7 +56,7 @@ const NOWHERE: Base = Base(0xffff_8000_0000_0000);
 
 impl LoadedObject {
     /// A file that is not loaded.
-    pub(super) fn nowhere(file: &ObjectFile) -> Result<Self, ElfError> {
+    pub(crate) fn nowhere(file: &ObjectFile) -> Result<Self, ElfError> {
         let path = file.path().to_owned();
         Ok(Self {
             name: file.soname().unwrap_or(path.rsplit('/').next().unwrap_or(&path)).to_owned(),

@@ -71,7 +71,7 @@ pub enum Broken {
 }
 
 /// What new code does besides saying whose it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Code {
     /// Allocates two shadow variables of that state.
     Allocates(u64),
@@ -79,6 +79,8 @@ pub enum Code {
     Finds(u64),
     /// Gives the program the functions for shadow variables.
     Lends,
+    /// Returns the value of an attribute, or a negative errno.
+    Asks(String),
 }
 
 /// A patch of a row.
@@ -146,7 +148,7 @@ impl Patch {
 }
 
 impl Code {
-    /// Reads `allocates 10` or `finds 10`.
+    /// Reads `allocates 10`, `finds 10` and so on.
     ///
     /// # Errors
     /// What is wrong.
@@ -156,9 +158,11 @@ impl Code {
             ["allocates", id] => Ok(Self::Allocates(state(id)?)),
             ["finds", id] => Ok(Self::Finds(state(id)?)),
             ["lends", "shadow"] => Ok(Self::Lends),
-            _ => {
-                Err(format!("{:?} is nothing code does: allocates N, finds N, lends shadow", words.join(" ")))
-            }
+            ["asks", path] => Ok(Self::Asks((*path).to_owned())),
+            _ => Err(format!(
+                "{:?} is nothing code does: allocates N, finds N, lends shadow, asks PATH",
+                words.join(" ")
+            )),
         }
     }
 }
