@@ -162,7 +162,17 @@ impl Map {
         Some((self.progress.get(level.bits() as usize)?, below, 1u64.checked_shl(below.bits())?))
     }
 
+    /// Whether buckets are left to be given out. Asked at every insertion.
+    #[inline]
+    fn is_moving(&self, level: Level) -> bool {
+        let bits = level.bits();
+        // The level below has half as many. The first one has none below.
+        let given = self.progress.get(bits as usize).map_or(u64::MAX, |p| p.given.load(Relaxed));
+        bits > FIRST_BITS && given < (1u64 << (bits & 63)) >> 1
+    }
+
     /// Moves up to `share` buckets; false if none is left to be given out.
+    #[inline(never)]
     fn move_some(&self, level: Level, share: u64) -> Result<bool, NoMemory> {
         let Some((progress, below, count)) = self.progress(level) else { return Ok(false) };
         if progress.given.load(Relaxed) >= count {
@@ -291,14 +301,17 @@ impl Memory for Map {
         self.blocks.data(block)
     }
 
+    #[inline]
     fn take(&self, id: u64, size: usize) -> Result<Block, NoMemory> {
         self.blocks.take(id, size)
     }
 
+    #[inline]
     fn give_back(&self, block: Block) {
         self.blocks.give_back(block);
     }
 
+    #[inline]
     fn retire(&self, block: Block) {
         self.guards.retire(block, |b| self.header(b), |b| self.blocks.give_back(b));
     }
@@ -323,7 +336,9 @@ impl Memory for Map {
     #[inline]
     fn help(&self) {
         let level = Level(self.current.load(Acquire));
-        // What it has begun is finished by whoever grows the table next.
-        let _ = self.move_some(level, SHARE);
+        if self.is_moving(level) {
+            // What it has begun is finished by whoever grows the table next.
+            let _ = self.move_some(level, SHARE);
+        }
     }
 }
