@@ -22,8 +22,10 @@ const FIRST_BITS: u32 = 4;
 /// Bits of the last one.
 const LAST_BITS: u32 = 36;
 const LEVELS: usize = (LAST_BITS + 1) as usize;
-/// Buckets that an insertion moves while the table grows.
-const SHARE: u64 = 2;
+/// Buckets that an insertion moves while the table grows. Half a page of the new level: few enough for a pause of
+/// some microseconds, and many enough that a growth is soon over. Lookups take twice as long until then, and for ever
+/// if nothing more is inserted.
+const SHARE: u64 = 16;
 /// Longest sleep until a sleeper looks again whether who he waits for still lives, in nanoseconds.
 const NAP: u32 = 100_000_000;
 
