@@ -42,9 +42,9 @@ use suture_table::word::{Block, Extent};
 pub const MOST_SMALL: usize = 8160;
 /// The class of blocks whose bytes are elsewhere.
 const LARGE_CLASS: usize = CLASSES - 1;
-/// Memory asked of the system at once. Untouched pages of it cost nothing; to ask for every slab would hold
-/// one of some hundred insertions up.
-const RUN_LEN: u64 = SLAB_LEN * 16;
+/// Memory asked of the system at once. Untouched pages of it cost nothing, and to ask takes some tens of
+/// microseconds: one in 40 000 insertions of small variables does.
+const RUN_LEN: u64 = SLAB_LEN * 64;
 /// Bytes of a header.
 const HEADER: u64 = size_of::<Header>() as u64;
 /// Slab numbers in one table, and block numbers in one slab.
