@@ -166,7 +166,7 @@ impl Map {
 
     /// Whether buckets are left to be given out. Asked at every insertion.
     #[inline]
-    fn is_moving(&self, level: Level) -> bool {
+    pub(super) fn is_moving(&self, level: Level) -> bool {
         let bits = level.bits();
         // The level below has half as many. The first one has none below.
         let given = self.progress.get(bits as usize).map_or(u64::MAX, |p| p.given.load(Relaxed));
