@@ -28,6 +28,8 @@ pub struct Lab {
     scratch: TempDir,
     /// Rounds are divided by this.
     hurry: usize,
+    /// Beginning of the names of the rows that are asked for.
+    only: String,
 }
 
 impl Lab {
@@ -35,7 +37,7 @@ impl Lab {
     ///
     /// # Errors
     /// When it is not there.
-    pub fn new(quick: bool) -> Result<Self, Error> {
+    pub fn new(quick: bool, only: &str) -> Result<Self, Error> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
         let root = root.canonicalize().map_err(io("find the sources"))?;
         let built = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
@@ -47,7 +49,14 @@ impl Lab {
         };
         let scratch = tempfile::tempdir().map_err(io("make a scratch directory"))?;
         let (suture, runtime) = (there("suture")?, there("libsuture.so")?);
-        Ok(Self { suture, runtime, root, scratch, hurry: if quick { 5 } else { 1 } })
+        let hurry = if quick { 5 } else { 1 };
+        Ok(Self { suture, runtime, root, scratch, hurry, only: only.to_owned() })
+    }
+
+    /// Whether a row of this name, or one whose name begins so, is asked for.
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        name.starts_with(&self.only) || self.only.starts_with(name)
     }
 
     /// Rounds to make where a full run makes `full`.

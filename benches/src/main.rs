@@ -39,7 +39,7 @@ const MISSING: [(&str, &str); 1] = [("call.upgraded", "entries are not upgraded 
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    let lab = match lab::Lab::new(options.quick) {
+    let lab = match lab::Lab::new(options.quick, &options.only) {
         Ok(lab) => lab,
         Err(error) => {
             eprintln!("suture-bench: {error}");
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         }
     };
     warn_if_busy();
-    let wanted = |name: &str| name.starts_with(&options.only) || options.only.starts_with(name);
+    let wanted = |name: &str| lab.wants(name);
     let (mut rows, mut failed) = (Vec::new(), false);
     for group in groups::GROUPS.iter().filter(|g| wanted(g.name)) {
         eprintln!("measuring {}", group.name);

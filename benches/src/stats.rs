@@ -84,6 +84,19 @@ pub fn interleave<E>(
     Ok((a, b))
 }
 
+/// Measures all of `things` in turn, `rounds` times each; every round begins with another one, so that none profits
+/// from its place. The samples are in the order of the things.
+pub fn in_turn<T>(rounds: usize, things: &[T], mut measure: impl FnMut(&T) -> f64) -> Vec<Samples> {
+    let mut samples = vec![Samples::default(); things.len()];
+    for round in 0..rounds {
+        for n in 0..things.len() {
+            let at = (round + n) % things.len();
+            samples[at].push(measure(&things[at]));
+        }
+    }
+    samples
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,5 +122,17 @@ mod tests {
         let (a, b) = interleave(3, || note('a'), || note('b')).unwrap();
         assert_eq!(*log.borrow(), "abbaab");
         assert_eq!((a.0.len(), b.0.len()), (3, 3));
+    }
+
+    #[test]
+    fn every_thing_gets_every_round_and_begins_one() {
+        let mut log = String::new();
+        let samples = in_turn(3, &['a', 'b', 'c'], |thing| {
+            log.push(*thing);
+            log.len() as f64
+        });
+        assert_eq!(log, "abcbcacab");
+        assert_eq!(samples[0].0, [1.0, 6.0, 8.0]);
+        assert!(samples.iter().all(|s| s.0.len() == 3));
     }
 }

@@ -7,11 +7,11 @@ use crate::error::{Error, io};
 use crate::lab::Lab;
 use crate::maps::{Dash, Flurry, Key, Locked, Papaya, SccIndex, SccMap, Shadow, Shared, Skip, Table};
 use crate::row::{Budget, Row};
-use crate::stats::{Samples, interleave};
+use crate::stats::{Samples, in_turn};
 use std::hint::black_box;
 use std::sync::Barrier;
 
-/// Calls of a sample, per thread.
+/// Calls of a sample of one or two threads; of more, who take turns anyway, half of them each.
 const CALLS: u64 = 100_000;
 /// What is measured, with the budgets of one thread and of two.
 const KINDS: [(&str, Kind, [Budget; 2]); 5] = [
@@ -56,37 +56,62 @@ pub(super) fn scatter(n: u64, count: u64) -> u64 {
     ((u128::from(z ^ z >> 27) * u128::from(count)) >> 64) as u64
 }
 
+/// A table that is measured.
+struct Entry {
+    name: &'static str,
+    table: Box<dyn Table>,
+    /// Memory per variable.
+    bytes: f64,
+}
+
 /// All rows about shadow variables.
 ///
 /// # Errors
 /// When the runtime cannot be loaded.
 pub fn shadow(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
-    let ours = Shadow::load(&lab.runtime)?;
     for (id, (label, count)) in (1u64..).zip([("10k", 10_000), ("1M", 1_000_000)]) {
-        let before = resident()?;
-        (0..count).for_each(|n| ours.make(key(n, id)));
-        let own_bytes = (resident()? - before) / count as f64;
+        let wants = |what: &str, rest: &str| lab.wants(&format!("shadow.{what}.{label}{rest}"));
+        if !wants("bytes", "") && !KINDS.iter().any(|(what, ..)| wants(what, ".")) {
+            continue;
+        }
+        // All at once, and measured in turn: what happens on the machine meets all, and ours counts once.
+        let mut entries = vec![fill(("ours", Box::new(Shadow::load(&lab.runtime)?)), id, count)?];
         for (name, new) in RIVALS {
-            let rival = new();
-            let before = resident()?;
-            (0..count).for_each(|n| rival.make(key(n, id)));
-            let bytes = (resident()? - before) / count as f64;
-            if count >= 1_000_000 {
-                rows.push(single(format!("shadow.bytes.{label}"), "B", own_bytes, bytes).against(name));
-            }
-            for threads in [1, 2, 4, 8] {
-                for (what, kind, budgets) in KINDS {
-                    let measure = |table: &dyn Table| Ok::<_, Error>(cost(table, kind, id, count, threads));
-                    let (a, b) = interleave(lab.rounds(5), || measure(&ours), || measure(&*rival))?;
-                    let row =
-                        Row::new(format!("shadow.{what}.{label}.{threads}"), "ns", &a, &b).against(name);
-                    let budget = budgets.get(threads - 1).filter(|_| count == 10_000);
-                    rows.push(row.budget(budget.copied().unwrap_or(Budget::None)));
+            entries.push(fill((name, new()), id, count)?);
+        }
+        let Some((ours, rivals)) = entries.split_first() else { continue };
+        if count >= 1_000_000 {
+            let bytes = |of: &Entry| {
+                single(format!("shadow.bytes.{label}"), "B", ours.bytes, of.bytes).against(of.name)
+            };
+            rows.extend(rivals.iter().map(bytes));
+        }
+        for threads in [1, 2, 4, 8] {
+            for (what, kind, budgets) in KINDS.iter().filter(|(what, ..)| wants(what, &format!(".{threads}")))
+            {
+                let measure = |of: &Entry| cost(&*of.table, *kind, id, count, threads);
+                let samples = in_turn(lab.rounds(5), &entries, measure);
+                let Some((ours, theirs)) = samples.split_first() else { continue };
+                let budget = budgets.get(threads - 1).filter(|_| count == 10_000).copied();
+                for (rival, theirs) in rivals.iter().zip(theirs) {
+                    let row = Row::new(format!("shadow.{what}.{label}.{threads}"), "ns", ours, theirs);
+                    rows.push(row.against(rival.name).budget(budget.unwrap_or(Budget::None)));
                 }
             }
         }
     }
     Ok(())
+}
+
+/// Makes `count` variables in a table, and sees how much memory that takes.
+fn fill((name, table): (&'static str, Box<dyn Table>), id: u64, count: u64) -> Result<Entry, Error> {
+    // What others left to the C library would be taken for nothing.
+    // SAFETY: gives free memory back to the system.
+    unsafe { libc::malloc_trim(0) };
+    let before = resident()?;
+    (0..count).for_each(|n| table.make(key(n, id)));
+    let bytes = (resident()? - before) / count as f64;
+    Ok(Entry { name, table, bytes })
 }
 
 pub(super) fn single(name: String, unit: &'static str, ours: f64, baseline: f64) -> Row {
@@ -115,14 +140,14 @@ fn own_time() -> f64 {
 
 /// Nanoseconds of processor time per call.
 fn cost(table: &dyn Table, kind: Kind, id: u64, count: u64, threads: usize) -> f64 {
-    let barrier = Barrier::new(threads);
+    let (barrier, calls) = (Barrier::new(threads), if threads > 2 { CALLS / 2 } else { CALLS });
     let one = |thread: u64| {
         barrier.wait();
         let started = own_time();
-        for n in 0..CALLS {
+        for n in 0..calls {
             call(table, kind, id, count, thread * CALLS + n);
         }
-        (own_time() - started) / CALLS as f64
+        (own_time() - started) / calls as f64
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads as u64).map(|thread| scope.spawn(move || one(thread))).collect();

@@ -12,7 +12,7 @@ use crate::row::{Budget, Row};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::shadow::{RIVALS, key, scatter, single};
+use super::shadow::{RIVALS, Rival, key, scatter, single};
 
 /// Calls of the reader.
 const LOOKS: usize = 1_000_000;
@@ -48,6 +48,58 @@ impl Table for Nothing {
     }
 }
 
+/// No table either: what the system takes for the memory of as many variables. Ours needs a block of 96 bytes and
+/// about 64 of buckets for each while it grows towards a million.
+#[derive(Debug)]
+struct FreshPages {
+    pages: *mut libc::c_void,
+    len: usize,
+    next: AtomicU64,
+}
+
+// SAFETY: one thread writes; the address is only a number to the others.
+unsafe impl Sync for FreshPages {}
+
+impl Drop for FreshPages {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length, and nobody uses it any more.
+        unsafe { libc::munmap(self.pages, self.len) };
+    }
+}
+
+impl FreshPages {
+    const EACH: u64 = 96 + 64;
+
+    fn new() -> Self {
+        let len = (Self::EACH * (MOST + FIRST)) as usize;
+        // SAFETY: new memory, wherever the system likes.
+        let pages = unsafe {
+            let (kind, access) =
+                (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, libc::PROT_READ | libc::PROT_WRITE);
+            libc::mmap(std::ptr::null_mut(), len, access, kind | libc::MAP_NORESERVE, -1, 0)
+        };
+        assert_ne!(pages, libc::MAP_FAILED, "no memory for the comparison");
+        Self { pages, len, next: AtomicU64::new(pages.expose_provenance() as u64) }
+    }
+}
+
+impl Table for FreshPages {
+    fn get(&self, key: Key) -> u64 {
+        std::hint::black_box(key).0 + 1
+    }
+    fn get_or_make(&self, key: Key) -> u64 {
+        self.get(key)
+    }
+    fn make(&self, key: Key) {
+        let place = self.next.fetch_add(Self::EACH, Ordering::Relaxed);
+        // SAFETY: in the memory of `new`, which has room for all calls of a run and is used by this thread only.
+        unsafe { std::ptr::with_exposed_provenance_mut::<u64>(place as usize).write_volatile(key.0) };
+    }
+    fn remove(&self, key: Key) {
+        std::hint::black_box(key);
+    }
+}
+
 /// Lookups while somebody makes and removes variables (`churn`) or makes them (`grow`), and what making one takes
 /// while the table grows.
 ///
@@ -56,10 +108,11 @@ impl Table for Nothing {
 pub fn tails(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     let ours = Shadow::load(&lab.runtime)?;
     let looks = lab.rounds(5) * LOOKS / 5;
-    let empty: super::shadow::Rival = ("an empty loop", || Box::new(Nothing));
+    let empty: Rival = ("an empty loop", || Box::new(Nothing));
+    let pages: Rival = ("fresh pages alone", || Box::new(FreshPages::new()));
     for (id, what, grow) in [(11, "churn", false), (12, "grow", true)] {
         let own = tail(&ours, id, grow, looks);
-        for (name, new) in RIVALS.into_iter().chain([empty]) {
+        for (name, new) in RIVALS.into_iter().chain([empty]).chain(grow.then_some(pages)) {
             let theirs = tail(&*new(), id, grow, looks);
             let mut row = |part: &str, unit, a, b, budget| {
                 rows.push(single(format!("tail.{what}.{part}"), unit, a, b).against(name).budget(budget));

@@ -21,8 +21,8 @@ use suture_abi::event::word;
 use suture_table::get::get;
 use suture_table::guard::Place;
 use suture_table::hash::Key;
-use suture_table::insert::{Inserted, insert};
-use suture_table::remove::{Afterwards, remove};
+use suture_table::insert::{self, Inserted, insert};
+use suture_table::remove::{self, Afterwards, remove};
 
 /// A constructor: object, zeroed bytes, the caller's argument; not 0 is its error.
 pub type Ctor = unsafe extern "C" fn(obj: *mut c_void, data: *mut c_void, arg: *mut c_void) -> c_int;
@@ -76,15 +76,14 @@ pub extern "C" fn suture_shadow_get_or_alloc(
 /// Frees the variable of an object, if it has one.
 #[unsafe(no_mangle)]
 pub extern "C" fn suture_shadow_free(obj: u64, id: u64, dtor: Option<Dtor>) {
-    let removed = match dtor {
-        Some(dtor) => {
+    let mut call = |data| {
+        if let Some(dtor) = dtor {
             // SAFETY: a function of the patch with this signature, given the variable it is for.
-            let mut call = |data| unsafe { dtor(pointer(obj), pointer(data)) };
-            remove(&MAP, Key { obj, id }, Some(&mut call), Afterwards::Reclaim)
+            unsafe { dtor(pointer(obj), pointer(data)) }
         }
-        None => remove(&MAP, Key { obj, id }, None, Afterwards::Reclaim),
     };
-    if removed.is_err() {
+    let called = dtor.map(|_| &mut call as remove::Dtor<'_>);
+    if remove(&MAP, Key { obj, id }, called, Afterwards::Reclaim).is_err() {
         refuse(id, Inserted::NoMemory);
     }
 }
@@ -118,15 +117,16 @@ pub extern "C" fn suture_shadow_leave(guard: u32) {
     MAP.leave(Place(guard));
 }
 
+#[inline]
 fn make(obj: u64, id: u64, size: usize, ctor: Option<Ctor>, arg: *mut c_void) -> Inserted {
-    match ctor {
-        Some(ctor) => {
-            // SAFETY: a function of the patch with this signature, given the zeroed bytes it is to fill.
-            let mut call = |data| unsafe { ctor(pointer(obj), pointer(data), arg) };
-            insert(&MAP, Key { obj, id }, size, Some(&mut call))
-        }
-        None => insert(&MAP, Key { obj, id }, size, None),
-    }
+    let mut call = |data| match ctor {
+        // SAFETY: a function of the patch with this signature, given the zeroed bytes it is to fill.
+        Some(ctor) => unsafe { ctor(pointer(obj), pointer(data), arg) },
+        None => 0,
+    };
+    // One place for both: what is inlined here is not little.
+    let called = ctor.map(|_| &mut call as insert::Ctor<'_>);
+    insert(&MAP, Key { obj, id }, size, called)
 }
 
 /// Reports why there is no variable: once per id and reason, until the id's variables are freed.

@@ -42,9 +42,9 @@ use suture_table::word::{Block, Extent};
 pub const MOST_SMALL: usize = 8160;
 /// The class of blocks whose bytes are elsewhere.
 const LARGE_CLASS: usize = CLASSES - 1;
-/// Memory asked of the system at once. Untouched pages of it cost nothing; to ask for every slab would hold
-/// one of some hundred insertions up.
-const RUN_LEN: u64 = SLAB_LEN * 16;
+/// Memory asked of the system at once. Untouched pages of it cost nothing, and to ask takes some tens of
+/// microseconds: one in 40 000 insertions of small variables does.
+const RUN_LEN: u64 = SLAB_LEN * 64;
 /// Bytes of a header.
 const HEADER: u64 = size_of::<Header>() as u64;
 /// Slab numbers in one table, and block numbers in one slab.
@@ -118,11 +118,27 @@ fn at<'t, T>(addr: u64) -> Option<&'t T> {
     unsafe { place.as_ref() }
 }
 
+/// Bytes of a block beyond the header, in these units, say its class.
+const UNIT: usize = 32;
+/// Classes of variables of `n * UNIT` bytes and somewhat fewer. A walk over the strides would be guessed wrong by
+/// the processor where sizes are mixed.
+#[allow(clippy::indexing_slicing)] // by the compiler, which would refuse it
+const CLASS_OF: [u8; MOST_SMALL / UNIT + 1] = {
+    let mut classes = [0; MOST_SMALL / UNIT + 1];
+    let (mut units, mut class) = (0, 0);
+    while units < classes.len() {
+        while (units * UNIT) as u64 + HEADER > STRIDES[class] {
+            class += 1;
+        }
+        classes[units] = class as u8;
+        units += 1;
+    }
+    classes
+};
+
 /// The class of variables of `size` bytes.
 fn class_of(size: usize) -> usize {
-    let small = STRIDES.iter().take(LARGE_CLASS);
-    let fits = |stride: &u64| size as u64 <= stride.saturating_sub(HEADER);
-    small.into_iter().position(fits).unwrap_or(LARGE_CLASS)
+    CLASS_OF.get(size.div_ceil(UNIT)).map_or(LARGE_CLASS, |class| usize::from(*class))
 }
 
 fn stride_of(class: usize) -> u64 {
@@ -180,10 +196,14 @@ impl Blocks {
         None
     }
 
+    #[inline]
     fn id(&self, id: u64) -> Result<&Id, NoMemory> {
-        if let Some(known) = self.known(id) {
-            return Ok(known);
-        }
+        self.known(id).map_or_else(|| self.make_id(id), Ok)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn make_id(&self, id: u64) -> Result<&Id, NoMemory> {
         let addr = self.small(size_of::<Id>() as u64)?;
         let (entry, head) = (at::<Id>(addr).ok_or(NoMemory)?, self.head(id).ok_or(NoMemory)?);
         entry.id.store(id, Relaxed);
@@ -288,22 +308,24 @@ impl Blocks {
     // ---- blocks ----
 
     /// A free block with `size` zeroed bytes, the caller's own: in a new life, without a key.
+    #[inline(never)]
     pub fn take(&self, id: u64, size: usize) -> Result<Block, NoMemory> {
         let (class, entry, first) = (class_of(size), self.id(id)?, stripe());
-        let addr = match self.pop_any(entry, class, first) {
-            Some(addr) => addr,
+        let used = self.pop_any(entry, class, first);
+        let (addr, index) = match used {
+            Some(popped) => popped,
             None => self.unused(entry, first, class)?,
         };
         let block = Block { addr, large: class == LARGE_CLASS };
         let header = at::<Header>(addr).ok_or(NoMemory)?;
-        let life = Extent(header.extent.load(Relaxed)).life();
-        let within = (addr % SLAB_LEN).saturating_sub(FIRST_BLOCK);
-        let index = within.checked_div(stride_of(class)).unwrap_or(0);
+        // One that was never used is not read: on a fresh page the system would map its page of zeros, and fault
+        // once more at the first store.
+        let life = used.map_or(0, |_| Extent(header.extent.load(Relaxed)).life());
         let small = if block.large { 0 } else { size as u64 };
         begin_life(header, Extent::new(life.wrapping_add(1), index, small));
         if block.large {
             self.take_pages(block, size)?;
-        } else if life != 0 {
+        } else if used.is_some() {
             // Fresh pages are zero.
             self.zero(block, size);
         }
@@ -311,16 +333,16 @@ impl Blocks {
     }
 
     fn zero(&self, block: Block, size: usize) {
-        let (first, words) = (block.addr.wrapping_add(HEADER), (size as u64).div_ceil(8));
-        for n in 0..words {
-            if let Some(word) = at::<AtomicU64>(first.wrapping_add(n.wrapping_mul(8))) {
-                word.store(0, Relaxed);
-            }
-        }
+        let first = core::ptr::with_exposed_provenance::<AtomicU64>(block.addr.wrapping_add(HEADER) as usize);
+        // SAFETY: the module's rule: the block's class has room for `size` bytes behind the header, rounded up to
+        // the 32 that strides and headers are multiples of.
+        let words = unsafe { core::slice::from_raw_parts(first, size.min(MOST_SMALL).div_ceil(8)) };
+        words.iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// A block that was never used.
-    fn unused(&self, entry: &Id, stripe: usize, class: usize) -> Result<u64, NoMemory> {
+    /// A block that was never used, and its number in its slab.
+    #[inline(never)]
+    fn unused(&self, entry: &Id, stripe: usize, class: usize) -> Result<(u64, u64), NoMemory> {
         let newest = entry.stripes.get(stripe).and_then(|s| s.newest.get(class)).ok_or(NoMemory)?;
         loop {
             let addr = newest.load(Acquire);
@@ -330,7 +352,7 @@ impl Blocks {
                 let n = slab.used.fetch_add(1, Relaxed);
                 if n < slab.capacity.load(Relaxed) {
                     let offset = u64::from(n).wrapping_mul(stride_of(class)).wrapping_add(FIRST_BLOCK);
-                    return Ok(addr.wrapping_add(offset));
+                    return Ok((addr.wrapping_add(offset), u64::from(n)));
                 }
             }
             let made = self.make_slab(entry, addr, class)?;
@@ -340,6 +362,8 @@ impl Blocks {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn take_pages(&self, block: Block, size: usize) -> Result<(), NoMemory> {
         let len = (size as u64).checked_next_multiple_of(mem::PAGE);
         match len.map(mem::map_anywhere) {
@@ -357,18 +381,24 @@ impl Blocks {
     }
 
     /// Gives a block back. Nobody else may know it.
+    #[inline]
     pub fn give_back(&self, block: Block) {
-        if block.large
-            && let Some([place, length]) = large_words(block)
-        {
-            let pages = place.swap(0, AcqRel);
-            let len = length.load(Relaxed).checked_next_multiple_of(mem::PAGE).unwrap_or(0);
-            if pages != 0 {
-                // SAFETY: mapped by `take_pages` with this length, for this block, which nobody has.
-                let _ = unsafe { mem::unmap(pages, len) };
-            }
+        if block.large {
+            self.give_pages_back(block);
         }
         self.push(block);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_pages_back(&self, block: Block) {
+        let Some([place, length]) = large_words(block) else { return };
+        let pages = place.swap(0, AcqRel);
+        let len = length.load(Relaxed).checked_next_multiple_of(mem::PAGE).unwrap_or(0);
+        if pages != 0 {
+            // SAFETY: mapped by `take_pages` with this length, for this block, which nobody has.
+            let _ = unsafe { mem::unmap(pages, len) };
+        }
     }
 
     /// Where a block's bytes are.
@@ -394,31 +424,35 @@ impl Blocks {
         at(block.addr)
     }
 
-    fn pop_any(&self, entry: &Id, class: usize, first: usize) -> Option<u64> {
+    /// A block that was used before, and its number in its slab.
+    fn pop_any(&self, entry: &Id, class: usize, first: usize) -> Option<(u64, u64)> {
         (0..STRIPES).find_map(|n| {
             let stripe = entry.stripes.get(first.wrapping_add(n) % STRIPES)?;
             self.pop(stripe.free.get(class)?, class)
         })
     }
 
-    fn pop(&self, stack: &AtomicU64, class: usize) -> Option<u64> {
+    #[inline]
+    fn pop(&self, stack: &AtomicU64, class: usize) -> Option<(u64, u64)> {
         let mut now = stack.load(Acquire);
         loop {
             let number = (now as u32).checked_sub(1)?;
             let slab = self.slab(number / TABLE)?;
-            let offset = u64::from(number % TABLE).wrapping_mul(stride_of(class)).wrapping_add(FIRST_BLOCK);
+            let index = u64::from(number % TABLE);
+            let offset = index.wrapping_mul(stride_of(class)).wrapping_add(FIRST_BLOCK);
             let addr = (&raw const *slab).expose_provenance() as u64;
             let addr = addr.wrapping_add(offset);
             // Of another life if somebody was faster; then the swap fails.
             let below = at::<Header>(addr)?.obj.load(Relaxed);
             let next = (now >> 32).wrapping_add(1) << 32 | below & u64::from(u32::MAX);
             match stack.compare_exchange_weak(now, next, AcqRel, Acquire) {
-                Ok(_) => return Some(addr),
+                Ok(_) => return Some((addr, index)),
                 Err(other) => now = other,
             }
         }
     }
 
+    #[inline]
     fn push(&self, block: Block) {
         let Some(header) = self.header(block) else { return };
         let Some((stack, number)) = stack_of(block.addr, header) else { return };

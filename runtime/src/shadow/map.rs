@@ -22,8 +22,10 @@ const FIRST_BITS: u32 = 4;
 /// Bits of the last one.
 const LAST_BITS: u32 = 36;
 const LEVELS: usize = (LAST_BITS + 1) as usize;
-/// Buckets that an insertion moves while the table grows.
-const SHARE: u64 = 2;
+/// Buckets that an insertion moves while the table grows. Half a page of the new level: few enough for a pause of
+/// some microseconds, and many enough that a growth is soon over. Lookups take twice as long until then, and for ever
+/// if nothing more is inserted.
+const SHARE: u64 = 16;
 /// Longest sleep until a sleeper looks again whether who he waits for still lives, in nanoseconds.
 const NAP: u32 = 100_000_000;
 
@@ -162,7 +164,17 @@ impl Map {
         Some((self.progress.get(level.bits() as usize)?, below, 1u64.checked_shl(below.bits())?))
     }
 
+    /// Whether buckets are left to be given out. Asked at every insertion.
+    #[inline]
+    pub(super) fn is_moving(&self, level: Level) -> bool {
+        let bits = level.bits();
+        // The level below has half as many. The first one has none below.
+        let given = self.progress.get(bits as usize).map_or(u64::MAX, |p| p.given.load(Relaxed));
+        bits > FIRST_BITS && given < (1u64 << (bits & 63)) >> 1
+    }
+
     /// Moves up to `share` buckets; false if none is left to be given out.
+    #[inline(never)]
     fn move_some(&self, level: Level, share: u64) -> Result<bool, NoMemory> {
         let Some((progress, below, count)) = self.progress(level) else { return Ok(false) };
         if progress.given.load(Relaxed) >= count {
@@ -291,14 +303,17 @@ impl Memory for Map {
         self.blocks.data(block)
     }
 
+    #[inline]
     fn take(&self, id: u64, size: usize) -> Result<Block, NoMemory> {
         self.blocks.take(id, size)
     }
 
+    #[inline]
     fn give_back(&self, block: Block) {
         self.blocks.give_back(block);
     }
 
+    #[inline]
     fn retire(&self, block: Block) {
         self.guards.retire(block, |b| self.header(b), |b| self.blocks.give_back(b));
     }
@@ -323,7 +338,9 @@ impl Memory for Map {
     #[inline]
     fn help(&self) {
         let level = Level(self.current.load(Acquire));
-        // What it has begun is finished by whoever grows the table next.
-        let _ = self.move_some(level, SHARE);
+        if self.is_moving(level) {
+            // What it has begun is finished by whoever grows the table next.
+            let _ = self.move_some(level, SHARE);
+        }
     }
 }

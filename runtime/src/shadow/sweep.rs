@@ -30,13 +30,14 @@ pub fn free_all(
         if !state.is_live() || key.id != id {
             return;
         }
-        let removed = match &mut dtor {
-            Some(dtor) => {
-                let mut dtor = |data| dtor(key.obj, data);
-                remove::remove(map, key, Some(&mut dtor), afterwards)
+        let has_dtor = dtor.is_some();
+        let mut call = |data| {
+            if let Some(dtor) = &mut dtor {
+                dtor(key.obj, data);
             }
-            None => remove::remove(map, key, None, afterwards),
         };
+        let called = has_dtor.then_some(&mut call as remove::Dtor<'_>);
+        let removed = remove::remove(map, key, called, afterwards);
         failed |= removed.is_err();
         if removed == Ok(true) {
             count = count.saturating_add(1);

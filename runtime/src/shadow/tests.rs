@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use suture_table::guard::Guards;
 use suture_table::hash::Key;
 use suture_table::insert::{Inserted, insert};
-use suture_table::memory::Memory;
+use suture_table::memory::{Level, Memory};
 use suture_table::remove::Afterwards::{self, Leak, Reclaim};
 use suture_table::remove::remove;
 
@@ -264,6 +264,23 @@ fn a_million_variables_are_found_while_the_table_grows() {
     }
     assert_eq!(sweep::free_all(map, 3, None, Reclaim, &mut |_| ()), Ok(count));
     assert!((0..count).all(|obj| get(map, key(obj * 48, 3)).is_none()));
+}
+
+/// Lookups have to look into two levels until then, also if nobody inserts any more.
+#[test]
+fn a_growth_is_soon_over() {
+    let map = map();
+    let (mut level, mut since) = (Level(0), 0u64);
+    for obj in 0..20_000u64 {
+        new(insert(map, key(obj * 48, 3), 8, None));
+        let now = Level(map.current().load(Ordering::Relaxed));
+        since = if now == level { since + 1 } else { 1 };
+        level = now;
+        // Half as many buckets have to move as there are now.
+        let most = (1u64 << level.bits()) / 32 + 1;
+        assert!(since < most || !map.is_moving(level), "{since} insertions after {level:?} was begun");
+    }
+    assert!(level.bits() > 10, "the table did not grow: {level:?}");
 }
 
 /// Random operations of one thread against a map of the standard library.

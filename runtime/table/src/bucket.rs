@@ -14,7 +14,7 @@
 //!
 //! Runs anywhere, in handlers too: no loop waits for anybody.
 
-use crate::atomic::Ordering::{Acquire, Relaxed, Release};
+use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::atomic::{AtomicU64, fence};
 use crate::control::{Part, is_left_out};
 use crate::hash::Key;
@@ -104,6 +104,12 @@ impl<'m> Bucket<'m> {
     pub fn at<M: Memory>(mem: &'m M, place: Place) -> Self {
         let line = mem.line(place);
         Bucket { place, line, meta: Meta(line.meta.load(Acquire)) }
+    }
+
+    /// The bucket, as if it were not set up. A store should be the first that happens to a fresh page: a load
+    /// would map the system's page of zeros there, and the first store would fault once more.
+    pub fn unread<M: Memory>(mem: &'m M, place: Place) -> Self {
+        Bucket { place, line: mem.line(place), meta: Meta(0) }
     }
 
     /// The key's variable, if it is visible. `Err` if the bucket moved meanwhile: look in the next
@@ -241,14 +247,19 @@ impl<'m> Bucket<'m> {
         }
     }
 
-    /// Puts `slot` into a free slot. `Ok(None)`: there is none.
+    /// Puts `slot` into a free slot. `None`: there is none.
     ///
     /// A slot that does not count and is not free belongs to an insertion under way.
-    pub fn place_in<M: Memory>(&self, mem: &'m M, slot: Slot) -> Option<usize> {
-        claim(&self.line.slots, self.meta.mask(), slot).or_else(|| {
-            let spill: &Spill = mem.make_spill(self.place).ok()?;
-            claim(&spill.0, self.spill_mask(), slot).map(|k| k.wrapping_add(HOME))
-        })
+    #[inline]
+    pub fn place_in<M: Memory>(&self, mem: &M, slot: Slot) -> Option<usize> {
+        claim(&self.line.slots, self.meta.mask(), slot).or_else(|| self.place_outside(mem, slot))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn place_outside<M: Memory>(&self, mem: &M, slot: Slot) -> Option<usize> {
+        let spill: &Spill = mem.make_spill(self.place).ok()?;
+        claim(&spill.0, self.spill_mask(), slot).map(|k| k.wrapping_add(HOME))
     }
 }
 
@@ -256,18 +267,22 @@ impl<'m> Bucket<'m> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved;
 
+#[inline]
 fn claim(slots: &[AtomicU64], taken: u32, slot: Slot) -> Option<usize> {
-    let free = |(k, place): &(usize, &AtomicU64)| {
+    let all = 1u32.wrapping_shl(slots.len() as u32).wrapping_sub(1);
+    // By the mask, not by a walk over those that count: how many there are is as good as random, and would be
+    // guessed wrong by the processor every other time.
+    first_of(!taken & all, |k| {
+        let place = slots.get(k)?;
         let now = place.load(Relaxed);
         // Acquire: what the last owner of the slot did with it is over.
-        taken & (1 << k) == 0
-            && Slot(now).is_free()
-            && place.compare_exchange(now, slot.0, crate::atomic::Ordering::AcqRel, Relaxed).is_ok()
-    };
-    slots.iter().enumerate().find(free).map(|(k, _)| k)
+        let is_mine = Slot(now).is_free() && place.compare_exchange(now, slot.0, AcqRel, Relaxed).is_ok();
+        is_mine.then_some(k)
+    })
 }
 
 /// Starts a new life of a free block that the caller owns.
+#[inline]
 pub fn begin_life(header: &Header, extent: Extent) {
     header.extent.store(extent.0, Relaxed);
     // pairs with: a reader's second look. Whoever sees anything of this life sees that the last is over.
@@ -275,6 +290,7 @@ pub fn begin_life(header: &Header, extent: Extent) {
 }
 
 /// Gives a block that the caller owns its key and first state.
+#[inline]
 pub fn begin(header: &Header, key: Key, state: State) {
     header.obj.store(key.obj, Relaxed);
     header.id.store(key.id, Relaxed);

@@ -31,7 +31,7 @@ use crate::word::{Slot, State};
 #[inline]
 pub fn get<M: Memory>(mem: &M, key: Key) -> Option<u64> {
     match glance(mem, key) {
-        Glance::Found(found) => Some(found.data),
+        Glance::Found(found, _) => Some(found.data),
         Glance::Absent(..) => None,
         Glance::Unsure => look_closer(mem, key),
     }
@@ -47,8 +47,8 @@ fn look_closer<M: Memory>(mem: &M, key: Key) -> Option<u64> {
 /// What the short way says.
 #[derive(Clone, Copy, Debug)]
 pub enum Glance<'m> {
-    /// The variable is visible.
-    Found(Found),
+    /// The variable is visible. With the hash.
+    Found(Found, u64),
     /// No slot that counts has the key's tag, for as long as the bucket's word is this one. With the hash.
     Absent(Bucket<'m>, u64),
     /// Something is in the way.
@@ -89,7 +89,7 @@ fn try_glance<M: Memory>(mem: &M, key: Key) -> Option<Glance<'_>> {
         return None;
     }
     let found = Found { place: bucket.place, k, slot, state, data: mem.data(slot.block()) };
-    bucket.is_unchanged().then_some(Glance::Found(found))
+    bucket.is_unchanged().then_some(Glance::Found(found, hash))
 }
 
 impl Bucket<'_> {

@@ -49,42 +49,87 @@ const CROWDED: usize = if cfg!(loom) { usize::MAX } else { HOME + 4 };
 const ECANCELED: i32 = 125;
 
 /// Inserts a variable of `size` bytes if the key has none.
+#[inline(always)]
 pub fn insert<M: Memory>(mem: &M, key: Key, size: usize, ctor: Option<Ctor<'_>>) -> Inserted {
-    try_insert(mem, key, size, ctor).unwrap_or(Inserted::NoMemory)
+    match glance(mem, key) {
+        // Most calls for a key that has a variable end here.
+        Glance::Found(found, _) => Inserted::Exists(found.data),
+        Glance::Absent(bucket, hash) if !bucket.meta.is_frozen() => {
+            insert_at_once(mem, key, hash, &bucket, size, ctor)
+        }
+        Glance::Absent(..) | Glance::Unsure => insert_unsure(mem, key, size, ctor),
+    }
 }
 
-fn try_insert<M: Memory>(
+/// Nearly all insertions: nothing else happens in the bucket, for which the glance was the scan.
+#[inline(never)]
+fn insert_at_once<M: Memory>(
     mem: &M,
     key: Key,
+    hash: u64,
+    bucket: &Bucket<'_>,
     size: usize,
     ctor: Option<Ctor<'_>>,
-) -> Result<Inserted, NoMemory> {
-    // Most calls for a key that has a variable end here.
-    let mut known = match glance(mem, key) {
-        Glance::Found(found) => return Ok(Inserted::Exists(found.data)),
-        Glance::Absent(bucket, _) if !bucket.meta.is_frozen() => Some(bucket),
-        Glance::Absent(..) | Glance::Unsure => match find(mem, key) {
-            Some(found) => return Ok(Inserted::Exists(found.data)),
-            None => None,
-        },
-    };
-    if mem.current().load(Acquire) == 0 {
-        // The seeds of the hash are there once a level is.
-        mem.begin()?;
+) -> Inserted {
+    let Ok(me) = name(mem, &ctor) else { return Inserted::NoMemory };
+    let Ok(mut draft) = Draft::new(mem, key, hash, size, me) else { return Inserted::NoMemory };
+    match draft.place_in(bucket) {
+        Some(k) if bucket.commit(k) => draft.complete(bucket.place, k, me, ctor),
+        _ => insert_again(mem, key, draft, size, me, ctor),
     }
-    let hash = mem.hash(key);
-    let me = if ctor.is_some() { Some(mem.me()?) } else { None };
-    let mut draft: Option<Draft<'_, M>> = None;
+}
+
+/// After a first attempt, with the block it left.
+#[cold]
+#[inline(never)]
+fn insert_again<M: Memory>(
+    mem: &M,
+    key: Key,
+    draft: Draft<'_, M>,
+    size: usize,
+    me: Option<Me>,
+    ctor: Option<Ctor<'_>>,
+) -> Inserted {
+    let hash = draft.hash;
+    insert_slowly(mem, key, hash, Some(draft), size, me, ctor).unwrap_or(Inserted::NoMemory)
+}
+
+/// After a glance that decided nothing.
+#[cold]
+#[inline(never)]
+fn insert_unsure<M: Memory>(mem: &M, key: Key, size: usize, ctor: Option<Ctor<'_>>) -> Inserted {
+    if let Some(found) = find(mem, key) {
+        return Inserted::Exists(found.data);
+    }
+    let first = || {
+        if mem.current().load(Acquire) == 0 {
+            // The seeds of the hash are there once a level is.
+            mem.begin()?;
+        }
+        insert_slowly(mem, key, mem.hash(key), None, size, name(mem, &ctor)?, ctor)
+    };
+    first().unwrap_or(Inserted::NoMemory)
+}
+
+/// Who runs the constructor, if there is one.
+#[inline]
+fn name<M: Memory>(mem: &M, ctor: &Option<Ctor<'_>>) -> Result<Option<Me>, NoMemory> {
+    if ctor.is_some() { mem.me().map(Some) } else { Ok(None) }
+}
+
+/// All steps, until one of the callers for the key is through.
+fn insert_slowly<'m, M: Memory>(
+    mem: &'m M,
+    key: Key,
+    hash: u64,
+    mut draft: Option<Draft<'m, M>>,
+    size: usize,
+    me: Option<Me>,
+    ctor: Option<Ctor<'_>>,
+) -> Result<Inserted, NoMemory> {
     loop {
-        // The glance was a scan.
-        let (bucket, scan) = match known.take() {
-            Some(bucket) => (bucket, Scan::Absent),
-            None => {
-                let bucket = writable(mem, hash)?;
-                (bucket, bucket.scan(mem, key, hash))
-            }
-        };
-        match scan {
+        let bucket = writable(mem, hash)?;
+        match bucket.scan(mem, key, hash) {
             Scan::Absent => {}
             Scan::Changed => continue,
             Scan::Found(found) => {
@@ -96,20 +141,15 @@ fn try_insert<M: Memory>(
                 continue;
             }
         }
-        if draft.is_none() {
-            draft = Some(Draft::new(mem, key, hash, size, me)?);
+        let mut prepared = match draft.take() {
+            Some(prepared) => prepared,
+            None => Draft::new(mem, key, hash, size, me)?,
+        };
+        let place = prepared.place(&bucket)?;
+        if let Some(k) = place.filter(|k| bucket.commit(*k)) {
+            return Ok(prepared.complete(bucket.place, k, me, ctor));
         }
-        let Some(prepared) = &mut draft else { return Err(NoMemory) };
-        let Some(k) = prepared.place(&bucket)? else { continue };
-        if bucket.commit(k) {
-            let found = prepared.committed(bucket.place, k);
-            core::mem::forget(draft);
-            mem.help();
-            return Ok(match (ctor, me) {
-                (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
-                _ => Inserted::New(found.data),
-            });
-        }
+        draft = Some(prepared);
     }
 }
 
@@ -152,6 +192,7 @@ fn sleep<M: Memory>(mem: &M, found: &Found) {
 }
 
 /// Runs the constructor of a committed variable.
+#[inline(never)]
 fn construct<M: Memory>(mem: &M, found: &Found, hash: u64, me: Me, ctor: Ctor<'_>) -> Inserted {
     let life = Extent(mem.header(found.block()).extent.load(Relaxed)).life();
     let error = ctor(found.data);
@@ -198,6 +239,7 @@ struct Draft<'m, M: Memory> {
 }
 
 impl<'m, M: Memory> Draft<'m, M> {
+    #[inline(always)]
     fn new(mem: &'m M, key: Key, hash: u64, size: usize, me: Option<Me>) -> Result<Self, NoMemory> {
         let block = mem.take(key.id, size)?;
         let header = mem.header(block);
@@ -209,31 +251,45 @@ impl<'m, M: Memory> Draft<'m, M> {
 
     /// Puts it into a free slot of the bucket, once per bucket. `Ok(None)`: the bucket was full, and the
     /// table has grown.
+    fn place(&mut self, bucket: &Bucket<'m>) -> Result<Option<usize>, NoMemory> {
+        let k = self.place_in(bucket);
+        if k.is_none() {
+            self.mem.grow(bucket.place.level)?;
+        }
+        Ok(k)
+    }
+
+    /// The same without the growth.
     ///
     /// In a bucket that was left because it moved the word stays behind. It does not count there and
     /// never will, since the bucket is frozen.
-    fn place(&mut self, bucket: &Bucket<'m>) -> Result<Option<usize>, NoMemory> {
+    #[inline]
+    fn place_in(&mut self, bucket: &Bucket<'_>) -> Option<usize> {
         if let Some((place, k)) = self.at
             && place == bucket.place
         {
-            return Ok(Some(k));
+            return Some(k);
         }
-        let Some(k) = bucket.place_in(self.mem, Slot::of(self.block, self.hash)) else {
-            self.mem.grow(bucket.place.level)?;
-            return Ok(None);
-        };
+        let k = bucket.place_in(self.mem, Slot::of(self.block, self.hash))?;
         self.at = Some((bucket.place, k));
         if k >= CROWDED {
             // Long before it is full: what lies outside the line makes lookups slow. Not for want of memory.
             let _ = self.mem.grow(bucket.place.level);
         }
-        Ok(Some(k))
+        Some(k)
     }
 
-    /// What it is once it counts, which is no draft any more.
-    fn committed(&self, place: Place, k: usize) -> Found {
-        let slot = Slot::of(self.block, self.hash);
-        Found { place, k, slot, state: self.state, data: self.mem.data(self.block) }
+    /// It counts, and is no draft any more: the constructor's turn.
+    #[inline(always)]
+    fn complete(self, place: Place, k: usize, me: Option<Me>, ctor: Option<Ctor<'_>>) -> Inserted {
+        let (mem, hash, slot) = (self.mem, self.hash, Slot::of(self.block, self.hash));
+        let found = Found { place, k, slot, state: self.state, data: mem.data(self.block) };
+        core::mem::forget(self);
+        mem.help();
+        match (ctor, me) {
+            (Some(ctor), Some(me)) => construct(mem, &found, hash, me, ctor),
+            _ => Inserted::New(found.data),
+        }
     }
 }
 

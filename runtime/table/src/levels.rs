@@ -152,7 +152,7 @@ fn fill<M: Memory>(mem: &M, old: &Bucket<'_>, new: [Place; 2]) -> Result<(), NoM
         let (Some(place), Some(count)) = (new.get(which as usize), counts.get_mut(which as usize)) else {
             continue;
         };
-        let bucket = Bucket::at(mem, *place);
+        let bucket = Bucket::unread(mem, *place);
         if *count == HOME {
             mem.make_spill(*place)?;
         }
@@ -160,7 +160,7 @@ fn fill<M: Memory>(mem: &M, old: &Bucket<'_>, new: [Place; 2]) -> Result<(), NoM
         *count = count.wrapping_add(1);
     }
     for (place, count) in new.iter().zip(counts) {
-        let bucket = Bucket::at(mem, *place);
+        let bucket = Bucket::unread(mem, *place);
         let slots = if count > HOME { HOME.wrapping_add(SPILL) } else { HOME };
         (count..slots).for_each(|k| set(bucket.slot(mem, k), Slot::EMPTY));
         // Release: the slots are complete for whoever sees that the bucket is filled.

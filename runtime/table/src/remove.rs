@@ -33,6 +33,7 @@ pub enum Afterwards {
 /// Removes the key's variable. `Ok(false)`: there is none that is visible.
 ///
 /// Fails only with a destructor, whose caller needs a name, and then nothing was done.
+#[inline(always)]
 pub fn remove<M: Memory>(
     mem: &M,
     key: Key,
@@ -41,10 +42,10 @@ pub fn remove<M: Memory>(
 ) -> Result<bool, NoMemory> {
     match glance(mem, key) {
         Glance::Absent(..) => return Ok(false),
-        Glance::Found(found) if remove_found(mem, &found, mem.hash(key), &mut dtor, afterwards)? => {
+        Glance::Found(found, hash) if remove_found(mem, &found, hash, &mut dtor, afterwards)? => {
             return Ok(true);
         }
-        Glance::Found(_) | Glance::Unsure => {}
+        Glance::Found(..) | Glance::Unsure => {}
     }
     remove_slowly(mem, key, dtor, afterwards)
 }
@@ -67,7 +68,7 @@ fn remove_slowly<M: Memory>(
 }
 
 /// Removes a variable that was found visible. `Ok(false)`: somebody else did.
-#[inline]
+#[inline(always)]
 fn remove_found<M: Memory>(
     mem: &M,
     found: &Found,
@@ -76,30 +77,38 @@ fn remove_found<M: Memory>(
     afterwards: Afterwards,
 ) -> Result<bool, NoMemory> {
     let header = mem.header(found.block());
-    let claim = |to: State| header.state.compare_exchange(found.state.0, to.0, AcqRel, Relaxed).is_ok();
     // If it is another life's the claim fails.
     let leaving = State::leaving(Extent(header.extent.load(Relaxed)).life());
-    let leaves = match dtor {
-        None => claim(leaving),
-        Some(dtor) => {
-            let me = mem.me()?;
-            if !claim(State::dying(me)) {
-                return Ok(false);
-            }
-            dtor(found.data);
-            // The destructor may have forked, and another thread of the child may have taken the key:
-            // the block is left alone then.
-            if !finish(mem, found, State::dying(me), leaving) {
-                return Ok(true);
-            }
-            true
-        }
+    let claim = |to: State| header.state.compare_exchange(found.state.0, to.0, AcqRel, Relaxed).is_ok();
+    let claimed = match dtor {
+        None => claim(leaving).then_some(true),
+        Some(dtor) => destroy(mem, found, leaving, dtor)?,
     };
-    if leaves && withdraw(mem, found, hash) && afterwards == Afterwards::Reclaim {
+    if claimed == Some(true) && withdraw(mem, found, hash) && afterwards == Afterwards::Reclaim {
         header.state.store(State::FREE.0, Release);
         mem.retire(found.block());
     }
-    Ok(leaves)
+    Ok(claimed.is_some())
+}
+
+/// Claims the variable and runs its destructor. `None`: somebody else claimed it; `Some(false)`: it was this
+/// thread's to destroy, and is not its to take out.
+#[inline(never)]
+fn destroy<M: Memory>(
+    mem: &M,
+    found: &Found,
+    leaving: State,
+    dtor: Dtor<'_>,
+) -> Result<Option<bool>, NoMemory> {
+    let dying = State::dying(mem.me()?);
+    let state = &mem.header(found.block()).state;
+    if state.compare_exchange(found.state.0, dying.0, AcqRel, Relaxed).is_err() {
+        return Ok(None);
+    }
+    dtor(found.data);
+    // The destructor may have forked, and another thread of the child may have taken the key: the block is
+    // left alone then.
+    Ok(Some(finish(mem, found, dying, leaving)))
 }
 
 /// Removes a variable whose constructor or destructor was running in a thread that did not survive a
@@ -140,7 +149,24 @@ pub fn bury_block<M: Memory>(mem: &M, block: Block, is_over: impl Fn(Me) -> bool
 /// `false`: its bucket has to move and cannot for want of memory. The variable stays as it is, leaving,
 /// seen by nobody, and its slot is withdrawn by whoever wants the key.
 #[must_use = "a block that a slot still names must not be used again"]
+#[inline]
 pub fn withdraw<M: Memory>(mem: &M, found: &Found, hash: u64) -> bool {
+    let bucket = Bucket::at(mem, found.place);
+    let is_open = !bucket.meta.is_unset() && !bucket.meta.is_frozen();
+    if is_open
+        && bucket.meta.has(found.k)
+        && bucket.withdraw(found.k)
+        && let Some(slot) = bucket.slot(mem, found.k)
+    {
+        slot.store(Slot::EMPTY.0, Release);
+        return true;
+    }
+    withdraw_slowly(mem, found, hash)
+}
+
+#[cold]
+#[inline(never)]
+fn withdraw_slowly<M: Memory>(mem: &M, found: &Found, hash: u64) -> bool {
     let (mut place, mut k) = (found.place, found.k);
     loop {
         let mut bucket = Bucket::at(mem, place);
