@@ -10,6 +10,7 @@
  *         spawn        its spawned child waits for somebody to open the file FIFO (order `open`)
  *         fault        waits in a page fault (order `resolve`)
  *         cold         waits for orders in a part of the function that the compiler moved away
+ *         motion       waits to be woken (order `wake`), twice, and moves on its stack in between
  *
  *     split HOW      ->  NAME split 0         waits for orders below a page of its own stack that is no more
  *                                             like its neighbours: HOW = dump, fork, lock or hole
@@ -17,11 +18,15 @@
  *                                             neighbour trail(), which it has left
  *     leave          ->  NAME out 0           out of these
  *
+ *     once           ->  NAME once R          what pair() returned: 11 old, 1022 patched, 12, 21 or 22 mixed
  *     loop           ->  NAME loop 0          calls pair() for ever
  *     aside          ->  NAME aside 0         handles SIGUSR1 on another stack from now on
  *     mixed          ->  NAME mixed N         runs of pair() of looping threads that mixed old and new
  *     runs           ->  NAME runs N          how many there were
  *     open, resolve  ->  NAME open 0          see above
+ *     hide           ->  NAME hide 0          the page of the stack where `in motion` waits is away now
+ *     serve          ->  NAME serve 0         somebody has read there: first it was woken, then it was read
+ *     wake           ->  NAME wake 0          see above
  *     drop           ->  NAME drop 0          the process is nobody's from now on
  *     cage           ->  NAME cage 0          this thread may not read memory by system calls any more, or it
  *                                             kills the process
@@ -47,6 +52,10 @@ enum { PAGE = 4096 };
 static const char *fifo;
 static int faults = -1;
 static char *far_page;
+static int wakes[2];
+/* Where the return address into in_motion() lies during its first wait. */
+static volatile long *slot;
+static char hidden[PAGE];
 static long runs, mixed;
 
 PATCHABLE long f(void)
@@ -135,6 +144,38 @@ PATCHABLE long in_cold(long rare)
     return first;
 }
 
+__asm__(".pushsection .text\n"
+        ".type wait_for_byte, @function\n"
+        "wait_for_byte:\n"
+        ".cfi_startproc\n"
+        "xor %eax, %eax\n" /* read */
+        "syscall\n"
+        "ret\n"
+        ".cfi_endproc\n"
+        ".size wait_for_byte, . - wait_for_byte\n"
+        ".popsection");
+
+/* At the second wait nothing at or above the place of the first one tells that this function is active. */
+PATCHABLE long in_motion(void)
+{
+    static char byte;
+    volatile long weight = 10; /* as in pair() */
+    long first = f();
+    answer("%s in 0", self->name);
+    __asm__ volatile("lea -8(%%rsp), %%rax\n"
+                     "mov %%rax, %0\n"
+                     "call wait_for_byte\n"
+                     "push $0\n"
+                     ".cfi_adjust_cfa_offset 8\n"
+                     "call wait_for_byte\n"
+                     "pop %%rax\n"
+                     ".cfi_adjust_cfa_offset -8\n"
+                     : "=m"(slot)
+                     : "D"(wakes[0]), "S"(&byte), "d"(1L)
+                     : "rax", "rcx", "r11", "memory");
+    return weight * first + f();
+}
+
 static int split_page(char *page, const char *how)
 {
     if (!strcmp(how, "dump"))
@@ -209,17 +250,54 @@ static void aside(void)
         exit(7);
 }
 
-static void prepare_faults(void)
+/* Whoever touches the page while it is away waits from now on. */
+static void take_faults(char *page)
 {
     struct uffdio_api api = {.api = UFFD_API};
-    struct uffdio_register range = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_register range = {{(size_t)page, PAGE}, .mode = UFFDIO_REGISTER_MODE_MISSING};
     faults = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
-    far_page = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    range.range.start = (size_t)far_page;
-    range.range.len = PAGE;
-    if (faults < 0 || far_page == MAP_FAILED || ioctl(faults, UFFDIO_API, &api) ||
-        ioctl(faults, UFFDIO_REGISTER, &range))
+    far_page = page;
+    if (faults < 0 || ioctl(faults, UFFDIO_API, &api) || ioctl(faults, UFFDIO_REGISTER, &range))
         exit(8);
+}
+
+static void prepare_faults(void)
+{
+    char *page = mmap(0, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (page == MAP_FAILED)
+        exit(8);
+    take_faults(page);
+}
+
+static void hide(void)
+{
+    char *page = (char *)((size_t)slot & -(size_t)PAGE);
+    memcpy(hidden, page, PAGE);
+    take_faults(page);
+    if (madvise(page, PAGE, MADV_DONTNEED))
+        exit(12);
+}
+
+static void wake(void)
+{
+    if (write(wakes[1], "", 1) != 1)
+        exit(13);
+}
+
+/* Puts the page back, has the thread in in_motion() go on to its second wait, and only then lets those read
+ * who have come for the page. */
+static void serve(void)
+{
+    struct uffd_msg event;
+    struct uffdio_range range = {(size_t)far_page, PAGE};
+    struct uffdio_copy copy = {range.start, (size_t)hidden, PAGE, .mode = UFFDIO_COPY_MODE_DONTWAKE};
+    if (read(faults, &event, sizeof event) != sizeof event || ioctl(faults, UFFDIO_COPY, &copy))
+        exit(14);
+    wake();
+    while (*slot)
+        sched_yield();
+    if (ioctl(faults, UFFDIO_WAKE, &range) || close(faults))
+        exit(14);
 }
 
 static void resolve(void)
@@ -260,6 +338,8 @@ static long go_in(const char *where)
         prepare_faults();
         return in_fault();
     }
+    if (!strcmp(where, "motion"))
+        return in_motion();
     return in_cold(1);
 }
 
@@ -277,7 +357,9 @@ static int carry_out(const char *order)
         trail(50);
         rest();
         answer("%s out 0", self->name);
-    } else if (!strcmp(order, "loop"))
+    } else if (!strcmp(order, "once"))
+        answer("%s once %ld", self->name, pair());
+    else if (!strcmp(order, "loop"))
         loop();
     else if (!strcmp(order, "mixed"))
         answer("%s mixed %ld", self->name, __atomic_load_n(&mixed, __ATOMIC_RELAXED));
@@ -290,6 +372,12 @@ static int carry_out(const char *order)
             close(open(fifo, O_WRONLY | O_CLOEXEC));
         else if (!strcmp(order, "resolve"))
             resolve();
+        else if (!strcmp(order, "hide"))
+            hide();
+        else if (!strcmp(order, "serve"))
+            serve();
+        else if (!strcmp(order, "wake"))
+            wake();
         else if (!strcmp(order, "drop"))
             drop();
         else if (!strcmp(order, "cage"))
@@ -305,7 +393,7 @@ int main(int argc, char **argv)
 {
     struct sigaction action = {.sa_handler = on_signal, .sa_flags = SA_ONSTACK};
     fifo = argc > 1 ? argv[1] : "";
-    if (sigaction(SIGUSR1, &action, 0) || (argc > 1 && mkfifo(fifo, 0600) != 0))
+    if (sigaction(SIGUSR1, &action, 0) || (argc > 1 && mkfifo(fifo, 0600) != 0) || pipe(wakes))
         return 1;
     return take_orders();
 }

@@ -9,11 +9,13 @@
  *     co          ->  suspended         a coroutine called it and is suspended in pause_here()
  *     resume      ->  left R            it came back
  *     wipe        ->  wiped             nothing is left on the coroutine's stack
+ *     iterate     ->  iterating         a thread waits in a callback of dl_iterate_phdr, to be told to leave
  *     sit         ->  sitting           main called it, and waits where its frames were; any line ends that
  *     spin        ->  spinning          a thread runs from now on
  *
  * Usage: leftovers */
 #include "line.h"
+#include <link.h>
 #include <pthread.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -74,6 +76,20 @@ static void *spinner(void *unused)
 {
     for (volatile unsigned long i = 0;; i++)
         ;
+    return unused;
+}
+
+static int at_object(struct dl_phdr_info *object, size_t size, void *unused)
+{
+    char byte;
+    (void)object, (void)size, (void)unused;
+    answer("iterating");
+    return read(doors[0], &byte, 1) == 1 ? 7 : 0;
+}
+
+static void *iterator(void *unused)
+{
+    answer("left %d", dl_iterate_phdr(at_object, 0));
     return unused;
 }
 
@@ -139,6 +155,8 @@ int main(void)
             memset(stack, 0, STACK);
             memset(&away, 0, sizeof away);
             answer("wiped");
+        } else if (strcmp(line, "iterate") == 0) {
+            start(iterator);
         } else if (strcmp(line, "sit") == 0) {
             pauses = NEVER;
             run();

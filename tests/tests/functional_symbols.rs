@@ -116,8 +116,11 @@ fn symbols_come_from_the_debug_file_of_the_build_id() {
 fn a_debug_file_of_another_build_is_not_used() {
     let id = fresh_id(2);
     let (shop, other) = (Shop::new(&format!("0x{id}")), Shop::new(&format!("0x{}", fresh_id(3))));
-    let _installed = Installed::new(&id, &other.debug);
+    let installed = Installed::new(&id, &other.debug);
     shop.is_refused(&["note:", ".debug is not used: it belongs to another build", &id, &fresh_id(3)]);
+    // One that does not say what it belongs to may be anybody's.
+    tool("objcopy", &[&"--remove-section=.note.gnu.build-id", &installed.0]);
+    shop.is_refused(&["note:", ".debug is not used: it belongs to another build (build-id none,"]);
     // The right one beside it is found by its link.
     let link = format!("--add-gnu-debuglink={}", shop.debug.display());
     tool("objcopy", &[&link, &shop.program]);
@@ -126,6 +129,17 @@ fn a_debug_file_of_another_build_is_not_used() {
     outcome.expect(0);
     assert!(outcome.stdout.contains("warning: /usr/lib/debug/.build-id/"), "{}", outcome.stdout);
     assert_eq!(target.ask("price 1"), "price 1 = 180");
+}
+
+/// Somebody linked the wrong file, and the checksum is that of the wrong file.
+#[test]
+fn a_linked_debug_file_of_another_build_is_not_used() {
+    let [id, of_other] = [6, 7].map(fresh_id);
+    let (shop, other) = (Shop::new(&format!("0x{id}")), Shop::new(&format!("0x{of_other}")));
+    fs::copy(&other.debug, &shop.debug).expect("room for a debug file");
+    let link = format!("--add-gnu-debuglink={}", shop.debug.display());
+    tool("objcopy", &[&link, &shop.program]);
+    shop.is_refused(&["note:", "shop.debug is not used: it belongs to another build", &id, &of_other]);
 }
 
 #[test]

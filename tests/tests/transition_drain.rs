@@ -102,6 +102,17 @@ fn a_thread_that_sleeps_in_a_helper_keeps_the_image() {
     );
 }
 
+/// The runtime stands in for the loader there, and still has the table of images in hand.
+#[test]
+fn a_thread_in_the_answers_for_unwinders_keeps_the_image() {
+    let mut scene = Scene::new();
+    assert_eq!(scene.target.ask("iterate"), "iterating");
+    assert_eq!(report::disable("a", scene.pid())["images_unmapped"], 0);
+    scene.assert_kept("a thread may return into it");
+    assert_eq!(scene.target.ask("leave"), "left 7");
+    assert_eq!(scene.replace("r")["images_left"], 0);
+}
+
 #[test]
 fn a_suspended_coroutine_keeps_the_image() {
     let mut scene = Scene::new();

@@ -84,7 +84,9 @@ static TABLE: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 
 /// The published table.
 pub fn current() -> Option<&'static Table> {
-    // SAFETY: what is published is complete, never changes and is never freed.
+    // SAFETY: null, or a table that `Ready::show` published: complete, and never changed again. It is freed only
+    // after every thread was seen outside of the runtime's code since its successor was shown (`free_old`), so not
+    // while the caller, which is in that code, holds the reference.
     // pairs with: `Ready::show`
     unsafe { TABLE.load(Ordering::Acquire).as_ref() }
 }
