@@ -3,30 +3,20 @@
 //! Code is decoded block by block from where control goes, so nothing has to be known about function
 //! boundaries, and a jump into another part or another function is followed like any other.
 
+mod callee;
+mod live;
+
 use crate::analysis::ObjectAnalysis;
 use crate::cursor::Cursor;
 use crate::effects::{Effects, RegSet};
 use crate::imports;
-use crate::refs::direct_branch;
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
-use rustc_hash::{FxHashMap, FxHashSet};
+use rustc_hash::FxHashMap;
 use std::collections::HashSet;
 use suture_elf::Vaddr;
 
-/// Instructions looked at for one question. What is not decided by then counts as read.
-const LIMIT: usize = 2_000;
-/// Instructions looked at to see what a function changes.
-const EXPLORE_LIMIT: usize = 20_000;
 /// Depth of calls followed to see what a callee reads or leaves alone.
 const DEPTH: usize = 12;
-
-/// Registers the ABI passes integer arguments in, in order.
-const ARGUMENTS: [Register; 6] =
-    [Register::RDI, Register::RSI, Register::RDX, Register::RCX, Register::R8, Register::R9];
-
-/// Registers the kernel takes arguments of system calls in.
-const SYSCALL_ARGUMENTS: [Register; 6] =
-    [Register::RDI, Register::RSI, Register::RDX, Register::R10, Register::R8, Register::R9];
 
 /// Answers questions about one object; remembers what callees do.
 pub(crate) struct Flow<'a> {
@@ -69,6 +59,22 @@ pub(crate) fn caller_saved() -> RegSet {
     general | RegSet::VECTORS | RegSet::MASKS | RegSet::FLAGS
 }
 
+/// Where control goes behind an instruction.
+enum Next {
+    /// To the next one.
+    Behind,
+    /// To the target of a jump.
+    At(Vaddr),
+    /// Nowhere that matters.
+    End,
+}
+
+impl Next {
+    fn behind(insn: &Instruction) -> Self {
+        if insn.code() == Code::Hlt { Self::End } else { Self::Behind }
+    }
+}
+
 impl<'a> Flow<'a> {
     pub fn new(object: &'a ObjectAnalysis) -> Self {
         let endless = imports::slots(object.file());
@@ -82,115 +88,6 @@ impl<'a> Flow<'a> {
             endless,
             descriptors: imports::has_tls_descriptors(object.file()),
         }
-    }
-
-    /// Registers of `query` that code from `at` on reads before it writes them. A push of one of `fillers`
-    /// reads nothing.
-    pub fn read(&mut self, at: Vaddr, query: RegSet, fillers: RegSet) -> RegSet {
-        self.live_within(at, query, DEPTH / 4, Some(fillers))
-    }
-
-    /// As [`Flow::read`], and what unknown functions and the kernel seem to be given as arguments.
-    pub fn live(&mut self, at: Vaddr, query: RegSet) -> RegSet {
-        self.live_within(at, query, DEPTH / 4, None)
-    }
-
-    fn live_within(&mut self, start: Vaddr, query: RegSet, depth: usize, strict: Option<RegSet>) -> RegSet {
-        let in_front_of = |recent, arguments| {
-            if strict.is_none() { in_front_of(recent, arguments) } else { RegSet::EMPTY }
-        };
-        let mut live = RegSet::EMPTY;
-        let mut seen: FxHashMap<Vaddr, RegSet> = FxHashMap::default();
-        let mut work = vec![(start, query)];
-        let mut budget = LIMIT;
-        while let Some((mut at, mut open)) = work.pop() {
-            // Written since the last branch or call.
-            let mut recent = RegSet::EMPTY;
-            loop {
-                let before = seen.entry(at).or_default();
-                open -= *before;
-                open -= live;
-                *before |= open;
-                if open.is_empty() {
-                    break;
-                }
-                if budget == 0 {
-                    return live | open;
-                }
-                budget -= 1;
-                let Some(insn) = self.cursor.instruction(at) else { break };
-                let effect = self.effects.of(&insn);
-                let filler = if insn.mnemonic() == Mnemonic::Push { strict } else { None };
-                live |= open & (effect.reads - filler.unwrap_or_default());
-                let branch = direct_branch(&insn);
-                match insn.flow_control() {
-                    FlowControl::Call if insn.mnemonic() == Mnemonic::Call => {
-                        let target = branch.map(|b| b.target);
-                        live |= open
-                            & match self.known_callee(target.filter(|_| depth > 0)) {
-                                Some(callee) => self.live_within(callee, open, depth - 1, strict),
-                                None => in_front_of(recent, &ARGUMENTS),
-                            };
-                        let callee = target.map(|t| self.callee_of_call(t));
-                        if callee.is_some_and(|c| !c.returns) {
-                            break;
-                        }
-                        open -= callee.map_or(caller_saved(), |c| c.clobbers);
-                        if self.leaves_frame(&insn) {
-                            break;
-                        }
-                    }
-                    FlowControl::IndirectCall if self.keeps_registers(&insn) => {
-                        open -= RegSet::of(Register::RAX);
-                    }
-                    FlowControl::IndirectCall => {
-                        live |= open & in_front_of(recent, &ARGUMENTS);
-                        open -= caller_saved();
-                        if self.import_ends(&insn) || self.leaves_frame(&insn) {
-                            break;
-                        }
-                    }
-                    FlowControl::Call => {
-                        live |= open & in_front_of(recent, &SYSCALL_ARGUMENTS);
-                        open -= effect.kills;
-                    }
-                    FlowControl::Return | FlowControl::Exception | FlowControl::Interrupt => break,
-                    FlowControl::IndirectBranch if self.import_ends(&insn) => break,
-                    FlowControl::IndirectBranch => {
-                        // A table's targets are blocks of the same function; a tail call is a call.
-                        live |= open & in_front_of(recent, &ARGUMENTS);
-                        break;
-                    }
-                    FlowControl::UnconditionalBranch => {
-                        let Some(branch) = branch else { break };
-                        if self.is_variadic_entry(branch.target) {
-                            live |= open & in_front_of(recent, &ARGUMENTS);
-                            break;
-                        }
-                        at = branch.target;
-                        recent = RegSet::EMPTY;
-                        continue;
-                    }
-                    FlowControl::ConditionalBranch | FlowControl::XbeginXabortXend => {
-                        open -= effect.kills;
-                        work.extend(
-                            branch.filter(|b| !self.is_variadic_entry(b.target)).map(|b| (b.target, open)),
-                        );
-                    }
-                    FlowControl::Next => open -= effect.kills,
-                }
-                recent = if insn.flow_control() == FlowControl::Next {
-                    recent | effect.writes
-                } else {
-                    RegSet::EMPTY
-                };
-                if insn.code() == Code::Hlt {
-                    break;
-                }
-                at = Vaddr(insn.next_ip());
-            }
-        }
-        live
     }
 
     /// The callee, where its code says which arguments it takes. Elsewhere what the instructions in front
@@ -279,133 +176,4 @@ impl<'a> Flow<'a> {
         };
         code[at..].iter().take(16).any(saves)
     }
-
-    /// What a call of the function at `entry`, met on the way, does.
-    pub fn callee_of_call(&mut self, entry: Vaddr) -> Callee {
-        self.callee(entry, DEPTH / 2)
-    }
-
-    /// What a call of the function at `entry` does.
-    pub fn callee(&mut self, entry: Vaddr, depth: usize) -> Callee {
-        if let Some(known) = self.callees.get(&entry) {
-            return *known;
-        }
-        // While it is being looked at (recursion), and beyond the depth: as if it left everything
-        // alone, which only makes more callers be looked at.
-        let nothing = Callee { clobbers: RegSet::EMPTY, returns: true };
-        if depth == 0 {
-            return nothing;
-        }
-        self.callees.insert(entry, nothing);
-        let callee = self.explore(entry, depth);
-        self.callees.insert(entry, callee);
-        callee
-    }
-
-    /// Registers that the code of a whole unwind range leaves alone, of those in `kept`. Fast: code
-    /// that calls something unknown leaves nothing alone, as far as its callers know.
-    pub fn left_alone(&mut self, start: Vaddr, kept: RegSet) -> RegSet {
-        if let Some(clobbers) = self.frames.get(&start) {
-            return kept - *clobbers;
-        }
-        let clobbers = self.frame_clobbers(start);
-        self.frames.insert(start, clobbers);
-        kept - clobbers
-    }
-
-    fn frame_clobbers(&mut self, start: Vaddr) -> RegSet {
-        let Some(frame) = self.object.frames().at(start) else { return RegSet::EMPTY };
-        let unknown = |flow: &mut Self, insn: &Instruction| match insn.flow_control() {
-            FlowControl::IndirectCall => !flow.keeps_registers(insn),
-            FlowControl::Call => direct_branch(insn).is_some_and(|b| flow.leaves_object(b.target)),
-            _ => false,
-        };
-        let code = self.object.decode(&(frame.start..frame.end));
-        if code.iter().any(|insn| unknown(self, insn)) {
-            return caller_saved();
-        }
-        self.callee(start, DEPTH).clobbers
-    }
-
-    fn explore(&mut self, entry: Vaddr, depth: usize) -> Callee {
-        let everything = Callee { clobbers: caller_saved(), returns: true };
-        let mut writes = RegSet::EMPTY;
-        let (mut pushed, mut popped) = (RegSet::EMPTY, RegSet::EMPTY);
-        let mut returns = false;
-        let mut seen = FxHashSet::default();
-        let mut work = vec![entry];
-        while let Some(mut at) = work.pop() {
-            while seen.insert(at) {
-                if seen.len() > EXPLORE_LIMIT {
-                    // As if the rest left everything alone: more callers are looked at.
-                    return Callee { clobbers: writes & caller_saved(), returns: true };
-                }
-                let Some(insn) = self.cursor.instruction(at) else { break };
-                let branch = direct_branch(&insn);
-                let set = RegSet::of(saved_register(&insn));
-                match insn.mnemonic() {
-                    Mnemonic::Push => pushed |= set,
-                    Mnemonic::Pop => popped |= set,
-                    _ => writes |= self.effects.of(&insn).writes,
-                }
-                match insn.flow_control() {
-                    FlowControl::Call if insn.mnemonic() == Mnemonic::Call => {
-                        let callee = branch.map_or(everything, |b| self.callee(b.target, depth - 1));
-                        writes |= callee.clobbers;
-                        if !callee.returns || self.leaves_frame(&insn) {
-                            break;
-                        }
-                    }
-                    FlowControl::IndirectCall if self.keeps_registers(&insn) => {
-                        writes |= RegSet::of(Register::RAX);
-                    }
-                    FlowControl::IndirectCall => {
-                        writes |= caller_saved();
-                        if self.import_ends(&insn) || self.leaves_frame(&insn) {
-                            break;
-                        }
-                    }
-                    FlowControl::IndirectBranch => {
-                        writes |= caller_saved();
-                        returns |= !self.import_ends(&insn);
-                        break;
-                    }
-                    FlowControl::Return => {
-                        returns = true;
-                        break;
-                    }
-                    FlowControl::Exception | FlowControl::Interrupt => break,
-                    FlowControl::UnconditionalBranch => {
-                        let Some(branch) = branch else { break };
-                        at = branch.target;
-                        continue;
-                    }
-                    _ => work.extend(branch.map(|b| b.target)),
-                }
-                if insn.code() == Code::Hlt {
-                    break;
-                }
-                at = Vaddr(insn.next_ip());
-            }
-            if returns && writes & caller_saved() == caller_saved() {
-                return everything;
-            }
-        }
-        // A register that is saved and restored is left alone.
-        let clobbers = (writes - (pushed & popped)) | (popped - pushed);
-        Callee { clobbers: clobbers & caller_saved(), returns }
-    }
-}
-
-fn saved_register(insn: &Instruction) -> Register {
-    if insn.op_count() == 1 { insn.op0_register() } else { Register::None }
-}
-
-/// The argument register that must have been set earlier, when the instructions in front of a call
-/// wrote the arguments before it and the one behind it: arguments are passed in order.
-fn in_front_of(recent: RegSet, arguments: &[Register; 6]) -> RegSet {
-    let written = |r: &Register| recent.intersects(RegSet::of(*r));
-    let Some(hole) = arguments.iter().position(|r| !written(r)) else { return RegSet::EMPTY };
-    let behind = arguments.get(hole + 1).is_some_and(written);
-    if behind { RegSet::of(arguments[hole]) } else { RegSet::EMPTY }
 }
