@@ -15,7 +15,9 @@ use crate::transition::progress;
 use crate::transition::{ThreadStatus, TransitionStatus};
 use crate::view::Cache;
 use serde::Serialize;
-use suture_abi::batch::{FUNC_NOP, ROLE_IMAGE};
+use suture_abi::batch::{
+    FUNC_NOP, HOOK_DL_DEBUG_STATE, HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR, HOOK_PTHREAD_CREATE, ROLE_IMAGE,
+};
 use suture_abi::block::{
     IMAGE_LEFT, MappingRow, PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow,
 };
@@ -156,77 +158,9 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     let block = runtime::find_block(target, &target.maps()?)?;
     let books = books::read(target, block)?;
     let callbacks = Callbacks::read(target, block)?;
-    let mut lost = 0;
-    let expected = |s: &&SiteRow| s.depth > 0 && s.state == SITE_ARMED && !books.is_nowhere(&s.plan);
-    for site in books.sites.iter().filter(expected) {
-        lost += usize::from(stores::look(target, &site.plan)? != Live::Armed);
-    }
-    let mut patches = Vec::new();
-    let rules = books.as_runtime();
-    let all: Vec<Description> =
+    let descriptions =
         books.patches.iter().map(|p| Description::from_bytes(&p.description).unwrap_or_default()).collect();
-    for (index, patch) in books.patches.iter().enumerate() {
-        let description = all[index].clone();
-        let image = books.images.iter().find(|i| i.id == patch.row.image);
-        let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
-        let mut functions = Vec::new();
-        for func in books.funcs_of(patch.row.id) {
-            let Some(site) = books.site(func.site) else { continue };
-            let entry = site.plan.entry;
-            let offset = late_offset(&books, site);
-            if offset.is_some() && hides(&books, patch.row.id, site) {
-                continue;
-            }
-            // A nop has its name from the patch it undoes.
-            let named = |d: &Description| names(d, entry, offset.map(|at| (at, object_of(&books, site))));
-            let found = named(&description).or_else(|| all.iter().find_map(named));
-            let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
-            let mut row = function_status(target, site, name, object, func.plan.new_func)?;
-            if books.is_nowhere(&site.plan) {
-                row.site = match offset {
-                    Some(_) if is_refused(&books, site) => "refused",
-                    Some(_) => "waiting",
-                    // Whatever lies there now is none of it.
-                    None => "gone",
-                };
-            }
-            functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
-        }
-        let absent = description.objects.iter().filter(|o| o.path.is_none() && o.awaited.is_none());
-        let awaited = description.objects.iter().filter(|o| o.awaited.is_some());
-        patches.push(PatchStatus {
-            name: patch.name.clone(),
-            id: patch.row.id,
-            stack_order: index + 1,
-            enabled: rules.is_enabled(&patch.row),
-            transition: books.transition.is_some_and(|t| t.patch == patch.row.id),
-            replace: patch.row.flags & PATCH_REPLACE != 0,
-            forced: patch.row.flags & PATCH_FORCED != 0,
-            objects: objects(&description, patch.row.state == PATCH_ENABLED, &functions),
-            late: late::status::of_patch(&books, patch.row.id, &all),
-            states: states::of_patch(&books, patch.row.id),
-            last_callback: callbacks.last(patch.row.id),
-            since_ns: patch.row.time_ns,
-            objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
-            objects_awaited: awaited.filter_map(|o| o.name.clone()).collect(),
-            file: Some(description.file).filter(|f| !f.is_empty()),
-            build_id: description.build_id,
-            functions,
-            gdb,
-        });
-    }
-    let mut hooks = Vec::new();
-    for func in books.funcs_of(0) {
-        let Some(site) = books.site(func.site) else { continue };
-        let name = match func.plan.hook {
-            suture_abi::batch::HOOK_DL_FIND_OBJECT => "_dl_find_object",
-            suture_abi::batch::HOOK_DL_ITERATE_PHDR => "dl_iterate_phdr",
-            suture_abi::batch::HOOK_PTHREAD_CREATE => "pthread_create",
-            suture_abi::batch::HOOK_DL_DEBUG_STATE => "_dl_debug_state",
-            _ => "_Fork",
-        };
-        hooks.push(function_status(target, site, name.into(), "C library".into(), func.plan.new_func)?);
-    }
+    let reading = Reading { target, books: &books, callbacks, descriptions };
     Ok(ProcessStatus {
         pid: target.pid(),
         comm: target.facts.comm.clone(),
@@ -242,10 +176,108 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
         images_kept: kept_images(&books),
         mapped_bytes: books.mappings.iter().map(|m| m.len).sum(),
         shadow: shadow::counts(target, block)?,
-        sites_lost: lost,
-        patches,
-        hooks,
+        sites_lost: reading.lost()?,
+        patches: (0..books.patches.len()).map(|index| reading.patch(index)).collect::<Result<_, _>>()?,
+        hooks: reading.hooks()?,
     })
+}
+
+/// What the status of one process is made from.
+struct Reading<'a> {
+    target: &'a Target,
+    books: &'a books::Books,
+    callbacks: Callbacks,
+    /// What the patches say of themselves, in the order of the books.
+    descriptions: Vec<Description>,
+}
+
+impl Reading<'_> {
+    /// Sites with a function on them whose bytes are not ours any more.
+    fn lost(&self) -> Result<usize, Error> {
+        let mut lost = 0;
+        let expected = |s: &&SiteRow| s.depth > 0 && s.state == SITE_ARMED && !self.books.is_nowhere(&s.plan);
+        for site in self.books.sites.iter().filter(expected) {
+            lost += usize::from(stores::look(self.target, &site.plan)? != Live::Armed);
+        }
+        Ok(lost)
+    }
+
+    fn patch(&self, index: usize) -> Result<PatchStatus, Error> {
+        let books = self.books;
+        let (patch, description) = (&books.patches[index], &self.descriptions[index]);
+        let (id, row) = (patch.row.id, &patch.row);
+        let image = books.images.iter().find(|i| i.id == row.image);
+        let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
+        let functions = self.functions(id, description)?;
+        let absent = description.objects.iter().filter(|o| o.path.is_none() && o.awaited.is_none());
+        let awaited = description.objects.iter().filter(|o| o.awaited.is_some());
+        Ok(PatchStatus {
+            name: patch.name.clone(),
+            id,
+            stack_order: index + 1,
+            enabled: books.as_runtime().is_enabled(row),
+            transition: books.transition.is_some_and(|t| t.patch == id),
+            replace: row.flags & PATCH_REPLACE != 0,
+            forced: row.flags & PATCH_FORCED != 0,
+            objects: objects(description, row.state == PATCH_ENABLED, &functions),
+            late: late::status::of_patch(books, id, &self.descriptions),
+            states: states::of_patch(books, id),
+            last_callback: self.callbacks.last(id),
+            since_ns: row.time_ns,
+            objects_absent: absent.filter_map(|o| o.name.clone()).collect(),
+            objects_awaited: awaited.filter_map(|o| o.name.clone()).collect(),
+            file: Some(description.file.clone()).filter(|f| !f.is_empty()),
+            build_id: description.build_id.clone(),
+            functions,
+            gdb,
+        })
+    }
+
+    fn functions(&self, patch: u32, description: &Description) -> Result<Vec<FunctionStatus>, Error> {
+        let books = self.books;
+        let mut functions = Vec::new();
+        for func in books.funcs_of(patch) {
+            let Some(site) = books.site(func.site) else { continue };
+            let entry = site.plan.entry;
+            let offset = late_offset(books, site);
+            if offset.is_some() && hides(books, patch, site) {
+                continue;
+            }
+            // A nop has its name from the patch it undoes.
+            let named = |d: &Description| names(d, entry, offset.map(|at| (at, object_of(books, site))));
+            let found = named(description).or_else(|| self.descriptions.iter().find_map(named));
+            let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
+            let mut row = function_status(self.target, site, name, object, func.plan.new_func)?;
+            if books.is_nowhere(&site.plan) {
+                row.site = match offset {
+                    Some(_) if is_refused(books, site) => "refused",
+                    Some(_) => "waiting",
+                    // Whatever lies there now is none of it.
+                    None => "gone",
+                };
+            }
+            functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
+        }
+        Ok(functions)
+    }
+
+    /// What the runtime has redirected for itself.
+    fn hooks(&self) -> Result<Vec<FunctionStatus>, Error> {
+        let mut hooks = Vec::new();
+        for func in self.books.funcs_of(0) {
+            let Some(site) = self.books.site(func.site) else { continue };
+            let name = match func.plan.hook {
+                HOOK_DL_FIND_OBJECT => "_dl_find_object",
+                HOOK_DL_ITERATE_PHDR => "dl_iterate_phdr",
+                HOOK_PTHREAD_CREATE => "pthread_create",
+                HOOK_DL_DEBUG_STATE => "_dl_debug_state",
+                _ => "_Fork",
+            };
+            let new = func.plan.new_func;
+            hooks.push(function_status(self.target, site, name.into(), "C library".into(), new)?);
+        }
+        Ok(hooks)
+    }
 }
 
 fn kept_images(books: &books::Books) -> Vec<KeptImage> {
