@@ -15,6 +15,7 @@
 //! it calls touches the directory and records, and nothing else.
 #![allow(unsafe_code)]
 
+use super::save::{restore_general, restore_vectors, save_general, save_vectors};
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -24,30 +25,17 @@ pub static THREAD_ID: AtomicU32 = AtomicU32::new(0);
 
 global_asm!(
     // Calls compiled code with the record in `rdi` and the place of the function's return address in `rsi`, then goes
-    // back to the dispatcher. Compiled code may use the vector registers of the baseline (and leaves the rest of wider
-    // ones alone), so those are saved besides the general ones.
+    // back to the dispatcher.
     ".macro suture_call compiled",
-    "push rax\npush rcx\npush rdx\npush rsi\npush rdi\npush r8\npush r9\npush r10\npush r11\npush rbx",
+    save_general!(),
     "mov rdi, r11",
     // Above the ten words here and the two of the dispatcher: the return address of the function.
     "lea rsi, [rsp + 96]",
-    "mov rbx, rsp",
-    "and rsp, -16",
-    "sub rsp, 256",
-    "movaps [rsp], xmm0\nmovaps [rsp + 16], xmm1\nmovaps [rsp + 32], xmm2\nmovaps [rsp + 48], xmm3",
-    "movaps [rsp + 64], xmm4\nmovaps [rsp + 80], xmm5\nmovaps [rsp + 96], xmm6\nmovaps [rsp + 112], xmm7",
-    "movaps [rsp + 128], xmm8\nmovaps [rsp + 144], xmm9\nmovaps [rsp + 160], xmm10",
-    "movaps [rsp + 176], xmm11\nmovaps [rsp + 192], xmm12\nmovaps [rsp + 208], xmm13",
-    "movaps [rsp + 224], xmm14\nmovaps [rsp + 240], xmm15",
+    save_vectors!(),
     "cld",
     "call \\compiled",
-    "movaps xmm0, [rsp]\nmovaps xmm1, [rsp + 16]\nmovaps xmm2, [rsp + 32]\nmovaps xmm3, [rsp + 48]",
-    "movaps xmm4, [rsp + 64]\nmovaps xmm5, [rsp + 80]\nmovaps xmm6, [rsp + 96]\nmovaps xmm7, [rsp + 112]",
-    "movaps xmm8, [rsp + 128]\nmovaps xmm9, [rsp + 144]\nmovaps xmm10, [rsp + 160]",
-    "movaps xmm11, [rsp + 176]\nmovaps xmm12, [rsp + 192]\nmovaps xmm13, [rsp + 208]",
-    "movaps xmm14, [rsp + 224]\nmovaps xmm15, [rsp + 240]",
-    "mov rsp, rbx",
-    "pop rbx\npop r11\npop r10\npop r9\npop r8\npop rdi\npop rsi\npop rdx\npop rcx\npop rax",
+    restore_vectors!(),
+    restore_general!(),
     "jmp r10",
     ".endm",
     ".pushsection .text.suture_path, \"ax\", @progbits",
