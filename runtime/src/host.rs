@@ -246,7 +246,7 @@ pub extern "C" fn arrive() {
         return;
     }
     let place = errno_place(&host.functions);
-    // SAFETY: the C library's own word of this thread.
+    // SAFETY: `__errno_location` gave it: this thread's own word, aligned, and there as long as the thread is.
     let errno = unsafe { place.map(|place| place.read_volatile()) };
     if host.mode.load(Ordering::Relaxed) == BORROWED {
         serve(host);
@@ -254,7 +254,7 @@ pub extern "C" fn arrive() {
         spawn(host);
     }
     if let (Some(place), Some(errno)) = (place, errno) {
-        // SAFETY: as above.
+        // SAFETY: as above; nobody but this thread reads or writes it.
         unsafe { place.write_volatile(errno) };
     }
 }
@@ -262,7 +262,8 @@ pub extern "C" fn arrive() {
 fn errno_place(functions: &Functions) -> Option<*mut c_int> {
     let address = functions.errno_location.load(Ordering::Relaxed);
     (address != 0).then(|| {
-        // SAFETY: the command looked the function up in this process.
+        // SAFETY: not null. The command looked `__errno_location` up where the program itself would find it, in
+        // objects that are never unloaded, before it sent this thread; that function has this type.
         let locate: extern "C" fn() -> *mut c_int = unsafe { core::mem::transmute(address as usize) };
         locate()
     })
@@ -282,8 +283,10 @@ fn spawn(host: &Host) {
     let stack = core::ptr::with_exposed_provenance_mut::<u8>(host.stack.load(Ordering::Relaxed) as usize);
     let stack = stack.wrapping_add(mem::PAGE as usize);
     let len = host.stack_len.load(Ordering::Relaxed).saturating_sub(mem::PAGE) as usize;
-    // SAFETY: the command looked the functions up in this process under these names; they are called with
-    // the arguments of their manual pages.
+    // SAFETY: the command looked the four functions up where the program itself would find them, in objects that
+    // are never unloaded, and sends nobody here if one is missing; they have these types. `attributes` is larger
+    // than a `pthread_attr_t` and outlives the calls. The stack is a mapping of the worker's of `stack_len` bytes,
+    // without its lowest page; it is never unmapped, and used again only when the thread that had it is gone.
     let errno = unsafe {
         let init: extern "C" fn(*mut Attributes) -> c_int = core::mem::transmute(of(&functions.attr_init));
         let set_stack: extern "C" fn(*mut Attributes, *mut u8, usize) -> c_int =
@@ -332,12 +335,12 @@ fn serve(host: &Host) {
         match host.state.load(Ordering::Acquire) {
             GIVEN => {
                 host.state.store(RUNNING, Ordering::Relaxed);
-                let [first, second] = &host.args;
-                let (result, crash) = arch::host::call(
-                    host.code.load(Ordering::Relaxed),
-                    first.load(Ordering::Relaxed),
-                    second.load(Ordering::Relaxed),
-                );
+                let (code, [first, second]) = (&host.code, &host.args);
+                let [code, first, second] = [code, first, second].map(|word| word.load(Ordering::Relaxed));
+                // SAFETY: the worker has given a callback that the books name, of a patch whose image is mapped as
+                // long as a job of it is on, with that callback's arguments. This thread is the host, at the point
+                // that the command chose or in `host_main`, and there is one: `arrive` let it in.
+                let (result, crash) = unsafe { arch::host::call(code, first, second) };
                 if thread::gettid() != own {
                     // The child of a callback that has forked: the job is its parent's.
                     break;

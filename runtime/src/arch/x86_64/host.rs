@@ -126,9 +126,16 @@ struct Outcome {
 }
 
 /// Calls program code: its result, and the signal that ended it, if one did.
-pub fn call(code: u64, first: u64, second: u64) -> (u64, u32) {
-    // SAFETY: the books name the code as a callback of a patch whose image is mapped; the host is a thread
-    // that may run it. A callback that crashed comes back here as well, with this frame as it was.
+///
+/// # Safety
+///
+/// `code` is a mapped function of at most two integer arguments, which may be called with these two. The calling
+/// thread is the host: one that the C library knows, at a point where it may run code of the program, and the only
+/// one that is in here ([`Host::resume`] is one word).
+pub unsafe fn call(code: u64, first: u64, second: u64) -> (u64, u32) {
+    // SAFETY: the caller vouches for code, arguments and thread. The callee-saved registers, the control words and
+    // the stack pointer are put back by the assembly, also when the callback has crashed: the frame lies above
+    // whatever the callback used, and `resume` names it.
     let Outcome { result, crash } = unsafe { suture_host_call(code, first, second) };
     (result, crash as u32)
 }
