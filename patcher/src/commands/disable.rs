@@ -40,6 +40,7 @@ pub fn run(patch: &str, action: Action, selection: &Selection, wait: Wait, outpu
             0 => String::new(),
             left => format!(", {left} left under a foreign probe"),
         };
+        let done = if action == Action::Wait && !d.moved.finished { "goes on" } else { done };
         format!(
             "{} ({}): {} {done}, {} function(s), {} entries restored{left}\n{}",
             o.comm,

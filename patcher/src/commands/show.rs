@@ -107,6 +107,8 @@ pub fn pending(pid: i32, patch: &str, moved: &Moved) -> String {
     }
     let mut text = match &moved.waiting {
         Some(waiting) => format!("  in transition; {waiting}\n"),
+        // Nobody was waited for, so nobody was looked at.
+        None if moved.blockers.is_empty() => "  in transition; threads are being moved\n".into(),
         None => "  in transition; threads that were not moved yet:\n".into(),
     };
     for blocker in &moved.blockers {
@@ -179,6 +181,20 @@ pub fn bar(total: usize, output: Output) -> impl FnMut(&Snapshot) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_holds_a_transition_up_is_listed_if_anybody_was_looked_at() {
+        let mut moved = Moved::default();
+        let text = pending(7, "fix", &moved);
+        assert!(
+            text.starts_with("  in transition; threads are being moved\n  it goes on by itself"),
+            "{text}"
+        );
+        moved.waiting = Some("a callback runs".into());
+        assert!(pending(7, "fix", &moved).starts_with("  in transition; a callback runs\n"));
+        moved.finished = true;
+        assert_eq!(pending(7, "fix", &moved), "");
+    }
 
     #[test]
     fn what_commands_a_terminal_is_written_out() {
