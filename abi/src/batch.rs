@@ -117,6 +117,13 @@ pub const ROLE_IMAGE: u32 = 0;
 /// Stubs, copies, slots, punned pages: kept for the life of the process once a site was armed.
 pub const ROLE_ARENA: u32 = 1;
 
+/// The kernel's `PROT_READ`.
+pub const PROT_READ: u32 = 1;
+/// The kernel's `PROT_WRITE`.
+pub const PROT_WRITE: u32 = 2;
+/// The kernel's `PROT_EXEC`.
+pub const PROT_EXEC: u32 = 4;
+
 /// `*place = object.base + addend`.
 pub const FIXUP_ADDRESS: u32 = 0;
 /// `*place = resolver()` with the IFUNC resolver at `object.base + addend`, run on the worker.

@@ -21,7 +21,7 @@ use crate::view::{self, Cache};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
-use suture_abi::batch::ROLE_ARENA;
+use suture_abi::batch::{PROT_EXEC, ROLE_ARENA};
 use suture_abi::block::{
     IMAGE_LEFT, IMAGE_ON_STACK, IMAGE_PINNED, IMAGE_POINTED_AT, IMAGE_UNSEARCHED, IMAGE_UNSURE, ImageRow,
 };
@@ -270,7 +270,6 @@ impl<'t> Drain<'t> {
 
 /// What no thread may be in when images go.
 fn searched(books: &Books, images: &[ImageRow]) -> Vec<Interval> {
-    const PROT_EXEC: u32 = 4;
     let arenas = books.mappings.iter().filter(|m| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0);
     let mut found: Vec<Interval> = images
         .iter()

@@ -1,7 +1,7 @@
 //! One ELF file, mapped and checked.
 
 use crate::symbols::{RawTable, Row, Table};
-use crate::{BuildId, ElfError, SymbolKind, Symbols, Vaddr};
+use crate::{BuildId, ElfError, PAGE, SymbolKind, Symbols, Vaddr};
 use object::elf;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, ReadRef};
@@ -12,9 +12,6 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 type Header = elf::FileHeader64<Endianness>;
-
-/// Size of a page of memory.
-const PAGE: u64 = 0x1000;
 
 /// Executable or shared object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ mod names;
 mod relocs;
 mod symbols;
 
-pub use addr::{Addr, Base, Vaddr};
+pub use addr::{Addr, Base, PAGE, Vaddr};
 pub use address_set::AddressSet;
 pub use build_id::BuildId;
 pub use debug::DebugLink;

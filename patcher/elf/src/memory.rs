@@ -1,6 +1,6 @@
 //! Reading a process's memory, from wherever it comes.
 
-use crate::Addr;
+use crate::{Addr, PAGE};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use thiserror::Error;
@@ -64,8 +64,6 @@ pub trait Memory {
         Err(fail)
     }
 }
-
-const PAGE: u64 = 4096;
 
 /// Keeps every page that was read from another source, for as long as one look at something may take:
 /// lists of small structures are read page by page instead of word by word, and as of one moment each.

@@ -2,17 +2,10 @@
 
 use crate::elf;
 use std::ops::Range;
-use suture_abi::batch::{MAPPING_ANON, MAPPING_FILE, Mapping, ROLE_IMAGE};
+use suture_abi::batch::{MAPPING_ANON, MAPPING_FILE, Mapping, PROT_EXEC, PROT_READ, PROT_WRITE, ROLE_IMAGE};
 use suture_elf::maps::{REACH, USER_END};
-use suture_elf::{Base, MapsSnapshot, ObjectFile, Segment, Vaddr};
+use suture_elf::{Base, MapsSnapshot, ObjectFile, PAGE, Segment, Vaddr};
 
-const PAGE: u64 = 4096;
-/// `PROT_READ`.
-pub const PROT_READ: u32 = 1;
-/// `PROT_WRITE`.
-pub const PROT_WRITE: u32 = 2;
-/// `PROT_EXEC`.
-pub const PROT_EXEC: u32 = 4;
 /// Room to the neighbours of an image: an index that runs off their ends must not land in it.
 pub const GUARD: u64 = 64 << 10;
 

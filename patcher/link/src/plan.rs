@@ -10,7 +10,7 @@ use crate::accept::{self, AcceptError, AcceptOptions};
 use crate::descriptor::{PatchDescriptor, ReferenceDescriptor, ReferenceTarget, object_label};
 use crate::image::PatchFile;
 use crate::late::{LateObject, LateValue, LateWord, LateWords};
-use crate::layout::{ImageLayout, PROT_READ};
+use crate::layout::ImageLayout;
 use crate::lookup::{Binding, Resolver};
 use crate::process::{DebugFile, LoadedObject, ProcessView};
 use crate::relocate::{BoundSymbol, ObjectSet, relocate};
@@ -18,8 +18,8 @@ use crate::{debug_elf, elf};
 use objects::{Targets, find_targets};
 use std::ops::Range;
 use suture_abi::batch::{
-    FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_VALUE, Fixup, Image, MAPPING_FILE, Mapping, Object, ROLE_IMAGE,
-    State,
+    FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_VALUE, Fixup, Image, MAPPING_FILE, Mapping, Object, PROT_READ,
+    ROLE_IMAGE, State,
 };
 use suture_abi::descriptor::{STATE_BLOCK_DISABLE, STATE_IS_SHADOW};
 use suture_elf::{Addr, Base, Frames, ObjectFile, Vaddr};

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-pub(crate) const PAGE: u64 = 0x1000;
+pub(crate) use suture_elf::PAGE;
 /// Bytes from one spot to the next that is tried in a page.
 const SPACING: usize = 8;
 

@@ -11,9 +11,7 @@ use super::boot;
 use crate::error::Error;
 use crate::target::Target;
 use suture_abi::doorbell::{TIMEOUT_OFFSET, TIMEOUT_SLOTS};
-use suture_elf::{Addr, MapsSnapshot, Memory};
-
-const PAGE: u64 = 4096;
+use suture_elf::{Addr, MapsSnapshot, Memory, PAGE};
 
 /// The ends of a process's executable mappings.
 #[derive(Debug, Default)]

@@ -6,9 +6,8 @@
 
 use super::boot::{BootMapping, MOST_MAPPINGS, Table};
 use crate::error::Error;
-use suture_elf::{ObjectFile, Vaddr};
+use suture_elf::{ObjectFile, PAGE, Vaddr};
 
-const PAGE: u64 = 4096;
 const DT_RELA: u64 = 7;
 const DT_RELASZ: u64 = 8;
 const DT_INIT_ARRAY: u64 = 25;

@@ -6,19 +6,17 @@
 //! back: jmp [copy word] → copy near the object
 //! ```
 
-use suture_abi::batch::{MAPPING_ANON, MAPPING_FILE, Mapping, ROLE_ARENA, Site};
+use suture_abi::batch::{
+    MAPPING_ANON, MAPPING_FILE, Mapping, PROT_EXEC, PROT_READ, PROT_WRITE, ROLE_ARENA, Site,
+};
 use suture_abi::dispatch::Constants;
-use suture_elf::Addr;
+use suture_elf::{Addr, PAGE};
 use suture_redirect::dispatcher;
 
-const PAGE: u64 = 4096;
 /// Bytes of code of one site: two jumps of 16 bytes, a dispatcher.
 const CODE: u64 = 256;
 /// Bytes of data of one site: slot, choice, copy word.
 const WORDS: u64 = 32;
-const PROT_READ: u32 = 1;
-const PROT_WRITE: u32 = 2;
-const PROT_EXEC: u32 = 4;
 
 /// Bytes that `count` sites take.
 #[must_use]

@@ -26,11 +26,11 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::fs;
 use std::time::{Duration, Instant};
-use suture_abi::batch::{RANGE_CONTEXT, ROLE_ARENA};
+use suture_abi::batch::{PROT_EXEC, RANGE_CONTEXT, ROLE_ARENA};
 use suture_abi::block::PATCH_OWN_STACKS;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
-use suture_elf::{Addr, Base, Memory, MemoryError};
+use suture_elf::{Addr, Base, Memory, MemoryError, PAGE};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
@@ -151,8 +151,6 @@ impl std::fmt::Debug for Looker<'_> {
         f.debug_struct("Looker").field("transition", &self.transition).finish_non_exhaustive()
     }
 }
-
-const PROT_EXEC: u32 = 4;
 
 impl<'t> Looker<'t> {
     /// A looker for the transition that is going on; `None` when there is none.
@@ -494,8 +492,6 @@ pub(crate) struct StackCache<'t> {
     pages: RefCell<HashMap<u64, Vec<u8>>>,
     target: &'t Target,
 }
-
-const PAGE: u64 = 4096;
 
 impl<'t> StackCache<'t> {
     /// Nothing is read yet.

@@ -17,11 +17,10 @@
 //!   still hold return addresses. They are found, and have to be judged by a person.
 
 use std::ops::Range;
-use suture_elf::{Addr, MapsSnapshot, Memory};
+use suture_elf::{Addr, MapsSnapshot, Memory, PAGE};
 use suture_scan::{Interval, Ranges};
 use thiserror::Error;
 
-const PAGE: u64 = 0x1000;
 /// Pages asked for and bytes read at one time.
 const PAGES: usize = 256;
 /// Hits that are kept.

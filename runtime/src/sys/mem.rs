@@ -5,12 +5,7 @@ use super::fd::Fd;
 use super::raw::syscall;
 use super::{EEXIST, EFAULT, Errno, nr};
 
-/// `PROT_READ`.
-pub const PROT_READ: u32 = 1;
-/// `PROT_WRITE`.
-pub const PROT_WRITE: u32 = 2;
-/// `PROT_EXEC`.
-pub const PROT_EXEC: u32 = 4;
+pub use suture_abi::batch::{PROT_EXEC, PROT_READ, PROT_WRITE};
 
 const MAP_SHARED: u64 = 0x01;
 const MAP_PRIVATE: u64 = 0x02;

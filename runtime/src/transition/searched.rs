@@ -21,11 +21,9 @@
 use crate::books::{Books, Stacks};
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
-use suture_abi::batch::{HOOK_NONE, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, ROLE_ARENA};
+use suture_abi::batch::{HOOK_NONE, PROT_EXEC, RANGE_CONTEXT, RANGE_NEW, RANGE_OLD, ROLE_ARENA};
 use suture_abi::block::{PATCHING, TransitionRow};
 use suture_scan::Interval;
-
-const PROT_EXEC: u32 = 4;
 
 /// Objects that came after their patches.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,12 +10,10 @@ use crate::relocate;
 use crate::stub;
 use crate::window::Undo;
 use std::ops::Range;
-use suture_abi::batch::{MAPPING_ANON, MAPPING_FILE, Mapping, ROLE_ARENA, Site};
+use suture_abi::batch::{
+    MAPPING_ANON, MAPPING_FILE, Mapping, PROT_EXEC, PROT_READ, PROT_WRITE, ROLE_ARENA, Site,
+};
 use suture_elf::{Addr, Base};
-
-const PROT_READ: u32 = 1;
-const PROT_WRITE: u32 = 2;
-const PROT_EXEC: u32 = 4;
 
 /// The jump that leads to the stub.
 #[derive(Clone, Copy)]
