@@ -156,6 +156,8 @@ impl<'t> Drain<'t> {
 
     fn outside(&self, threads: &[Thread], stop: bool, late: &mut Late) -> Result<u32, Error> {
         let mut running = threads.to_vec();
+        // Those that do not run, and whose stack is unclear, are so at the next look, too.
+        let mut unclear = Vec::new();
         for round in 0..LOOKS {
             if round > 0 && !running.is_empty() {
                 std::thread::sleep(PAUSE);
@@ -165,12 +167,14 @@ impl<'t> Drain<'t> {
                 match self.looker.outside(thread) {
                     Ok(()) => {}
                     Err(Why::OnStack { .. }) => return Ok(IMAGE_ON_STACK),
-                    Err(_) => still.push(thread),
+                    Err(Why::Running) => still.push(thread),
+                    Err(Why::Stopped | Why::Unreliable(_)) if !stop => return Ok(IMAGE_UNSURE),
+                    Err(Why::Stopped | Why::Unreliable(_)) => unclear.push(thread),
                 }
             }
             running = still;
         }
-        for thread in running {
+        for thread in running.into_iter().chain(unclear) {
             if !stop {
                 return Ok(IMAGE_UNSURE);
             }
