@@ -1,9 +1,11 @@
 //! One patch, several patches, their order, and what the command reports of them.
 
+use std::process::{Command, Stdio};
 use suture_tests::code::{self, Change};
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::lab::{replacing, replacing_all};
-use suture_tests::{Lab, Snapshot, Target, poll, report};
+use suture_tests::target::Options;
+use suture_tests::{Lab, Snapshot, Target, need, poll, report};
 
 /// Changes of a target's code inside its function `value`.
 fn changes_in_value(target: &Target) -> Vec<Change> {
@@ -211,6 +213,31 @@ fn a_function_of_a_library_is_patched() {
     assert_eq!(target.call(0), i64::from(b'!') * 3);
     disable("library", target.pid()).expect(0);
     assert_eq!(target.call(0), 1);
+}
+
+/// Libcrypto of a running program that was not made for this: Python's ssl module.
+#[test]
+fn a_function_of_libcrypto_is_replaced_in_a_running_python() {
+    need("python3", "python3");
+    let lab = Lab::new();
+    let patch = lab.patch(
+        "seed",
+        "#include <suture.h>\n\
+         static int patched(void) { return 0; }\n\
+         SUTURE_PATCH(\"seed\", SUTURE_OBJECT(\"libcrypto.so.3\", SUTURE_FUNC(\"RAND_status\", patched)));\n",
+    );
+    for preload in [true, false] {
+        let mut python = Command::new("/usr/bin/python3");
+        let script = "import ssl, sys\nfor line in sys.stdin: print(ssl.RAND_status(), flush=True)";
+        python.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let options = Options { preload, ..Options::default() };
+        let mut target = Target::spawn(python, "/usr/bin/python3".as_ref(), options);
+        assert_eq!(target.ask("seeded?"), "True");
+        apply(&patch, target.pid()).expect(0);
+        assert_eq!(target.ask("seeded?"), "False", "preload: {preload}");
+        disable("seed", target.pid()).expect(0);
+        assert_eq!(target.ask("seeded?"), "True", "preload: {preload}");
+    }
 }
 
 #[test]
