@@ -5,8 +5,9 @@
 //! dies.
 
 use crate::batch::Batch;
+use crate::channel::RequestError;
 use crate::error::Error;
-use crate::session::Session;
+use crate::session::{Session, explain};
 use crate::stores::{self, Live};
 use crate::target::books;
 use crate::transition::follow::State;
@@ -57,20 +58,21 @@ pub fn commit(
     let mut armed = Vec::new();
     let done = arm_all(session, batch, interrupted, name_of, &mut armed).map_err(CommitError::from);
     let done = done.and_then(|()| if missed_none()? { Ok(()) } else { Err(CommitError::Stale) });
-    match done.and_then(|()| enable(session, patch).map_err(CommitError::from)) {
-        Ok(begun) => Ok(begun),
-        Err(failure) => {
-            restore_all(session, &armed)?;
-            session.expect("taking the patch back", op::ABORT, [u64::from(patch), 0, 0, 0], &[])?;
-            Err(failure)
-        }
-    }
-}
-
-fn enable(session: &mut Session<'_>, patch: u32) -> Result<Begun, Error> {
-    let args = [u64::from(patch), session.may, 0, 0];
-    let state = State::new(session.expect("enabling", op::ENABLE, args, &[])?);
-    Ok(Begun { patch, transition: state.transition(), state })
+    let failure = match done {
+        // Without an answer (frozen, stopped) nobody knows whether the worker has begun, or will: it does both or
+        // takes the patch back, and either way the jumps lead where they should. They must not be taken from it.
+        Ok(()) => match session.request(op::ENABLE, [u64::from(patch), session.may, 0, 0], &[])? {
+            Ok(results) => {
+                let state = State::new(results);
+                return Ok(Begun { patch, transition: state.transition(), state });
+            }
+            Err(refusal) => explain(session.target, "enabling", RequestError::Refused(refusal)).into(),
+        },
+        Err(failure) => failure,
+    };
+    restore_all(session, &armed)?;
+    session.expect("taking the patch back", op::ABORT, [u64::from(patch), 0, 0, 0], &[])?;
+    Err(failure)
 }
 
 fn prepare(session: &mut Session<'_>, batch: &Batch) -> Result<u32, CommitError> {
