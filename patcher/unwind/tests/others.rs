@@ -76,7 +76,7 @@ struct Count {
     same: usize,
     /// Framehop gave up before the end.
     shorter: usize,
-    /// Framehop stopped at a signal frame.
+    /// The same frames up to that of a signal, behind which framehop stopped or lost its way.
     signals: usize,
     /// Ours was refused.
     refused: usize,
@@ -87,9 +87,9 @@ struct Count {
 /// Blocked threads: framehop sees the same frames as far as it can follow them.
 fn compare_with_framehop(server: &Server, looks: usize) -> Count {
     let mut count = Count::default();
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + Duration::from_secs(60) + looks as u32 * Duration::from_millis(20);
     let mut known = HashMap::new();
-    while count.same + count.shorter + count.signals < looks && Instant::now() < end {
+    while count.same + count.shorter < looks && Instant::now() < end {
         for pid in server.pids() {
             let modules = common::modules(pid);
             let names: Vec<_> = modules.iter().map(|m| (m.name.clone(), m.base)).collect();
@@ -105,11 +105,12 @@ fn compare_with_framehop(server: &Server, looks: usize) -> Count {
         }
     }
     println!(
-        "{}: {} stacks are the same ({} frames), framehop gave up in {} and stopped at a signal in {}, ours \
+        "{}: {} stacks are the same ({} frames), framehop gave up in {} and at a signal in {}, ours \
          refused {}",
         server.name, count.same, count.frames, count.shorter, count.signals, count.refused
     );
-    assert!(count.same > 2 * count.shorter && count.same > count.signals, "{}: {count:?}", server.name);
+    assert!(count.same + count.shorter >= looks, "{}: {count:?}", server.name);
+    assert!(count.same > 2 * count.shorter, "{}: {count:?}", server.name);
     count
 }
 
@@ -138,10 +139,12 @@ fn compare_one<M: AsRef<[suture_unwind::Module]>>(
         count.frames += found.len();
         assert!(ended, "{}: {found:x?}", server.name);
     } else {
-        assert!(expected.starts_with(&found), "{}: {found:x?} is not {expected:x?}", server.name);
-        // A handler's trampoline has its frame described by expressions: it takes that for the end.
-        let at_signal = walk.frames.get(found.len() - 1).is_some_and(|f| f.trampoline);
-        // It gives up at what it does not know, and says so.
+        // The kernel's frame of a handler is described by expressions. It takes that for the end, or goes on
+        // by what rbp holds, past the frames that were interrupted: what it says behind one says nothing.
+        let shared = expected.iter().zip(&found).take_while(|(a, b)| a == b).count();
+        let at_signal = shared > 0 && walk.frames[shared - 1].trampoline;
+        // Elsewhere it gives up at what it does not know, and says so.
+        assert!(at_signal || shared == found.len(), "{}: {found:x?} is not {expected:x?}", server.name);
         assert!(at_signal || !ended, "{}: {found:x?} ends before {expected:x?}", server.name);
         *if at_signal { &mut count.signals } else { &mut count.shorter } += 1;
     }
