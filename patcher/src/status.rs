@@ -160,7 +160,7 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     let callbacks = Callbacks::read(target, block)?;
     let descriptions =
         books.patches.iter().map(|p| Description::from_bytes(&p.description).unwrap_or_default()).collect();
-    let reading = Reading { target, books: &books, callbacks, descriptions };
+    let reading = Reading { target, books: &books, rules: books.as_runtime(), callbacks, descriptions };
     Ok(ProcessStatus {
         pid: target.pid(),
         comm: target.facts.comm.clone(),
@@ -186,6 +186,8 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
 struct Reading<'a> {
     target: &'a Target,
     books: &'a books::Books,
+    /// The same rows, for questions that the runtime's own rules answer.
+    rules: suture_runtime::books::Books,
     callbacks: Callbacks,
     /// What the patches say of themselves, in the order of the books.
     descriptions: Vec<Description>,
@@ -215,7 +217,7 @@ impl Reading<'_> {
             name: patch.name.clone(),
             id,
             stack_order: index + 1,
-            enabled: books.as_runtime().is_enabled(row),
+            enabled: self.rules.is_enabled(row),
             transition: books.transition.is_some_and(|t| t.patch == id),
             replace: row.flags & PATCH_REPLACE != 0,
             forced: row.flags & PATCH_FORCED != 0,
