@@ -7,9 +7,10 @@
 
 use crate::patch::distrust;
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use suture_elf::ObjectFile;
+use suture_elf::{BuildId, ObjectFile};
 use suture_link::LoadedObject;
 
 /// Where distributions install debug files.
@@ -21,6 +22,8 @@ pub struct DebugFiles {
     /// The process, whose files may be others than ours.
     pid: i32,
     notes: RefCell<Vec<String>>,
+    /// What was found for a path and a build-id: a library that may come is looked at in several views of its own.
+    found: RefCell<HashMap<(String, BuildId), Option<ObjectFile>>>,
 }
 
 /// What proves that a debug file is of the object's build.
@@ -34,12 +37,24 @@ impl DebugFiles {
     /// For the objects of a process.
     #[must_use]
     pub fn of(pid: i32) -> Self {
-        Self { pid, notes: RefCell::default() }
+        Self { pid, notes: RefCell::default(), found: RefCell::default() }
     }
 
     /// The file with the symbols of an object.
     #[must_use]
     pub fn find(&self, object: &LoadedObject) -> Option<ObjectFile> {
+        // Without a build-id nobody could tell that it is the same file again.
+        let Some(id) = object.file.build_id() else { return self.look_for(object) };
+        let key = (object.path.clone(), id.clone());
+        let known = self.found.borrow().get(&key).cloned();
+        known.unwrap_or_else(|| {
+            let found = self.look_for(object);
+            self.found.borrow_mut().insert(key, found.clone());
+            found
+        })
+    }
+
+    fn look_for(&self, object: &LoadedObject) -> Option<ObjectFile> {
         let file = &object.file;
         let by_id =
             file.build_id().and_then(|id| self.open(file, &by_build_id(&id.to_string())?, Proof::BuildId));
