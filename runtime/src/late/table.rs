@@ -145,10 +145,12 @@ impl Ready {
     pub fn show(self) {
         let old = TABLE.swap(self.0, Ordering::SeqCst);
         if is_unread(&READERS) {
-            // SAFETY: both are complete and nobody frees them meanwhile: this is the worker.
-            let (old, new) = unsafe { (old.as_ref(), self.0.as_ref()) };
-            old.into_iter().for_each(|old| free_rows(old, new));
-            free(old.map_or(null_mut(), |old| core::ptr::from_ref(old).cast_mut()));
+            // SAFETY: complete, and nobody frees it meanwhile: this is the worker.
+            if let Some(was) = unsafe { old.as_ref() } {
+                // SAFETY: as above.
+                free_rows(was, unsafe { self.0.as_ref() });
+            }
+            free(old);
         }
     }
 
