@@ -23,7 +23,7 @@ pub const BUILD_ID_MAX: usize = 32;
 pub const RECIPE_SITES: u32 = 1;
 /// An object that is loaded already: noticed when it goes.
 pub const RECIPE_WATCH: u32 = 2;
-/// Nothing is known but a name: an object of that name cannot be patched for the patch of the row.
+/// Nothing is known but a name: an object of that name that no other row of the patch fits cannot be patched for it.
 pub const RECIPE_NAME: u32 = 3;
 /// [`Word`]s of the patch's image that hold addresses in an object of that build-id.
 pub const RECIPE_WORDS: u32 = 4;
@@ -77,7 +77,7 @@ pub struct RecipeRow {
 
 /// Nobody is there.
 pub const PLACE_FREE: u32 = 0;
-/// An object is there and patched (for a watch: is there).
+/// An object is there and patched (for a watch: is there; for words: they are filled).
 pub const PLACE_BOUND: u32 = 1;
 /// An object is there and was left as it was, for every patch.
 pub const PLACE_REFUSED: u32 = 2;

@@ -17,7 +17,8 @@
 //! pointer, and out when it is done with the books. The worker exchanges the pointer, then looks at the count: if it is 0, every
 //! reader came after the exchange, or has gone (the two full fences are those of [`table`], with their model). Else the old
 //! books wait with those before them until a later exchange finds nobody. Only a thread that does not go on reading (it is
-//! stopped, or was forked away) keeps any, and so many of them at most as there are places.
+//! stopped, or was forked away) keeps any. So many can wait as there are places; books that are exchanged while all
+//! places are taken are never freed.
 #![allow(unsafe_code)]
 
 use crate::block::BLOCK;

@@ -78,19 +78,20 @@ impl Table {
     }
 }
 
-/// What became of a row.
-pub fn place(row: &RecipeRow) -> &'static Place {
-    // SAFETY: made when the row was, kept for ever, and all its fields are atomics.
+/// What became of a row. Rows are looked at in books and tables that are being read.
+pub fn place(row: &RecipeRow) -> &Place {
+    // SAFETY: made when the row was; freed when neither the books nor a table that is read names the row, so not while
+    // it is borrowed from one of them (see above). All its fields are atomics.
     unsafe { &*core::ptr::with_exposed_provenance::<Place>(row.place as usize) }
 }
 
 /// The bytes of a row's recipe.
-pub fn blob(row: &RecipeRow) -> &'static [u8] {
+pub fn blob(row: &RecipeRow) -> &[u8] {
     if row.blob == 0 {
         return &[];
     }
     let start = core::ptr::with_exposed_provenance(row.blob as usize);
-    // SAFETY: kept with this length when the row was made, for ever, and never changed.
+    // SAFETY: kept with this length when the row was made, and never changed; freed as its place is.
     unsafe { core::slice::from_raw_parts(start, row.blob_len as usize) }
 }
 
