@@ -233,9 +233,12 @@ impl Words<'_, '_, '_> {
         let place = self.resolver.tls_place(object, name)?;
         let label = || self.view.objects[object].name.clone();
         if reloc.kind == elf::R_DTPMOD64 {
-            match module_field(self.view) {
-                Some(field) => self.again(reloc.place, object, LateValue::TlsModule(field)),
-                None => self.stale(name, object),
+            // Looked up in the process, so only where it is asked for.
+            if self.resolver.late_of(object).is_some() {
+                match module_field(self.view) {
+                    Some(field) => self.again(reloc.place, object, LateValue::TlsModule(field)),
+                    None => self.stale(name, object),
+                }
             }
             self.fixup(reloc.place, FIXUP_VALUE, 0, place.module);
             return Ok(());
