@@ -126,12 +126,8 @@ fn bit(set: bool) -> String {
     u8::from(set).to_string()
 }
 
-/// A truth value in one of the spellings the kernel takes.
+/// A truth value in one of the spellings the kernel takes. From inside the process the same are taken.
 #[must_use]
 pub fn boolean(text: &str) -> Option<bool> {
-    match text.trim_end_matches('\n').to_ascii_lowercase().as_str() {
-        "1" | "y" | "yes" | "t" | "true" | "on" => Some(true),
-        "0" | "n" | "no" | "f" | "false" | "off" => Some(false),
-        _ => None,
-    }
+    suture_runtime::attributes::boolean(text.as_bytes())
 }

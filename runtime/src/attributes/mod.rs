@@ -34,7 +34,7 @@ pub struct Settings {
 /// `ENOENT` no such path, `EISDIR` it holds others, `EACCES` it can only be written, `EOPNOTSUPP` it is a text that
 /// only the command shows.
 pub fn get(books: &Books, settings: Settings, path: &[u8]) -> Result<i64, Errno> {
-    let path = trimmed(path);
+    let path = trimmed(path, b'/');
     match path {
         b"" => return Err(EISDIR),
         b"hooking" => return Ok(i64::from(settings.hooking)),
@@ -65,7 +65,7 @@ pub fn get(books: &Books, settings: Settings, path: &[u8]) -> Result<i64, Errno>
 /// # Errors
 /// As [`get`]; `EACCES` if it can only be read, `EINVAL` for what is no value of it.
 pub fn would_set(books: &Books, settings: Settings, path: &[u8], value: &[u8]) -> Result<bool, Errno> {
-    let path = trimmed(path);
+    let path = trimmed(path, b'/');
     let attribute = split(path).1.unwrap_or(path);
     match get(books, settings, path) {
         Err(EACCES) => boolean(value).ok_or(EINVAL),
@@ -133,10 +133,10 @@ fn is_there(books: &Books, patch: &PatchRow, name: &[u8]) -> bool {
     rows.any(|row| text(row.plan.name.as_flattened()) == file && late::has_come(row))
 }
 
-/// Without slashes at the end.
-fn trimmed(path: &[u8]) -> &[u8] {
-    let end = path.iter().rposition(|b| *b != b'/').map_or(0, |last| last.saturating_add(1));
-    path.get(..end).unwrap_or_default()
+/// Without any of that byte at the end.
+fn trimmed(text: &[u8], byte: u8) -> &[u8] {
+    let end = text.iter().rposition(|b| *b != byte).map_or(0, |last| last.saturating_add(1));
+    text.get(..end).unwrap_or_default()
 }
 
 /// In front of the first slash, and behind it.
@@ -158,9 +158,9 @@ fn number(digits: &[u8]) -> Option<u64> {
     (!digits.is_empty()).then(|| digits.iter().try_fold(0, digit))?
 }
 
-/// A truth value in one of the spellings the kernel takes.
-fn boolean(value: &[u8]) -> Option<bool> {
-    let value = value.strip_suffix(b"\n").unwrap_or(value);
+/// A truth value in one of the spellings the kernel takes, with or without newlines behind it.
+pub fn boolean(value: &[u8]) -> Option<bool> {
+    let value = trimmed(value, b'\n');
     let is = |spellings: &[&[u8]]| spellings.iter().any(|s| s.eq_ignore_ascii_case(value));
     match () {
         () if is(&[b"1", b"y", b"yes", b"t", b"true", b"on"]) => Some(true),

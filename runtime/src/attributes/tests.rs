@@ -114,6 +114,7 @@ fn writes_are_judged_as_the_command_would() {
         |path: &str, value: &str| would_set(&books, SET, path.as_bytes(), value.as_bytes()).map_err(|e| e.0);
     assert_eq!(write("a/enabled", "0"), Ok(true));
     assert_eq!(write("a/enabled", "oFf\n"), Ok(true));
+    assert_eq!(write("a/enabled", "0\n\n"), Ok(true));
     assert_eq!(write("a/enabled", "1"), Err(22), "it is");
     for wrong in ["maybe", "2", ""] {
         assert_eq!(write("a/enabled", wrong), Err(22));
