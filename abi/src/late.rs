@@ -56,14 +56,21 @@ pub struct Recipe {
     pub blob: Table,
 }
 
+impl Recipe {
+    /// Whether its row goes with its patch: what it says is said for that patch alone. Sites and watches outlive it.
+    #[must_use]
+    pub const fn is_of_patch(&self) -> bool {
+        matches!(self.kind, RECIPE_NAME | RECIPE_WORDS)
+    }
+}
+
 /// A row of the books.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct RecipeRow {
     /// Number of the row in this process, from 1, never reused.
     pub id: u32,
-    /// [`crate::block::PatchRow::id`] a [`RECIPE_NAME`] or [`RECIPE_WORDS`] row belongs to; others outlive their
-    /// patch.
+    /// [`crate::block::PatchRow::id`] the row belongs to, 0 if it outlives its patch ([`Recipe::is_of_patch`]).
     pub patch: u32,
     /// What the plan said (`blob` in it is meaningless here).
     pub plan: Recipe,

@@ -22,7 +22,7 @@ use suture_abi::batch::{
     Site, State, Table,
 };
 use suture_abi::late::{
-    BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WATCH, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
+    BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
 };
 
 /// Longest name of a patch.
@@ -283,8 +283,7 @@ impl<'a> View<'a> {
         }
         for (i, r) in self.recipes.iter().enumerate().filter(|(_, r)| r.id == 0) {
             let bad = |field| Err(self.recipes.place(i, field));
-            let of_patch = !matches!(r.kind, RECIPE_SITES | RECIPE_WATCH);
-            if !(RECIPE_SITES..=RECIPE_WORDS).contains(&r.kind) || of_patch && !self.has_patch() {
+            if !(RECIPE_SITES..=RECIPE_WORDS).contains(&r.kind) || r.is_of_patch() && !self.has_patch() {
                 return bad(offset_of!(Recipe, kind));
             }
             if r.lane as usize >= LANES {

@@ -23,7 +23,7 @@ use suture_abi::block::{
     FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
     RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
 };
-use suture_abi::late::{RECIPE_NAME, RECIPE_WORDS, Recipe, RecipeRow};
+use suture_abi::late::{Recipe, RecipeRow};
 
 /// Why the books cannot be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -308,7 +308,7 @@ impl Books {
             let KeptRecipe { blob, blob_len, place } = *kept.next().ok_or(BooksError::NoMemory)?;
             self.last_recipe = self.last_recipe.checked_add(1).ok_or(BooksError::NoMemory)?;
             let id = self.last_recipe;
-            let patch = if matches!(plan.kind, RECIPE_NAME | RECIPE_WORDS) { patch } else { 0 };
+            let patch = if plan.is_of_patch() { patch } else { 0 };
             let plan = Recipe { id, ..plan };
             list::push(&mut self.recipes, RecipeRow { id, patch, plan, blob, blob_len, place })?;
             list::push(&mut ids, id)?;
