@@ -130,7 +130,7 @@ fn is_there(books: &Books, patch: &PatchRow, name: &[u8]) -> bool {
     let file = name.rsplit(|b| *b == b'/').next().unwrap_or(name);
     let own = books.funcs.iter().filter(|f| f.patch == patch.id && f.plan.hook == HOOK_NONE);
     let mut rows = own.filter_map(|f| books.recipe(books.site(f.site)?.plan.recipe));
-    rows.any(|row| text(row.plan.name.as_flattened()) == file && late::has_come(row))
+    rows.any(|row| text(row.plan.name.as_flattened()) == file && late::is_patched(row))
 }
 
 /// Without any of that byte at the end.

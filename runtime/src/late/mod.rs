@@ -48,8 +48,8 @@ use core::sync::atomic::Ordering;
 use suture_abi::batch::Site;
 use suture_abi::event::word;
 use suture_abi::late::{
-    LANES, NO_SITE, PLACE_BOUND, PLACE_FREE, PLACE_REFUSED, RECIPE_NAME, RECIPE_SITES, RECIPE_WATCH,
-    RECIPE_WORDS, RecipeRow,
+    LANES, NO_SITE, PLACE_BOUND, PLACE_FREE, PLACE_REFUSED, RECIPE_NAME, RECIPE_SITES, RECIPE_WORDS,
+    RecipeRow,
 };
 use suture_scan::Interval;
 use table::{Table, place};
@@ -86,15 +86,10 @@ fn is_at(row: &RecipeRow, object: &Mapped) -> bool {
         && place.base.load(Ordering::Relaxed) == object.base
 }
 
-/// Whether an object is there of which a patch replaces functions by this row: words alone replace none.
-fn is_patched(row: &RecipeRow) -> bool {
-    state(row) == PLACE_BOUND && row.plan.kind != RECIPE_WORDS
-}
-
-/// Whether an object is there that came by this row, or was there when the row was made. For rows that outlive
-/// their patch.
-pub fn has_come(row: &RecipeRow) -> bool {
-    matches!(row.plan.kind, RECIPE_SITES | RECIPE_WATCH) && state(row) == PLACE_BOUND
+/// Whether an object is there of which patches replace functions by this row: it came by the row, or was there when
+/// the row was made. Words alone replace none.
+pub fn is_patched(row: &RecipeRow) -> bool {
+    state(row) == PLACE_BOUND && !row.plan.is_of_patch()
 }
 
 /// Where a relative site is now. `None`: nowhere.
