@@ -17,7 +17,7 @@
 //! Chunks come from `mmap`, zeroed, and are never unmapped; all fields are atomics.
 #![allow(unsafe_code)]
 
-use crate::sys::{EINVAL, ENOMEM, Errno, mem};
+use crate::sys::{EINVAL, ENOENT, ENOMEM, Errno, mem};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use suture_abi::stacks::{CHUNKS, FREE, SLOTS, Slot, Stacks, USED};
 
@@ -28,8 +28,6 @@ pub static STACKS: Stacks =
 /// Where the next free slot may be.
 static HINT: AtomicU32 = AtomicU32::new(0);
 
-/// `ENOENT`.
-const ENOENT: Errno = Errno(2);
 /// Smaller stacks are none.
 const SMALLEST: u64 = 256;
 const CHUNK_LEN: u64 = (SLOTS * size_of::<Slot>()) as u64;

@@ -16,7 +16,7 @@ use crate::block::{BLOCK, NO_CHANNEL};
 use crate::channel::Channel;
 use crate::commit::{self, Engine};
 use crate::publish;
-use crate::sys::{self, Errno};
+use crate::sys::{self, ENOMEM, Errno};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -51,8 +51,6 @@ pub static DUMMY_TLS: DummyTls = DummyTls(UnsafeCell::new([0; 512]));
 
 /// Left in the block by a worker that met a fault of its own.
 const EPROTO: u32 = 71;
-/// Out of memory.
-const ENOMEM: Errno = Errno(12);
 
 /// SIGILL, SIGTRAP, SIGBUS, SIGFPE, SIGSEGV and SIGSYS: what an instruction can raise.
 pub const SYNCHRONOUS: u64 = (1 << 3) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 10) | (1 << 30);

@@ -12,11 +12,10 @@ use super::Settings;
 use crate::block::BLOCK;
 use crate::host;
 use crate::publish;
-use crate::sys::{EINVAL, Errno};
+use crate::sys::{EINVAL, EPERM, Errno};
 use core::ffi::{c_char, c_int};
 use core::sync::atomic::Ordering;
 
-const EPERM: Errno = Errno(1);
 const EDEADLK: Errno = Errno(35);
 
 /// Longest path or value, without its NUL.

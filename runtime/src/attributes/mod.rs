@@ -9,13 +9,11 @@ pub mod api;
 
 use crate::books::Books;
 use crate::late;
-use crate::sys::{EINVAL, Errno};
+use crate::sys::{EACCES, EINVAL, ENOENT, Errno};
 use suture_abi::batch::HOOK_NONE;
 use suture_abi::block::{PATCH_ENABLED, PATCH_REPLACE, PatchRow, StateRow};
 use suture_abi::descriptor::{STATE_BLOCK_DISABLE, STATE_IS_SHADOW};
 
-const ENOENT: Errno = Errno(2);
-const EACCES: Errno = Errno(13);
 const EISDIR: Errno = Errno(21);
 const EOPNOTSUPP: Errno = Errno(95);
 

@@ -18,6 +18,8 @@ pub mod thread;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Errno(pub u32);
 
+/// No such file, path or entry.
+pub const ENOENT: Errno = Errno(2);
 /// Interrupted by a signal.
 pub const EINTR: Errno = Errno(4);
 /// Permission denied.

@@ -166,7 +166,7 @@ mod tests {
         std::thread::sleep(std::time::Duration::from_millis(1));
         let second = suture_scan::proc::run_count(read_small(&file, &mut buffer).unwrap());
         assert!(first.is_some() && first < second);
-        assert_eq!(dir.file(0, "stat").unwrap_err(), Errno(2));
+        assert_eq!(dir.file(0, "stat").unwrap_err(), crate::sys::ENOENT);
     }
 
     #[test]

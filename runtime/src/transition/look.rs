@@ -23,7 +23,7 @@ use crate::record::DIRECTORY;
 use crate::stacks;
 use crate::sys::fd::Fd;
 use crate::sys::task::{PAGE_WORDS, SMALL, TaskDir, copy_some, read_small};
-use crate::sys::{EINVAL, Errno, thread};
+use crate::sys::{EINVAL, ENOENT, ESRCH, Errno, thread};
 use core::sync::atomic::Ordering;
 use suture_scan::proc::{Stat, Syscall, run_count, switches};
 use suture_scan::{End, Hit, Ranges, Scanner, Step};
@@ -80,18 +80,18 @@ impl Lookout {
     pub fn look(&self, tid: u32, ranges: &Ranges<'_>) -> Result<Verdict, Errno> {
         let name = if self.counts { "schedstat" } else { "status" };
         let counter = match self.dir.file(tid, name) {
-            Err(Errno(2)) => return Ok(Verdict::Gone),
+            Err(ENOENT) => return Ok(Verdict::Gone),
             other => other?,
         };
         let Some(before) = self.runs(&counter) else { return Ok(Verdict::Gone) };
         let seen = DIRECTORY.ensure(tid)?.load(Ordering::Acquire);
         let line = match self.dir.file(tid, "syscall") {
-            Err(Errno(2)) => return Ok(Verdict::Gone),
+            Err(ENOENT) => return Ok(Verdict::Gone),
             other => other?,
         };
         let mut buffer = [0; SMALL];
         let line = match read_small(&line, &mut buffer) {
-            Err(Errno(3)) => return Ok(Verdict::Gone),
+            Err(ESRCH) => return Ok(Verdict::Gone),
             other => Syscall::parse(other?).ok_or(EINVAL)?,
         };
         let (sp, pc) = match line {
