@@ -12,7 +12,7 @@ use crate::image::PatchFile;
 use crate::late::{LateObject, LateValue, LateWord, LateWords};
 use crate::layout::ImageLayout;
 use crate::lookup::{Binding, Resolver};
-use crate::process::{DebugFile, LoadedObject, ProcessView};
+use crate::process::{DebugFile, ProcessView};
 use crate::relocate::{BoundSymbol, ObjectSet, relocate};
 use crate::{debug_elf, elf};
 use objects::{Targets, find_targets};
@@ -294,8 +294,7 @@ pub fn link(
 /// needs goes with it.
 fn going_strangers(view: &ProcessView<'_>, objects: &ObjectSet, late: &[LateObject]) -> Vec<String> {
     let used = objects.members().iter().filter(|i| !late.iter().any(|l| l.loaded == Some(**i)));
-    let stays = |o: &&LoadedObject| o.startup || o.main || o.vdso || o.runtime;
-    used.map(|&i| &view.objects[i]).filter(|o| !stays(o)).map(|o| o.name.clone()).collect()
+    used.map(|&i| &view.objects[i]).filter(|o| o.may_go() && !o.runtime).map(|o| o.name.clone()).collect()
 }
 
 /// Every new function must be one that unwinders know.

@@ -73,7 +73,7 @@ impl Loaded {
 }
 
 fn transient<'v>(view: &'v ProcessView<'_>) -> impl Iterator<Item = &'v LoadedObject> {
-    view.objects.iter().filter(|o| !o.startup && !o.main && !o.vdso)
+    view.objects.iter().filter(|o| o.may_go())
 }
 
 fn key(object: &LoadedObject) -> (u64, u64) {

@@ -105,9 +105,7 @@ fn candidates<'p>(patch: &'p Patch, view: &ProcessView<'_>) -> Vec<(&'p str, Opt
         }
         match view.objects_named(Some(name))[..] {
             [] => found.push((name, None)),
-            [object] if !view.objects[object].startup && !view.objects[object].main => {
-                found.push((name, Some(object)));
-            }
+            [object] if view.objects[object].may_go() => found.push((name, Some(object))),
             _ => {}
         }
     }
@@ -202,7 +200,7 @@ impl LatePlan {
         let id = file.and_then(ObjectFile::build_id);
         for (index, object) in subject.view.objects.iter().enumerate() {
             let twin = id.is_some() && object.file.build_id() == id;
-            if (twin || loaded == Some(index)) && !object.main && !object.startup && !object.vdso {
+            if (twin || loaded == Some(index)) && object.may_go() {
                 self.watch(subject.books, object, index, name);
             }
         }

@@ -100,6 +100,12 @@ impl LoadedObject {
         file.as_ref().filter(same).map(ObjectFile::symbols)
     }
 
+    /// Whether the loader may unload it while the process runs: not the program, nor what it was started with.
+    #[must_use]
+    pub fn may_go(&self) -> bool {
+        !self.startup && !self.main && !self.vdso
+    }
+
     /// Whether a name in a descriptor or in `DT_NEEDED` means this object.
     #[must_use]
     pub fn is_named(&self, name: &str) -> bool {
