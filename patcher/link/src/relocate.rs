@@ -179,13 +179,8 @@ impl Words<'_, '_, '_> {
                 let object = self.objects.index(object);
                 self.fixup(place, FIXUP_RESOLVER, object, vaddr.0);
             }
-            Binding::Tls { object, .. } => {
-                let object = self.view.objects[object].name.clone();
-                return Err(mismatch(name, object, "thread-local", "an ordinary variable"));
-            }
-            Binding::LateTls { late, .. } => {
-                let object = self.resolver.late()[late].name.clone();
-                return Err(mismatch(name, object, "thread-local", "an ordinary variable"));
+            Binding::Tls { .. } | Binding::LateTls { .. } => {
+                return Err(self.mismatch(name, binding, "thread-local", "an ordinary variable"));
             }
         }
         Ok(())
@@ -212,15 +207,11 @@ impl Words<'_, '_, '_> {
     }
 
     fn thread_local(&mut self, reloc: &Reloc, name: &str, binding: Binding) -> Result<(), SymbolError> {
-        let (there, here) = ("an ordinary symbol", "a thread-local variable");
         let (object, offset) = match binding {
             Binding::Tls { object, offset } => (object, offset),
             Binding::LateTls { late, offset } => return self.late_tls(reloc, name, late, offset),
-            Binding::Address { object, .. } | Binding::Resolver { object, .. } => {
-                return Err(mismatch(name, self.view.objects[object].name.clone(), there, here));
-            }
-            Binding::Late { late, .. } => {
-                return Err(mismatch(name, self.resolver.late()[late].name.clone(), there, here));
+            Binding::Address { .. } | Binding::Resolver { .. } | Binding::Late { .. } => {
+                return Err(self.mismatch(name, binding, "an ordinary symbol", "a thread-local variable"));
             }
             _ => return Err(SymbolError::TlsMissing { name: name.into() }),
         };
@@ -292,8 +283,10 @@ impl Words<'_, '_, '_> {
         let object = object.map(|i| self.view.objects[i].name.clone());
         BoundSymbol { name: name.to_owned(), kind, object }
     }
-}
 
-fn mismatch(name: &str, object: String, there: &'static str, here: &'static str) -> SymbolError {
-    SymbolError::TlsMismatch { name: name.into(), object, there, here }
+    /// The binding is `there`, the patch has `here`.
+    fn mismatch(&self, name: &str, binding: Binding, there: &'static str, here: &'static str) -> SymbolError {
+        let object = self.describe(name, binding).object.unwrap_or_default();
+        SymbolError::TlsMismatch { name: name.into(), object, there, here }
+    }
 }
