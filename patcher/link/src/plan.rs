@@ -407,7 +407,9 @@ impl References<'_, '_, '_> {
                 ReferenceTarget::Offset { offset, expected } => {
                     self.compare(object, *offset, expected)?;
                     let binding = Binding::Address { object, vaddr: Vaddr(*offset) };
-                    self.again(reference.slot, "", object, binding);
+                    if let Some(late) = self.resolver.late_of(object) {
+                        self.word(reference.slot, late, Vaddr(*offset));
+                    }
                     fixups.push(self.fixup(place, binding));
                 }
             }
