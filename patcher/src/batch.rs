@@ -152,9 +152,27 @@ impl Batch {
     }
 }
 
+/// A text for a field of a row: NUL padded, cut so that its last byte is a NUL.
+#[must_use]
+pub fn padded<const ROWS: usize>(text: &str) -> [[u8; 32]; ROWS] {
+    let mut field = [[0; 32]; ROWS];
+    let place = field.as_flattened_mut();
+    let len = text.len().min(place.len().saturating_sub(1));
+    place[..len].copy_from_slice(&text.as_bytes()[..len]);
+    field
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_padded_and_end_with_a_nul() {
+        let [first] = padded("libx.so");
+        assert_eq!((&first[..8], first[31]), (&b"libx.so\0"[..], 0));
+        let long = padded::<2>(&"a".repeat(64));
+        assert_eq!(long.as_flattened().iter().position(|b| *b == 0), Some(63));
+    }
 
     #[test]
     fn tables_lie_where_the_header_says() {

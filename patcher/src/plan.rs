@@ -1,6 +1,6 @@
 //! From a patch and a process to one batch. Writes nothing.
 
-use crate::batch::Batch;
+use crate::batch::{Batch, padded};
 use crate::debug_files::DebugFiles;
 use crate::description::{Description, FunctionDescription, ObjectDescription, SCHEMA};
 use crate::error::Error;
@@ -513,13 +513,11 @@ fn named(patch: &Patch, view: &ProcessView<'_>, late: &late::LatePlan) -> Vec<Na
     let row = |wanted: &ObjectDescriptor| {
         let found = view.objects_named(wanted.name.as_deref());
         let goes = found.iter().any(|index| late.watched.iter().any(|(watched, _)| watched == index));
-        let mut row = NamedObject { stays: u32::from(!found.is_empty() && !goes), ..NamedObject::default() };
-        let name = wanted.name.as_deref().unwrap_or(crate::status::MAIN);
-        // The last byte stays NUL.
-        for (place, byte) in row.name.as_flattened_mut().iter_mut().take(127).zip(name.bytes()) {
-            *place = byte;
+        NamedObject {
+            name: padded(wanted.name.as_deref().unwrap_or(crate::status::MAIN)),
+            stays: u32::from(!found.is_empty() && !goes),
+            ..NamedObject::default()
         }
-        row
     };
     patch.descriptor.objects.iter().map(row).collect()
 }

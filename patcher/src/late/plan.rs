@@ -3,6 +3,7 @@
 
 use super::far::{self, Far};
 use super::{blob, find};
+use crate::batch::padded;
 use crate::error::Error;
 use crate::patch::Patch;
 use crate::target::Target;
@@ -543,10 +544,5 @@ fn of_file(file: &ObjectFile) -> Recipe {
 
 /// File name, NUL padded.
 fn name_of(name: &str) -> [[u8; 32]; 2] {
-    let mut field = [[0; 32]; 2];
-    let last = name.rsplit('/').next().unwrap_or(name);
-    for (place, byte) in field.as_flattened_mut().iter_mut().take(63).zip(last.bytes()) {
-        *place = byte;
-    }
-    field
+    padded(name.rsplit('/').next().unwrap_or(name))
 }
