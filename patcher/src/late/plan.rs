@@ -220,12 +220,13 @@ impl LatePlan {
             self.unknown.extend(loaded.is_none().then(|| name.to_owned()));
             return Ok(());
         }
+        let build = of_file(file);
         let mut words: Vec<Word> =
             subject.linked.late_words.iter().filter(|w| w.late == index).map(|w| w.word).collect();
         // Words can be about one mapping only.
         let olds = old_references(subject, name);
         let lanes = if words.is_empty() && olds.is_empty() { LANES as u32 } else { 1 };
-        if let Some(wanted) = wanted.filter(|_| of_file(file).build_id_len != 0) {
+        if let Some(wanted) = wanted.filter(|_| build.build_id_len != 0) {
             let funcs = resolve(subject, wanted, file)?;
             if loaded.is_none() {
                 self.awaited.push(Awaited {
@@ -252,7 +253,7 @@ impl LatePlan {
         } else if let Some((_, old, _)) = olds.first().filter(|_| wanted.is_none()) {
             return Err(not_replaced(old, name));
         }
-        if of_file(file).build_id_len != 0 {
+        if build.build_id_len != 0 {
             // It says what became of another build that comes under this name. Behind the sites, which know more.
             self.leave_alone(name);
         }
@@ -263,7 +264,7 @@ impl LatePlan {
                 name: name_of(name),
                 base: there.map_or(0, |o| o.base.0),
                 link_map: there.map_or(0, |o| o.link_map.0),
-                ..of_file(file)
+                ..build
             };
             self.recipes.push((row, blob::words(&words)));
         }
