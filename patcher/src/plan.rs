@@ -23,7 +23,7 @@ use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
 use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
 use suture_link::{
-    DebugFile, FuncDescriptor, FunctionError, LateObject, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
+    DebugFile, FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
     ProcessView, ResolvedFunc,
 };
 use suture_redirect::{
@@ -111,7 +111,10 @@ pub fn plan(
     view.exports = runtime::exports(target, &maps)?;
     let debug_files = DebugFiles::of(target.via);
     let late_objects = late::find_objects(target, &view, patch, given, cache)?;
-    let linked = link(&view, patch, &late_objects, &debug_files)?;
+    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
+    let debug_file = DebugFile(&find);
+    let link_options = LinkOptions { debug_file, late: &late_objects, ..LinkOptions::default() };
+    let linked = link(&view, patch, &link_options, &debug_files)?;
     not_the_runtimes_own(&view, &linked)?;
     let layout = threads::layout(target, &view)?;
     let is_late = late::concerned(patch, &view);
@@ -131,7 +134,6 @@ pub fn plan(
     let mut maps = view.maps.clone();
     maps.regions.extend(linked.mappings.iter().chain(&redirect.mappings).map(region));
     maps.regions.sort_by_key(|r| r.start);
-    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
     let subject = late::Subject {
         target,
         view: &view,
@@ -139,7 +141,7 @@ pub fn plan(
         linked: &linked,
         books,
         objects: &late_objects,
-        debug_file: DebugFile(&find),
+        debug_file,
         cache,
         dispatch: dispatch(books, layout),
         options: options(classes),
@@ -201,12 +203,10 @@ pub(crate) fn refusal(error: PlanError) -> Error {
 fn link(
     view: &ProcessView<'_>,
     patch: &Patch,
-    late: &[LateObject],
+    options: &LinkOptions<'_>,
     debug_files: &DebugFiles,
 ) -> Result<LinkPlan, Error> {
-    let find = |object: &suture_link::LoadedObject| debug_files.find(object);
-    let options = LinkOptions { debug_file: DebugFile(&find), late, ..LinkOptions::default() };
-    suture_link::link(view, patch.file.file(), &options).map_err(|e| {
+    suture_link::link(view, patch.file.file(), options).map_err(|e| {
         let errno = match &e {
             LinkError::Accept(_) | LinkError::NeedsLoader => "ENOEXEC",
             LinkError::NoRoom { .. } => "ENOMEM",
