@@ -271,63 +271,6 @@ impl Drop for Tracer {
     }
 }
 
-/// This thread as the tracer of another, which it runs instruction by instruction. Dropped, it lets go.
-#[derive(Debug)]
-pub struct Stepper {
-    tid: i32,
-}
-
-impl Stepper {
-    /// Attaches and stops.
-    ///
-    /// # Panics
-    /// When the kernel refuses it.
-    #[must_use]
-    pub fn stop(tid: i32) -> Self {
-        // SAFETY: PTRACE_SEIZE and PTRACE_INTERRUPT take no memory.
-        let result = unsafe { libc::ptrace(libc::PTRACE_SEIZE, tid, 0, 0) };
-        check(result).unwrap_or_else(|e| panic!("cannot trace {tid}: {e}"));
-        let stepper = Self { tid };
-        // SAFETY: as above.
-        let result = unsafe { libc::ptrace(libc::PTRACE_INTERRUPT, tid, 0, 0) };
-        check(result).unwrap_or_else(|e| panic!("cannot stop {tid}: {e}"));
-        stepper.wait();
-        stepper
-    }
-
-    /// Runs one instruction, or on to the end of a system call that waits; gives the address of the next.
-    ///
-    /// # Panics
-    /// When the thread is gone.
-    pub fn step(&self) -> u64 {
-        // SAFETY: PTRACE_SINGLESTEP takes no memory.
-        let result = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.tid, 0, 0) };
-        check(result).unwrap_or_else(|e| panic!("cannot step {}: {e}", self.tid));
-        self.wait();
-        // SAFETY: numbers only: all zeroes is a value of it.
-        let mut registers: libc::user_regs_struct = unsafe { std::mem::zeroed() };
-        // SAFETY: PTRACE_GETREGS fills the structure, which is the caller's own.
-        let result = unsafe { libc::ptrace(libc::PTRACE_GETREGS, self.tid, 0, &raw mut registers) };
-        check(result).unwrap_or_else(|e| panic!("no registers of {}: {e}", self.tid));
-        registers.rip
-    }
-
-    fn wait(&self) {
-        let mut status = 0;
-        // SAFETY: writes one int of ours.
-        let result = unsafe { libc::waitpid(self.tid, &raw mut status, libc::__WALL) };
-        check(result.into()).unwrap_or_else(|e| panic!("cannot wait for {}: {e}", self.tid));
-        assert!(libc::WIFSTOPPED(status), "{} ended: {status:#x}", self.tid);
-    }
-}
-
-impl Drop for Stepper {
-    fn drop(&mut self) {
-        // SAFETY: no memory. Fails only when the thread is gone.
-        unsafe { libc::ptrace(libc::PTRACE_DETACH, self.tid, 0, 0) };
-    }
-}
-
 /// A kernel probe on an instruction of a file; gone when dropped.
 #[derive(Debug)]
 pub struct Uprobe {

@@ -5,6 +5,7 @@ use std::path::Path;
 use suture_tests::command::{Outcome, on};
 use suture_tests::poll::until_true;
 use suture_tests::stall::{self, Stall};
+use suture_tests::stepper::Stepper;
 use suture_tests::{Lab, repeat, report, sys};
 
 fn apply(patch: &Path, pid: i32, more: &[&str]) -> Outcome {
@@ -170,11 +171,15 @@ fn a_handler_at_any_instruction_of_the_way_in_hides_nothing() {
         go_in(&mut stall, "stepped", "block");
         apply(&patch, pid, &["--no-wait"]).expect(3);
         let entry = entry_of_pair(pid);
-        let stepper = sys::Stepper::stop(tid);
+        let mut stepper = Stepper::catch(tid).expect("the thread");
         stall.target.tell("stepped leave");
         stall.target.tell("stepped once");
-        while stepper.step() != entry {}
-        let path: Vec<u64> = (0..steps).map(|_| stepper.step()).collect();
+        let mut step = || {
+            assert!(stepper.step(), "{tid} ended");
+            stepper.registers().rip
+        };
+        while step() != entry {}
+        let path: Vec<u64> = (0..steps).map(|_| step()).collect();
         sys::signal_thread(pid, tid, libc::SIGUSR1);
         drop(stepper);
         assert_eq!(stall.answer("stepped", "out"), 11);
