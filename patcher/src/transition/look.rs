@@ -22,15 +22,13 @@ use crate::threads::ThreadLayout;
 use crate::view::Cache;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::fs;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{PROT_EXEC, RANGE_CONTEXT, ROLE_ARENA};
 use suture_abi::block::PATCH_OWN_STACKS;
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
-use suture_elf::{Addr, Base, Memory, MemoryError, PAGE};
+use suture_elf::{Addr, Base, Memory, MemoryError, Pages};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
@@ -488,37 +486,20 @@ pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
 /// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
 /// and whoever reads it waits.
 pub(crate) struct StackCache<'t> {
-    /// By address: a scan that meets no end goes through thousands.
-    pages: RefCell<HashMap<u64, Vec<u8>>>,
+    pages: Pages<'t>,
     target: &'t Target,
 }
 
 impl<'t> StackCache<'t> {
     /// Nothing is read yet.
     pub(crate) fn new(target: &'t Target) -> Self {
-        Self { pages: RefCell::default(), target }
-    }
-
-    /// Reads from a page that is there, or is read now.
-    fn read_in_page(&self, addr: u64, buf: &mut [u8]) -> Option<()> {
-        let (page, offset) = (addr & !(PAGE - 1), (addr % PAGE) as usize);
-        let mut pages = self.pages.borrow_mut();
-        let bytes = match pages.entry(page) {
-            Entry::Occupied(there) => there.into_mut(),
-            Entry::Vacant(place) => {
-                place.insert(self.target.memory.read_vec(Addr(page), PAGE as usize).ok()?)
-            }
-        };
-        buf.copy_from_slice(bytes.get(offset..offset.checked_add(buf.len())?)?);
-        Some(())
+        Self { pages: Pages::new(&target.memory), target }
     }
 }
 
 impl Memory for StackCache<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
-        match self.read_in_page(addr.0, buf) {
-            Some(()) => Ok(()),
-            None => self.target.memory.read(addr, buf),
-        }
+        // Not all of a page may be there for others to read.
+        self.pages.read(addr, buf).or_else(|_| self.target.memory.read(addr, buf))
     }
 }
