@@ -84,10 +84,11 @@ static TABLE: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 
 /// The published table.
 pub fn current() -> Option<&'static Table> {
-    // SAFETY: null, or a table that `Ready::show` published: complete, and never changed again. It is freed only
-    // after every thread was seen outside of the runtime's code since its successor was shown (`free_old`), so not
-    // while the caller, which is in that code, holds the reference.
-    // pairs with: `Ready::show`
+    // SAFETY: null, or a table that `Ready::show` or `rescue` published: complete, and never changed again but for
+    // `previous`. `free_old` frees it only after every thread was seen outside of the runtime's code since its
+    // successor was shown, so not while the caller, which is in that code, holds the reference. What `rescue`
+    // replaced no table leads to: it is never freed.
+    // pairs with: `Ready::show`, `rescue`
     unsafe { TABLE.load(Ordering::Acquire).as_ref() }
 }
 
@@ -155,11 +156,11 @@ pub unsafe fn free_old() -> usize {
 /// in an arena that was given up: it stays for its readers, and neither it nor those before it may ever be freed.
 /// Only the worker may call it.
 pub fn rescue() -> Result<(), NoMemory> {
-    let Some(table) = current() else { return Ok(()) };
-    let ranges = list::copy(&table.ranges, 0)?;
-    let again = Table { ranges, added: table.added, removed: table.removed, ..Table::default() };
-    // pairs with: `current`
-    TABLE.store(list::keep(again)?, Ordering::Release);
+    if let Some(Ready(again)) = ready_without(&[])? {
+        // Not shown as others are: its `previous` stays null.
+        // pairs with: `current`
+        TABLE.store(again, Ordering::Release);
+    }
     Ok(())
 }
 
