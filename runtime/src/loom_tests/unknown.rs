@@ -14,11 +14,13 @@ struct Process {
     word: AtomicU64,
     /// The thread exists.
     exists: AtomicU64,
-    /// Slots have flipped.
-    closed: AtomicU64,
 }
 
 impl Process {
+    fn new(exists: bool) -> Self {
+        Self { word: AtomicU64::new(0), exists: AtomicU64::new(exists.into()) }
+    }
+
     /// The kernel is asked for the thread by its number: it holds a lock.
     fn exists(&self) -> bool {
         self.exists.fetch_add(0, AcqRel) != 0
@@ -54,11 +56,7 @@ fn close(p: &Process, without: Without) -> bool {
 
 fn closing(without: Without) {
     check(move || {
-        let p = Arc::new(Process {
-            word: AtomicU64::new(0),
-            exists: AtomicU64::new(0),
-            closed: AtomicU64::new(0),
-        });
+        let p = Arc::new(Process::new(false));
         let other = {
             let p = p.clone();
             thread::spawn(move || {
@@ -69,7 +67,6 @@ fn closing(without: Without) {
             })
         };
         let closed = close(&p, without);
-        p.closed.fetch_add(u64::from(closed), AcqRel);
         let (first, second) = other.join().unwrap();
         assert!(first != 0 || second != N, "wrong side: mixes old and new");
         assert!(!closed || first == N && second == N, "wrong side: off the goal after the end");
@@ -96,11 +93,7 @@ fn control_unknown_records_are_not_compared() {
 /// One that was inside the old function before its record was noted, and passes nothing until the end.
 fn inside(without: Without) {
     check(move || {
-        let p = Arc::new(Process {
-            word: AtomicU64::new(0),
-            exists: AtomicU64::new(1),
-            closed: AtomicU64::new(0),
-        });
+        let p = Process::new(true);
         let closed = close(&p, without);
         assert!(!closed || pass(&p.word) != N, "wrong side: mixes old and new");
     });
