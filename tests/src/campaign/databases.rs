@@ -2,7 +2,7 @@
 //!
 //! Their files are made in the lab's directory.
 
-use super::client::{Client, Code, PATIENCE, Postgres, wrong};
+use super::client::{Client, Code, PATIENCE, wrong};
 use super::servers::{Connect, Start};
 use crate::lab::Lab;
 use std::fs;
@@ -47,6 +47,80 @@ pub(super) fn postgres(lab: &Lab) -> Start {
     let socket = folder.join(".s.PGSQL.5432");
     let connect: Connect = Box::new(move || Ok(Box::new(Postgres::connect(&socket, "424242")?)));
     Start { command, connect, children: false }
+}
+
+/// A PostgreSQL connection over its socket, speaking the simple query protocol.
+#[derive(Debug)]
+struct Postgres {
+    stream: BufReader<UnixStream>,
+    backend: i32,
+    /// What new code answers.
+    new: &'static str,
+}
+
+impl Postgres {
+    /// Connects as the server's own user, which it trusts.
+    fn connect(socket: &Path, new: &'static str) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let mut client = Self { stream: BufReader::new(stream), backend: 0, new };
+        let mut start = 196_608u32.to_be_bytes().to_vec();
+        start.extend_from_slice(b"user\0postgres\0database\0postgres\0\0");
+        let length = u32::try_from(start.len() + 4).unwrap_or(0).to_be_bytes();
+        client.stream.get_mut().write_all(&[&length, start.as_slice()].concat())?;
+        client.until_ready(|client, kind, body| {
+            if kind == b'K' {
+                client.backend = body.get(..4).map_or(0, |b| i32::from_be_bytes([b[0], b[1], b[2], b[3]]));
+            }
+        })?;
+        Ok(client)
+    }
+
+    /// Reads messages until the server waits for the next query.
+    fn until_ready(&mut self, mut each: impl FnMut(&mut Self, u8, &[u8])) -> io::Result<()> {
+        loop {
+            let mut head = [0; 5];
+            self.stream.read_exact(&mut head)?;
+            let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+            let mut body = vec![0; length.saturating_sub(4)];
+            self.stream.read_exact(&mut body)?;
+            match head[0] {
+                b'E' => return wrong(body),
+                b'Z' => return Ok(()),
+                kind => each(self, kind, &body),
+            }
+        }
+    }
+}
+
+impl Client for Postgres {
+    fn ask(&mut self) -> io::Result<Code> {
+        const QUERY: &[u8] = b"SELECT pg_backend_pid(), count(*) FROM generate_series(1, 200)\0";
+        let length = u32::try_from(QUERY.len() + 4).unwrap_or(0).to_be_bytes();
+        self.stream.get_mut().write_all(&[b"Q", length.as_slice(), QUERY].concat())?;
+        let mut row = Vec::new();
+        self.until_ready(|_, kind, body| {
+            if kind == b'D' {
+                row = body.to_vec();
+            }
+        })?;
+        // Two columns, each a length and its text.
+        let column = |at: usize| -> Option<(&[u8], usize)> {
+            let length = row.get(at..at + 4)?;
+            let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            Some((row.get(at + 4..at + 4 + length)?, at + 4 + length))
+        };
+        let pid = column(2).and_then(|(pid, next)| Some((pid, column(next)?.0)));
+        match pid {
+            Some((pid, b"200")) if pid == self.new.as_bytes() => Ok(Code::New),
+            Some((pid, b"200")) if pid == self.backend.to_string().as_bytes() => Ok(Code::Old),
+            _ => wrong(row),
+        }
+    }
+
+    fn server(&self) -> Option<i32> {
+        Some(self.backend)
+    }
 }
 
 /// The last of a directory's entries by name.
