@@ -6,7 +6,13 @@ use crate::lab::compile;
 use crate::target::Options;
 use crate::{Lab, Target, report};
 use serde_json::Value;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+/// Compiles the library, with a level of optimization.
+pub fn build(file: &Path, level: &str) {
+    let flags = [level, "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"];
+    compile(&root().join("tests/targets/plugin.c"), file, &flags);
+}
 
 /// A library with `answer`, under several names.
 #[derive(Debug)]
@@ -20,13 +26,12 @@ pub struct Plugins {
 }
 
 impl Plugins {
-    /// Starts the program that loads it.
+    /// Starts the program that loads it, which may be a file of any name.
     #[must_use]
-    pub fn start(options: Options) -> Self {
+    pub fn start(name: &str, options: Options) -> Self {
         let lab = Lab::new();
-        let file = lab.path("plugin.so");
-        let flags = ["-O2", "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"];
-        compile(&root().join("tests/targets/plugin.c"), &file, &flags);
+        let file = lab.path(name);
+        build(&file, "-O2");
         let target = lab.start_with("plugins.c", &[], options);
         Self { lab, target, file }
     }
@@ -34,21 +39,22 @@ impl Plugins {
     /// Preloaded, and to be injected into.
     pub fn both(test: impl Fn(Self)) {
         for preload in [true, false] {
-            test(Self::start(Options { preload, ..Options::default() }));
+            test(Self::start("plugin.so", Options { preload, ..Options::default() }));
         }
     }
 
     /// A patch that makes `answer(n)` return n + `plus`; `items` are further items of the patch.
     pub fn patch(&self, name: &str, plus: i64, items: &str) -> PathBuf {
+        let object = self.file.file_name().expect("a name").display();
         let text = format!(
             "#include <suture.h>\nstatic long new_answer(long n) {{ return n + {plus}; }}\n\
-             SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)){items});\n"
+             SUTURE_PATCH(\"{name}\", SUTURE_OBJECT(\"{object}\", SUTURE_FUNC(\"answer\", new_answer)){items});\n"
         );
         self.lab.patch(name, &text)
     }
 
     /// Applies with the file named, and more options.
-    pub fn apply_with(&self, patch: &std::path::Path, more: &[&str]) -> Outcome {
+    pub fn apply_with(&self, patch: &Path, more: &[&str]) -> Outcome {
         let (patch, file) = (patch.to_string_lossy(), self.file.to_string_lossy());
         let pid = self.target.pid_text();
         let args = ["apply", &patch, "--json", "--pid", &pid, "--object-file", &file];
@@ -56,7 +62,7 @@ impl Plugins {
     }
 
     /// Applies, which must work.
-    pub fn apply(&self, patch: &std::path::Path) {
+    pub fn apply(&self, patch: &Path) {
         self.apply_with(patch, &[]).expect(0);
     }
 
@@ -94,6 +100,12 @@ impl Plugins {
             Target::number(&answer, &place.to_string())
         };
         (of("ask"), of("birth"))
+    }
+
+    /// What the program's own `wait_here` returns.
+    pub fn waited(&mut self) -> i64 {
+        assert_eq!(self.target.ask("park"), "park 0");
+        Target::number(&self.target.ask("unpark"), "unpark")
     }
 
     /// What status says of a patch.

@@ -134,18 +134,13 @@ fn patched_follows_a_library() {
              SUTURE_PATCH(\"p\", SUTURE_OBJECT(SUTURE_MAIN, SUTURE_FUNC(\"wait_here\", new_wait)),\n\
                  SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)));\n",
         );
-        let patched = |p: &mut Plugins| {
-            assert_eq!(p.target.ask("park"), "park 0");
-            let answer = p.target.ask("unpark");
-            suture_tests::Target::number(&answer, "unpark")
-        };
         p.load(0, "plugin.so");
         p.apply(&patch);
         for _ in 0..2 {
-            assert_eq!(patched(&mut p), 1);
+            assert_eq!(p.waited(), 1);
             assert_eq!(p.values(0).0, 1002);
             p.drop_place(0);
-            assert_eq!(patched(&mut p), 0);
+            assert_eq!(p.waited(), 0);
             p.load(0, "plugin.so");
             assert_eq!(p.values(0).1, 1002, "its constructor is told, too");
         }

@@ -2,10 +2,8 @@
 
 use std::path::PathBuf;
 use std::process::Command;
-use suture_tests::command::{disable, suture};
-use suture_tests::dist::root;
-use suture_tests::lab::compile;
-use suture_tests::plugins::Plugins;
+use suture_tests::command::{apply, disable, suture};
+use suture_tests::plugins::{Plugins, build};
 use suture_tests::target::Options;
 use suture_tests::{Lab, Target, need, poll, report};
 
@@ -162,7 +160,7 @@ fn the_old_function_of_a_library_that_comes_is_callable() {
 
 #[test]
 fn a_program_that_may_not_change_its_code_loads_its_library_unpatched() {
-    let mut p = Plugins::start(Options { mdwe: true, ..Options::default() });
+    let mut p = Plugins::start("plugin.so", Options { mdwe: true, ..Options::default() });
     let patch = p.patch("a", 1000, "");
     p.apply(&patch);
     p.load(0, "plugin.so");
@@ -221,8 +219,7 @@ fn a_library_that_was_replaced_on_disk_is_patched_as_it_is_mapped() {
         p.load(0, "plugin.so");
         assert_eq!(p.values(0), (2, 2));
         let newer = p.lab.path("newer.so");
-        let source = root().join("tests/targets/plugin.c");
-        compile(&source, &newer, &["-O1", "-fPIC", "-shared", "-Wl,--build-id", "-Wl,-Bsymbolic"]);
+        build(&newer, "-O1");
         std::fs::rename(&newer, &p.file).expect("the upgrade");
         // It finds the library's own data where the mapped file has it.
         let patch = p.lab.patch(
@@ -231,7 +228,7 @@ fn a_library_that_was_replaced_on_disk_is_patched_as_it_is_mapped() {
              static long new_answer(long n) { return 1000 * ++hits + twice(n); }\n\
              SUTURE_PATCH(\"a\", SUTURE_OBJECT(\"plugin.so\", SUTURE_FUNC(\"answer\", new_answer)));\n",
         );
-        suture(&["apply", &patch.to_string_lossy(), "--pid", &p.target.pid_text()]).expect(0);
+        apply(&patch, p.target.pid()).expect(0);
         assert_eq!(p.values(0).0, 1002);
         assert_eq!(p.values(0).0, 2002);
         p.unload(0);

@@ -1,6 +1,7 @@
 //! Patches that hold addresses in a library which comes, goes and comes again elsewhere.
 
 use std::path::PathBuf;
+use suture_tests::command::apply;
 use suture_tests::plugins::Plugins;
 use suture_tests::target::Options;
 
@@ -49,20 +50,14 @@ fn expected(hits: i64, calls: i64) -> i64 {
     2 + 10 * 2 + 100 * 4 + 1000 * 5 + 10000 + 100_000 * (2 + calls) + 10_000_000 * hits
 }
 
-/// What the program's own new function sees of the library: its `hits`, -7 while it is not there.
-fn seen(p: &mut Plugins) -> i64 {
-    assert_eq!(p.target.ask("park"), "park 0");
-    let answer = p.target.ask("unpark");
-    suture_tests::Target::number(&answer, "unpark")
-}
-
-/// The library comes: its constructor is the first to call.
+/// The library comes: its constructor is the first to call. The program's own new function sees its `hits`, -7 while
+/// it is not there.
 fn comes(p: &mut Plugins) {
     p.load(0, "plugin.so");
-    assert_eq!(seen(p), 1);
+    assert_eq!(p.waited(), 1);
     assert_eq!(p.values(0), (expected(2, 2), expected(1, 1)));
     assert_eq!(p.values(0), (expected(3, 3), expected(1, 1)));
-    assert_eq!(seen(p), 3);
+    assert_eq!(p.waited(), 3);
 }
 
 #[test]
@@ -70,13 +65,13 @@ fn addresses_in_a_library_follow_it() {
     Plugins::both(|mut p| {
         let patch = user(&p, "user");
         p.apply(&patch);
-        assert_eq!(seen(&mut p), -7, "nobody is there");
+        assert_eq!(p.waited(), -7, "nobody is there");
         for _ in 0..3 {
             comes(&mut p);
             assert!(p.patched("user"));
             // The next time it lies elsewhere.
             p.drop_place(0);
-            assert_eq!(seen(&mut p), -7, "it has gone");
+            assert_eq!(p.waited(), -7, "it has gone");
         }
         comes(&mut p);
         p.disable("user");
@@ -94,14 +89,14 @@ fn addresses_in_a_library_that_was_there_follow_it_too() {
         assert_eq!(p.values(0), (2, 2));
         let patch = user(&p, "user");
         p.apply(&patch);
-        assert_eq!(seen(&mut p), 0);
+        assert_eq!(p.waited(), 0);
         assert_eq!(p.values(0).0, expected(1, 1));
-        assert_eq!(seen(&mut p), 1);
+        assert_eq!(p.waited(), 1);
         p.drop_place(0);
-        assert_eq!(seen(&mut p), -7, "it has gone");
+        assert_eq!(p.waited(), -7, "it has gone");
         comes(&mut p);
         p.drop_place(0);
-        assert_eq!(seen(&mut p), -7, "it has gone again");
+        assert_eq!(p.waited(), -7, "it has gone again");
         comes(&mut p);
         p.disable("user");
         assert_eq!(p.values(0).0, 2);
@@ -119,20 +114,20 @@ fn words_are_about_one_mapping_and_empty_when_it_is_left_alone() {
         p.load(1, "twin.so");
         assert_eq!(p.values(1), (2, 2));
         assert_eq!(p.values(0).0, expected(4, 4));
-        assert_eq!(seen(&mut p), 4);
+        assert_eq!(p.waited(), 4);
         p.unload(1);
         p.drop_place(0);
-        assert_eq!(seen(&mut p), -7);
+        assert_eq!(p.waited(), -7);
         // Whoever comes first has them.
         p.load(1, "twin.so");
         assert_eq!(p.values(1).1, expected(1, 1));
         p.unload(1);
         // Another patch cannot have the library, so this one has not got it either.
         let blind = p.patch("blind", 1000, "");
-        suture_tests::suture(&["apply", &blind.to_string_lossy(), "--pid", &p.target.pid_text()]).expect(0);
+        apply(&blind, p.target.pid()).expect(0);
         p.load(0, "plugin.so");
         assert_eq!(p.values(0), (2, 2));
-        assert_eq!(seen(&mut p), -7);
+        assert_eq!(p.waited(), -7);
         assert_eq!(p.status("user")["late"][0]["error"]["patch"], "blind", "{:#}", p.status("user"));
     });
 }
@@ -151,9 +146,9 @@ fn a_weak_name_is_null_until_its_library_comes() {
         );
         p.apply(&patch);
         for _ in 0..2 {
-            assert_eq!(seen(&mut p), -7);
+            assert_eq!(p.waited(), -7);
             p.load(0, "plugin.so");
-            assert_eq!(seen(&mut p), 13);
+            assert_eq!(p.waited(), 13);
             assert_eq!(p.values(0), (2, 2), "none of its functions is replaced");
             p.drop_place(0);
         }
@@ -163,7 +158,7 @@ fn a_weak_name_is_null_until_its_library_comes() {
 
 #[test]
 fn what_cannot_be_found_in_the_file_is_refused() {
-    let p = Plugins::start(Options::default());
+    let p = Plugins::start("plugin.so", Options::default());
     let refused = |name: &str, head: &str, body: &str, items: &str| {
         let text = format!(
             "#include <suture.h>\n{head}\nstatic long new_answer(long n) {{ {body} }}\n\
