@@ -1,6 +1,6 @@
 //! Reading the command's JSON documents (schema 1).
 
-use crate::command::suture;
+use crate::command::{on, suture};
 use crate::poll;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -148,6 +148,18 @@ pub fn log(pid: i32) -> Vec<Value> {
 pub fn events(pid: i32) -> Vec<String> {
     let text = |field: &Value| field.as_str().unwrap_or("?").to_owned();
     log(pid).iter().map(|e| format!("{} {}", text(&e["event"]), text(&e["patch"]))).collect()
+}
+
+/// Waits for the transition of a patch, which may be over by then: now it must be.
+///
+/// # Panics
+/// When it is not.
+#[track_caller]
+pub fn complete(name: &str, pid: i32) {
+    let done = on("wait", name, pid, &[]);
+    assert!([0, 1].contains(&done.code()), "{}{}", done.stdout, done.stderr);
+    let still = transition(pid);
+    assert!(still.is_null(), "{still:#}\n{}{}", done.stdout, done.stderr);
 }
 
 /// Waits until no transition is going on.

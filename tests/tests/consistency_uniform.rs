@@ -82,11 +82,7 @@ fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
             directions += i64::from(on("reverse", "uniform", target, &["--no-wait"]).code() != 1);
         }
         if moving(target) {
-            // It may be over by now.
-            let done = on("wait", "uniform", target, &[]);
-            assert!([0, 1].contains(&done.code()), "round {round}: {}{}", done.stdout, done.stderr);
-            let still = report::status(target.pid())["transition"].clone();
-            assert!(!still.is_object(), "round {round}: {still}\n{}{}", done.stdout, done.stderr);
+            report::complete("uniform", target.pid());
         }
         let now = counts(target);
         assert_eq!(now.mixed, 0, "round {round}");

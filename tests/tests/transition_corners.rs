@@ -136,14 +136,7 @@ fn a_thread_that_ran_during_a_look_is_not_moved() {
     assert_eq!(["server", "mover"].map(|name| stall.state(name)), [1, 0]);
     stall.target.tell("server wake");
     assert_eq!(stall.answers(2), ["mover out 11", "server wake 0"], "old before and after");
-    await_end(pid);
-}
-
-/// A transition that may have ended already is over after this.
-fn await_end(pid: i32) {
-    let done = on("wait", "A", pid, &[]);
-    assert!([0, 1].contains(&done.code()), "{}{}", done.stdout, done.stderr);
-    assert!(report::transition(pid).is_null());
+    report::complete("A", pid);
 }
 
 /// Entry of the old function `pair`.
@@ -190,7 +183,7 @@ fn a_handler_at_any_instruction_of_the_way_in_hides_nothing() {
         assert_eq!(stall.order_answered("stepped", "leave", "back"), 0);
         let pair = stall.answer("stepped", "once");
         assert!([11, 1022].contains(&pair), "{pair} after a signal at the end of {entry:#x}, {path:x?}");
-        await_end(pid);
+        report::complete("A", pid);
         on("disable", "A", pid, &[]).expect(0);
         // The first jump may lead to padding beside the function.
         let mut others = path.iter().skip_while(|at| at.abs_diff(entry) < 256);
@@ -228,7 +221,7 @@ fn a_handler_that_blocks_on_top_of_anything_hides_nothing() {
         for name in looping {
             assert_eq!(stall.order_answered(name, "leave", "back"), 0);
         }
-        await_end(pid);
+        report::complete("A", pid);
         assert_eq!(stall.order("main", "mixed"), 0, "round {round}");
     }
     assert!(stall.order("main", "runs") > 0);
