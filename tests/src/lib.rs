@@ -15,6 +15,7 @@
 //! | [`callbacks`] | patches whose callbacks leave notes, and the log they lead to |
 //! | [`stall`] | a target whose threads take orders, wherever they stand |
 //! | [`stepper`] | a thread that goes one instruction at a time |
+//! | [`random`] | numbers in no order |
 //! | [`server`] | distribution servers: redis, nginx and memcached |
 //! | [`campaign`] | all distribution servers, unprepared, again and again under load |
 //! | [`sys`] | the few system calls that std does not have |
@@ -36,6 +37,7 @@ pub mod killer;
 pub mod lab;
 pub mod plugins;
 pub mod poll;
+pub mod random;
 pub mod report;
 pub mod server;
 pub mod snapshot;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use suture_tests::command::{apply, suture};
 use suture_tests::dist::root;
 use suture_tests::lab::{compile, replacing};
+use suture_tests::random::Random;
 use suture_tests::{Lab, Snapshot, Target, repeat};
 
 /// A target and what it looked like.
@@ -208,13 +209,8 @@ fn a_patch_that_others_may_write_is_not_taken_from_root() {
 /// The changes made to a good file, by round: bytes overwritten in the headers, in the descriptor
 /// and its tables, or anywhere.
 fn scribble(file: &mut [u8], round: usize, descriptor: usize) -> String {
-    let mut state = (round as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut random = |below: usize| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        usize::try_from(state >> 11).unwrap_or(0) % below
-    };
+    let mut numbers = Random::new((round as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let mut random = |below: usize| usize::try_from(numbers.number() >> 11).unwrap_or(0) % below;
     let mut done = String::new();
     for _ in 0..1 + random(4) {
         let at = match round % 4 {

@@ -3,21 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 use suture_tests::command::{apply, disable, start, suture};
+use suture_tests::random::Random;
 use suture_tests::{Lab, Snapshot, Target, poll, repeat, report, snapshot, sys};
 
-/// A starting value that differs from run to run, printed so that a failure can be repeated.
-fn seed() -> u64 {
+/// With a seed that differs from run to run, printed so that a failure can be repeated.
+fn random() -> Random {
     let seed = std::env::var("SUTURE_SEED").ok().and_then(|s| s.parse().ok());
     let seed = seed.unwrap_or_else(|| u64::from(std::process::id()) << 20 | 1);
     println!("SUTURE_SEED={seed}");
-    seed
-}
-
-fn next(state: &mut u64) -> u64 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    *state
+    Random::new(seed)
 }
 
 /// Waits without giving up the processor: sleeps are too coarse for moments inside an apply.
@@ -61,10 +55,10 @@ fn settle(target: &Target, before: &Snapshot) {
 }
 
 /// Starts a command and ends it with `signal` at a random moment of its life.
-fn cut_short(args: &[&str], signal: i32, length: Duration, random: &mut u64) -> suture_tests::Outcome {
+fn cut_short(args: &[&str], signal: i32, length: Duration, random: &mut Random) -> suture_tests::Outcome {
     let running = start(args, None);
     let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).max(1);
-    spin(Duration::from_nanos(next(random) % nanos));
+    spin(Duration::from_nanos(random.below(nanos)));
     // It may be over already, but is not reaped before `finish`.
     sys::kill(running.pid(), signal);
     running.finish()
@@ -77,7 +71,7 @@ fn the_command_may_be_killed_at_any_moment() {
     let patch = lab.value_patch("fix", 100);
     let (file, pid) = (patch.to_string_lossy().into_owned(), target.pid_text());
     let before = Snapshot::of(target.pid());
-    let mut random = seed();
+    let mut random = random();
     let length = typical(&patch, &target) * 3 / 2;
     let (mut cut, rounds) = (0, repeat(60, 1000));
     for round in 0..rounds {
@@ -126,7 +120,7 @@ fn ctrl_c_leaves_the_process_unpatched_or_patched() {
     let patch = lab.value_patch("fix", 100);
     let (file, pid) = (patch.to_string_lossy().into_owned(), target.pid_text());
     let before = Snapshot::of(target.pid());
-    let mut random = seed();
+    let mut random = random();
     let length = typical(&patch, &target);
     for round in 0..repeat(30, 300) {
         let done = cut_short(&["apply", &file, "--pid", &pid], libc::SIGINT, length, &mut random);
@@ -163,14 +157,14 @@ fn the_target_may_end_in_the_middle() {
     let patch = lab.value_patch("fix", 100);
     let file = patch.to_string_lossy().into_owned();
     let begin = || Target::start(&program, &["12", "1"], suture_tests::target::Options::default());
-    let mut random = seed();
+    let mut random = random();
     let length = typical(&patch, &begin());
     let (mut refused, rounds) = (0, repeat(30, 300));
     for round in 0..rounds {
         let target = begin();
         let running = start(&["apply", &file, "--pid", &target.pid_text()], None);
         let nanos = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX).max(1);
-        spin(Duration::from_nanos(next(&mut random) % nanos));
+        spin(Duration::from_nanos(random.below(nanos)));
         sys::kill(target.pid(), libc::SIGKILL);
         let done = running.finish();
         if done.code() != 0 {

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 use suture_abi::channel::{Header, op};
 use suture_tests::command::{Running, apply, disable, start, suture};
+use suture_tests::random::Random;
 use suture_tests::stepper::Stepper;
 use suture_tests::{Lab, Target, code, poll, repeat, report, sys};
 
@@ -50,7 +51,7 @@ impl Held {
 
     /// Lets it work up to its goodbye. `here` is told of system calls, less and less often, and some instructions
     /// after each.
-    fn work(&mut self, random: &mut u64, mut here: impl FnMut()) {
+    fn work(&mut self, random: &mut Random, mut here: impl FnMut()) {
         let (mut calls, mut next) = (0, 0);
         loop {
             assert!(self.worker.run_to_call(), "the worker left without a word");
@@ -60,7 +61,7 @@ impl Held {
             calls += 1;
             if calls >= next {
                 next += 1 + calls / 8;
-                self.step(xorshift(random, 300));
+                self.step(random.below(300));
                 here();
             }
         }
@@ -78,8 +79,8 @@ impl Held {
     }
 
     /// Lets it leave. `here` is told of every [`STRIDE`]th instruction.
-    fn leave(&mut self, random: &mut u64, mut here: impl FnMut()) {
-        let mut left = xorshift(random, STRIDE as u64) as usize;
+    fn leave(&mut self, random: &mut Random, mut here: impl FnMut()) {
+        let mut left = random.below(STRIDE as u64) as usize;
         while self.worker.step() {
             left += 1;
             if left.is_multiple_of(STRIDE) {
@@ -93,13 +94,6 @@ impl Held {
 fn tasks(pid: i32) -> Vec<i32> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
-}
-
-fn xorshift(random: &mut u64, below: u64) -> u64 {
-    *random ^= *random << 13;
-    *random ^= *random >> 7;
-    *random ^= *random << 17;
-    *random % below
 }
 
 /// Every child can be patched and unpatched, however it came into being.
@@ -128,7 +122,7 @@ fn children_forked_while_a_worker_is_at_work() {
     let lab = Lab::new();
     let patch = lab.value_patch("fix", 100);
     let file = patch.to_string_lossy();
-    let mut random = u64::from(std::process::id()) << 8 | 1;
+    let mut random = Random::new(u64::from(std::process::id()) << 8 | 1);
     for round in 0..repeat(2, 40) {
         // With no other threads: one that the command holds while it waits for the worker might have a lock that
         // fork waits for.

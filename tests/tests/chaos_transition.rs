@@ -4,15 +4,9 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use suture_tests::command::{Outcome, start, suture};
+use suture_tests::random::Random;
 use suture_tests::stall::{self, Stall};
 use suture_tests::{Lab, poll, repeat, report, snapshot, sys};
-
-fn xorshift(random: &mut u64, below: u64) -> u64 {
-    *random ^= *random << 13;
-    *random ^= *random >> 7;
-    *random ^= *random << 17;
-    *random % below
-}
 
 const PLAIN: [&str; 3] = ["main", "W1", "W2"];
 
@@ -20,7 +14,7 @@ const PLAIN: [&str; 3] = ["main", "W1", "W2"];
 struct Chaos {
     stall: Stall,
     patch: PathBuf,
-    random: u64,
+    random: Random,
     /// How long a command takes.
     span: Duration,
     killed: usize,
@@ -36,13 +30,9 @@ impl Chaos {
         // One that runs all the time: only a stop moves it, and commands die in the middle of that, too.
         stall.create_spinning("main", "spins");
         let patch = stall::patch(lab, "A", &["blocker", "f", "g"]);
-        let random = u64::from(std::process::id()) << 8 | 1;
+        let random = Random::new(u64::from(std::process::id()) << 8 | 1);
         let span = Duration::from_millis(50);
         Self { stall, patch, random, span, killed: 0, completed: 0, reversed: 0, over: 0 }
-    }
-
-    fn below(&mut self, below: u64) -> u64 {
-        xorshift(&mut self.random, below)
     }
 
     /// Once nobody is at work any more: what a dead command has asked for may be carried out after its death,
@@ -65,7 +55,7 @@ impl Chaos {
     /// Starts a command and kills it at some instant of its life.
     fn kill(&mut self, command: &str) {
         let (longest, begun) = (self.span.as_micros() as u64 * 3 / 2, Instant::now());
-        let moment = Duration::from_micros(self.below(longest));
+        let moment = Duration::from_micros(self.random.below(longest));
         let running = start(&self.args(command, "0.1"), None);
         while begun.elapsed() < moment {
             std::thread::park_timeout(moment - begun.elapsed());
@@ -81,14 +71,14 @@ impl Chaos {
 
     /// One kill, or some, and the way out.
     fn round(&mut self, number: usize) {
-        let held = self.below(2) == 0;
+        let held = self.random.below(2) == 0;
         if held {
             self.stall.order("T1", "enter");
         }
         let begun = if self.enabled() { "unpatching" } else { "patching" };
         self.kill(if begun == "patching" { "apply" } else { "disable" });
-        for _ in 0..self.below(3) {
-            let next = if self.below(2) == 0 { "reverse" } else { "wait" };
+        for _ in 0..self.random.below(3) {
+            let next = if self.random.below(2) == 0 { "reverse" } else { "wait" };
             self.kill(next);
         }
         let held = self.way_out(begun, held, number);
@@ -113,13 +103,13 @@ impl Chaos {
         let command = if begun == "patching" { "apply" } else { "disable" };
         let running = start(&self.args(command, "20"), None);
         poll::until_true("the transition to begin", || self.transition()["phase"] == "running");
-        let moment = Duration::from_micros(self.below(self.span.as_micros() as u64));
+        let moment = Duration::from_micros(self.random.below(self.span.as_micros() as u64));
         std::thread::sleep(moment);
         sys::kill_if_there(running.pid());
         let outcome = running.finish();
         assert_eq!(outcome.code(), -1, "round {number}: {}{}", outcome.stdout, outcome.stderr);
         self.killed += 1;
-        if self.below(3) == 0 {
+        if self.random.below(3) == 0 {
             self.kill("wait");
         }
         if self.way_out(begun, true, number) {
@@ -137,7 +127,7 @@ impl Chaos {
             return held;
         }
         let back = left["direction"] != begun;
-        let complete = self.below(2) == 0;
+        let complete = self.random.below(2) == 0;
         let released = held && complete != back;
         if released {
             // To where it is held up by whoever is in the function.

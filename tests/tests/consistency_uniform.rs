@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 use suture_tests::command::{Outcome, disable, suture};
 use suture_tests::poll::until_true;
+use suture_tests::random::Random;
 use suture_tests::{Lab, Target, repeat, report};
 
 /// A patch of all four functions; each calls the others by their entries, as the old ones do.
@@ -61,13 +62,7 @@ fn counts(target: &mut Target) -> Counts {
 /// Enables and disables with reversals at random moments; gives how often the direction changed.
 fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
     let patch = patch(lab).to_string_lossy().into_owned();
-    let mut random = u64::from(std::process::id()) << 8 | 1;
-    let mut next = || {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        random
-    };
+    let mut random = Random::new(u64::from(std::process::id()) << 8 | 1);
     let mut directions = 0;
     for round in 0..rounds {
         let begun = if report::patches(target.pid()).is_empty() {
@@ -78,7 +73,7 @@ fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
         assert!([0, 3].contains(&begun.code()), "round {round}: {}{}", begun.stdout, begun.stderr);
         directions += 1;
         // Turned round now and then, some of them more than once, if it still goes on by then.
-        while next() % 3 == 0 && moving(target) {
+        while random.below(3) == 0 && moving(target) {
             directions += i64::from(on("reverse", "uniform", target, &["--no-wait"]).code() != 1);
         }
         if moving(target) {
