@@ -104,10 +104,18 @@ fn status_fields(path: &str) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// Ids of the threads.
+///
+/// # Panics
+/// When there is no such process.
+pub fn tasks(pid: i32) -> impl Iterator<Item = i32> {
+    numbers(&format!("/proc/{pid}/task"))
+}
+
 /// Threads by id, with name and blocked signals. A thread that ends while it is looked at is left out.
 #[must_use]
 pub fn threads(pid: i32) -> BTreeMap<i32, (String, String)> {
-    numbers(&format!("/proc/{pid}/task"))
+    tasks(pid)
         .filter_map(|tid| {
             let status = status_fields(&format!("/proc/{pid}/task/{tid}/status"));
             Some((tid, (status.get("Name")?.clone(), status.get("SigBlk")?.clone())))
@@ -122,7 +130,7 @@ pub fn states(pid: i32) -> Vec<char> {
         let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
         stat.get(stat.rfind(')')? + 2..)?.chars().next()
     };
-    numbers(&format!("/proc/{pid}/task")).filter_map(state).collect()
+    tasks(pid).filter_map(state).collect()
 }
 
 /// Numbers of the system calls in which the threads sleep; `None` for one that runs.
@@ -132,7 +140,7 @@ pub fn calls(pid: i32) -> Vec<Option<i64>> {
         let line = fs::read_to_string(format!("/proc/{pid}/task/{tid}/syscall")).unwrap_or_default();
         line.split(' ').next().and_then(|nr| nr.parse().ok())
     };
-    numbers(&format!("/proc/{pid}/task")).map(call).collect()
+    tasks(pid).map(call).collect()
 }
 
 fn fds(pid: i32) -> BTreeMap<i32, String> {
@@ -144,7 +152,7 @@ fn fds(pid: i32) -> BTreeMap<i32, String> {
         .collect()
 }
 
-fn numbers(folder: &str) -> impl Iterator<Item = i32> {
+fn numbers(folder: &str) -> impl Iterator<Item = i32> + use<> {
     let entries = fs::read_dir(folder).unwrap_or_else(|e| panic!("cannot list {folder}: {e}"));
     entries.filter_map(|e| e.ok()?.file_name().to_str()?.parse().ok())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use suture_abi::channel::{Header, op};
 use suture_tests::command::{Running, apply, disable, start, suture};
 use suture_tests::random::Random;
+use suture_tests::snapshot::tasks;
 use suture_tests::stepper::Stepper;
 use suture_tests::{Lab, Target, code, poll, repeat, report, sys};
 
@@ -26,10 +27,10 @@ struct Held {
 impl Held {
     /// Starts a command and catches its worker; `None` if the command is over before.
     fn catch(pid: i32, args: &[&str]) -> Option<Self> {
-        let before = tasks(pid);
+        let before: Vec<i32> = tasks(pid).collect();
         let running = start(&[args, &["--pid", &pid.to_string()]].concat(), None);
         while !sys::ends_within(running.pid(), Duration::ZERO) {
-            let new = tasks(pid).into_iter().find(|tid| !before.contains(tid));
+            let new = tasks(pid).find(|tid| !before.contains(tid));
             if let Some(worker) = new.and_then(Stepper::catch) {
                 return Some(Self { worker, pid, running });
             }
@@ -88,12 +89,6 @@ impl Held {
             }
         }
     }
-}
-
-/// Numbers of a process's threads.
-fn tasks(pid: i32) -> Vec<i32> {
-    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    tasks.filter_map(|task| task.file_name().to_str()?.parse().ok()).collect()
 }
 
 /// Every child can be patched and unpatched, however it came into being.
