@@ -61,6 +61,12 @@ pub fn append(to: &mut Pair, more: Pair) {
     to.1.append(more.1);
 }
 
+/// Which of some things is measured next: all of them in turn, `rounds` times each; every round begins with another
+/// one, so that none profits from its place.
+fn turns(rounds: usize, things: usize) -> impl Iterator<Item = usize> {
+    (0..rounds).flat_map(move |round| (0..things).map(move |n| (round + n) % things))
+}
+
 /// Measures `ours` and `baseline` in turn, `rounds` times each, so that what else happens on the
 /// machine meets both. Which goes first alternates, so that neither profits from the other.
 ///
@@ -72,13 +78,10 @@ pub fn interleave<E>(
     mut baseline: impl FnMut() -> Result<f64, E>,
 ) -> Result<Pair, E> {
     let (mut a, mut b) = (Samples::default(), Samples::default());
-    for round in 0..rounds {
-        if round % 2 == 0 {
-            a.push(ours()?);
-            b.push(baseline()?);
-        } else {
-            b.push(baseline()?);
-            a.push(ours()?);
+    for side in turns(rounds, 2) {
+        match side {
+            0 => a.push(ours()?),
+            _ => b.push(baseline()?),
         }
     }
     Ok((a, b))
@@ -88,11 +91,8 @@ pub fn interleave<E>(
 /// from its place. The samples are in the order of the things.
 pub fn in_turn<T>(rounds: usize, things: &[T], mut measure: impl FnMut(&T) -> f64) -> Vec<Samples> {
     let mut samples = vec![Samples::default(); things.len()];
-    for round in 0..rounds {
-        for n in 0..things.len() {
-            let at = (round + n) % things.len();
-            samples[at].push(measure(&things[at]));
-        }
+    for at in turns(rounds, things.len()) {
+        samples[at].push(measure(&things[at]));
     }
     samples
 }
