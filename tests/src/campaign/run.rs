@@ -172,11 +172,11 @@ impl Round<'_> {
     /// Notes how the transitions of a command went.
     fn transitions(&mut self, rows: &[Value], pids: &[String]) {
         let tally = &mut self.tally.transitions;
-        for (kind, found) in ["moved_by", "looks"].into_iter().flat_map(|kind| {
-            rows.iter().filter_map(move |row| Some((kind, row["details"][kind].as_object()?)))
-        }) {
-            for (name, count) in found {
-                *tally.counts.entry(format!("{kind}.{name}")).or_default() += count.as_u64().unwrap_or(0);
+        for kind in ["moved_by", "looks"] {
+            for row in rows {
+                for (name, count) in row["details"][kind].as_object().into_iter().flatten() {
+                    *tally.counts.entry(format!("{kind}.{name}")).or_default() += count.as_u64().unwrap_or(0);
+                }
             }
         }
         for pid in pids {
