@@ -4,7 +4,7 @@
 
 use suture_tests::command::{apply, disable, suture};
 use suture_tests::target::Options;
-use suture_tests::{Lab, Snapshot, Target, poll, repeat, report};
+use suture_tests::{Lab, Snapshot, Target, poll, repeat, report, snapshot};
 
 fn unprepared() -> Options {
     Options { preload: false, ..Options::default() }
@@ -148,7 +148,7 @@ fn flags_that_foreign_code_would_not_survive() {
             disable("fix", target.pid()).expect(0);
         }
         // The handler for the flag's signal comes and goes, and its mask with it.
-        let masks = || Snapshot::of(target.pid()).threads == before.threads;
+        let masks = || snapshot::threads(target.pid()) == before.threads;
         poll::until_true("the signal masks from before", masks);
         let after = Snapshot { threads: before.threads.clone(), ..Snapshot::of(target.pid()) };
         after.assert_same_program(&before);
