@@ -47,9 +47,8 @@ fn main() -> ExitCode {
         }
     };
     warn_if_busy();
-    let wanted = |name: &str| lab.wants(name);
     let (mut rows, mut failed) = (Vec::new(), false);
-    for group in groups::GROUPS.iter().filter(|g| wanted(g.name)) {
+    for group in groups::GROUPS.iter().filter(|g| lab.wants(g.name)) {
         eprintln!("measuring {}", group.name);
         if let Err(error) = (group.measure)(&lab, &mut rows) {
             eprintln!("suture-bench: {}: {error}", group.name);
@@ -57,7 +56,7 @@ fn main() -> ExitCode {
         }
     }
     rows.retain(|r| r.name.starts_with(&options.only));
-    for (name, why) in MISSING.iter().filter(|(name, _)| wanted(name)) {
+    for (name, why) in MISSING.iter().filter(|(name, _)| lab.wants(name)) {
         eprintln!("not measured: {name} ({why})");
     }
     if options.json {

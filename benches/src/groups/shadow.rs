@@ -71,7 +71,9 @@ struct Entry {
 pub fn shadow(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     for (id, (label, count)) in (1u64..).zip([("10k", 10_000), ("1M", 1_000_000)]) {
         let wants = |what: &str, rest: &str| lab.wants(&format!("shadow.{what}.{label}{rest}"));
-        if !wants("bytes", "") && !KINDS.iter().any(|(what, ..)| wants(what, ".")) {
+        // There are rows about memory at a million only.
+        let weighed = count >= 1_000_000 && wants("bytes", "");
+        if !weighed && !KINDS.iter().any(|(what, ..)| wants(what, ".")) {
             continue;
         }
         // All at once, and measured in turn: what happens on the machine meets all, and ours counts once.
@@ -80,7 +82,7 @@ pub fn shadow(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
             entries.push(fill((name, new()), id, count)?);
         }
         let Some((ours, rivals)) = entries.split_first() else { continue };
-        if count >= 1_000_000 {
+        if weighed {
             let bytes = |of: &Entry| {
                 single(format!("shadow.bytes.{label}"), "B", ours.bytes, of.bytes).against(of.name)
             };
