@@ -49,7 +49,7 @@ impl Table for Nothing {
 }
 
 /// No table either: what the system takes for the memory of as many variables. Ours needs a block of 96 bytes and
-/// about 64 of buckets for each while it grows towards a million.
+/// about 64 of buckets for each while it grows.
 #[derive(Debug)]
 struct FreshPages {
     pages: *mut libc::c_void,
@@ -85,10 +85,10 @@ impl FreshPages {
 
 impl Table for FreshPages {
     fn get(&self, key: Key) -> u64 {
-        std::hint::black_box(key).0 + 1
+        Nothing.get(key)
     }
     fn get_or_make(&self, key: Key) -> u64 {
-        self.get(key)
+        Nothing.get_or_make(key)
     }
     fn make(&self, key: Key) {
         let place = self.next.fetch_add(Self::EACH, Ordering::Relaxed);
@@ -96,7 +96,7 @@ impl Table for FreshPages {
         unsafe { std::ptr::with_exposed_provenance_mut::<u64>(place as usize).write_volatile(key.0) };
     }
     fn remove(&self, key: Key) {
-        std::hint::black_box(key);
+        Nothing.remove(key);
     }
 }
 
