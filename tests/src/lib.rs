@@ -12,6 +12,7 @@
 //! | [`snapshot`] | what must not change in a process |
 //! | [`code`] | live code bytes against the files |
 //! | [`block`] | the runtime's block and records, read and written |
+//! | [`plugins`] | a target that loads and unloads a library |
 //! | [`callbacks`] | patches whose callbacks leave notes, and the log they lead to |
 //! | [`stall`] | a target whose threads take orders, wherever they stand |
 //! | [`stepper`] | a thread that goes one instruction at a time |
@@ -23,8 +24,8 @@
 //! Nothing here sleeps for a fixed time: tests wait for a line, for the end of a process, or poll a
 //! condition with a deadline ([`poll`]).
 //!
-//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, memcached, nginx-light, redis-server,
-//! redis-tools, util-linux, xz-utils. A missing one fails the test that needs it.
+//! The tests need root and these Debian packages: binutils, gcc, g++, gdb, memcached, musl-tools, nginx-light,
+//! python3, redis-server, redis-tools, strace, util-linux, xz-utils. A missing one fails the test that needs it.
 #![deny(unsafe_code)]
 
 pub mod block;
