@@ -101,6 +101,19 @@ impl MapsSnapshot {
         self.regions[..after].last().filter(|r| r.contains(addr))
     }
 
+    /// What can be read without a gap, in order.
+    #[must_use]
+    pub fn readable_runs(&self) -> Vec<Range<u64>> {
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for region in self.regions.iter().filter(|r| r.read) {
+            match runs.last_mut() {
+                Some(run) if run.end == region.start => run.end = region.end,
+                _ => runs.push(region.start..region.end),
+            }
+        }
+        runs
+    }
+
     /// Whether nothing is mapped in the range.
     #[must_use]
     pub fn is_free(&self, range: &Range<u64>) -> bool {
@@ -229,6 +242,8 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         assert!(maps.region_at(0x7f00_0030_0000).unwrap().shared);
         assert_eq!(maps.brk, Some(0x1002_1000));
         assert!(maps.regions[5].grows_down);
+        assert_eq!(maps.readable_runs()[..2], [0x40_0000..0x40_2000, 0x1000_0000..0x1002_1000]);
+        assert_eq!(maps.readable_runs().len(), 5);
         let own = std::fs::read_to_string("/proc/self/smaps").unwrap();
         assert!(MapsSnapshot::parse(&own).unwrap().regions.iter().any(|r| r.grows_down));
         for bad in ["zz", "1-2 r-x 0 0:0 0", "2-1 r-xp 0 0:0 0", "1-2 r-xp 0 00 0"] {

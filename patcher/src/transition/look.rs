@@ -23,6 +23,7 @@ use crate::view::Cache;
 use serde::Serialize;
 use std::cell::{Cell, RefCell};
 use std::fs;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{PROT_EXEC, RANGE_CONTEXT, ROLE_ARENA};
 use suture_abi::block::PATCH_OWN_STACKS;
@@ -127,7 +128,9 @@ pub struct Looker<'t> {
     /// Count of objects that came late, of which the above knows.
     pub(super) epoch: u64,
     pub(super) layout: ThreadLayout,
-    pub(super) named: Vec<(std::ops::Range<u64>, String)>,
+    /// What can be read without a gap, as it was mapped when this was made.
+    pub(super) readable: Vec<Range<u64>>,
+    pub(super) named: Vec<(Range<u64>, String)>,
     /// Remembers what it learns about the code from one thread to the next.
     pub(super) unwinder: RefCell<Unwinder<Vec<Module>>>,
     /// Where coroutines made by `makecontext` return to.
@@ -181,6 +184,7 @@ impl<'t> Looker<'t> {
         searched: Vec<Interval>,
     ) -> Result<Self, Error> {
         let maps = crate::view::maps(target)?;
+        let readable = maps.readable_runs();
         let view = crate::view::process(target, maps, cache)?;
         let mut modules = modules(&view);
         modules.extend(images(&view, books));
@@ -196,6 +200,7 @@ impl<'t> Looker<'t> {
             searched,
             epoch: books.late_epoch,
             layout: crate::threads::layout(target, &view)?,
+            readable,
             named: named(books),
             contexts,
             stacks: books.stacks,
@@ -329,7 +334,7 @@ impl<'t> Looker<'t> {
         };
         let os = |e: std::io::Error| Error::from_ptrace(self.target, &e);
         let regs = doorbell::hide(&held).map_err(os)?;
-        let verdict = self.verdict(thread, registers(&regs), &StackCache::new(self.target));
+        let verdict = self.verdict_held(thread, &regs);
         held.release().map_err(os)?;
         Ok(verdict.map(drop))
     }
@@ -388,7 +393,7 @@ impl<'t> Looker<'t> {
                 if let Some(guard) = self.guard.as_ref().filter(|guard| !guard.allows(thread, word)) {
                     self.guard = Some(guard.while_held(self)?);
                 }
-                match self.verdict(thread, registers(&regs), &StackCache::new(self.target)) {
+                match self.verdict_held(thread, &regs) {
                     Err(why) => Seen::Held(why),
                     Ok(_) => {
                         let clear = Move { tid: thread.own, reserved: 0, seen: word };
@@ -411,7 +416,7 @@ impl<'t> Looker<'t> {
 }
 
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.
-fn named(books: &Books) -> Vec<(std::ops::Range<u64>, String)> {
+fn named(books: &Books) -> Vec<(Range<u64>, String)> {
     let mut named = Vec::new();
     for range in books.ranges.iter().filter(|r| r.kind != RANGE_CONTEXT) {
         let entry = books.site(range.site).map_or(0, |s| s.plan.entry);
@@ -453,7 +458,7 @@ fn images(view: &ProcessView<'_>, books: &Books) -> Vec<Module> {
 }
 
 /// The runtime's own code without call frame information.
-fn arenas(books: &Books) -> Vec<std::ops::Range<u64>> {
+fn arenas(books: &Books) -> Vec<Range<u64>> {
     let is_code = |m: &&suture_abi::block::MappingRow| m.role == ROLE_ARENA && m.prot & PROT_EXEC != 0;
     let mapped = books.mappings.iter().filter(is_code).map(|m| m.addr..m.addr.saturating_add(m.len));
     let near = books.near().into_iter().map(|i| i.first..i.last);

@@ -1,7 +1,8 @@
 //! The verdict on a thread ([`suture_stack`]), in words.
 
-use super::look::{Looker, Why};
+use super::look::{Looker, StackCache, Why, registers};
 use super::threads::Thread;
+use crate::sys::ptrace;
 use suture_elf::Memory;
 use suture_scan::Ranges;
 use suture_stack::ends::OwnThread;
@@ -13,13 +14,23 @@ fn unreliable(what: impl Into<String>) -> Why {
 }
 
 impl Looker<'_> {
-    /// Decides on a thread that is off the processor, or held.
+    /// Decides on a thread that is off the processor.
     pub(super) fn verdict(
         &self,
         thread: Thread,
         registers: Registers,
         memory: &dyn Memory,
     ) -> Result<By, Why> {
+        self.verdict_on(self.own(thread), registers, memory)
+    }
+
+    /// Decides on a thread that is held.
+    pub(super) fn verdict_held(&self, thread: Thread, regs: &ptrace::Registers) -> Result<By, Why> {
+        let own = OwnThread { block: Some(regs.fs_base), ..self.own(thread) };
+        self.verdict_on(own, registers(regs), &StackCache::new(self.target))
+    }
+
+    fn verdict_on(&self, own: OwnThread, registers: Registers, memory: &dyn Memory) -> Result<By, Why> {
         let searched = Ranges::new(&self.searched).map_err(|_| unreliable("no ranges to search"))?;
         let mut unwinder = self.unwinder.borrow_mut();
         let mut check = StackCheck {
@@ -28,9 +39,10 @@ impl Looker<'_> {
             layout: self.layout,
             stacks: self.stacks,
             memory: &self.target.memory,
+            readable: &self.readable,
             unwinder: &mut unwinder,
         };
-        let by = check.check(self.own(thread), registers, memory);
+        let by = check.check(own, registers, memory);
         drop(unwinder);
         let by = by.map_err(|refusal| self.why(refusal))?;
         match self.guard.as_ref().and_then(|guard| guard.hidden()) {
@@ -43,7 +55,7 @@ impl Looker<'_> {
     }
 
     fn own(&self, thread: Thread) -> OwnThread {
-        OwnThread { tid: thread.own, main: thread.tid == self.target.pid() }
+        OwnThread { tid: thread.own, main: thread.tid == self.target.pid(), block: None }
     }
 
     /// Where the stack ends that an address lies on, if it is this thread's.

@@ -52,6 +52,8 @@ pub struct OwnThread {
     pub tid: u32,
     /// It is the thread that the process was started with.
     pub main: bool,
+    /// Where its control block is, if that is known: the base of `fs` of a thread that is held.
+    pub block: Option<u64>,
 }
 
 impl ThreadLayout {
@@ -101,6 +103,14 @@ impl ThreadLayout {
             scanned.outcome.end = StackEnd::Unproven;
         }
         scanned
+    }
+
+    /// Whether a scan from `from` may prove where the stack ends, if what lies up to `readable` is all that can be
+    /// read without a gap.
+    #[must_use]
+    pub fn may_prove(&self, thread: OwnThread, from: u64, readable: u64) -> bool {
+        let within = |end: u64| (from..readable).contains(&end);
+        thread.main && within(self.main_stack_end.wrapping_sub(1)) || thread.block.is_none_or(within)
     }
 
     /// Where the stack ends that an address lies on, if it is this thread's.

@@ -1,7 +1,8 @@
 //! Whether searched code is live on a thread's stacks.
 //!
 //! A scan of the words first: what is clean needs nothing else. Where a scan finds anything, or cannot prove
-//! where the stack ends, the stack is walked and every frame compared.
+//! where the stack ends, the stack is walked and every frame compared. A scan that cannot prove it anyway is left
+//! out: it would go through all that is mapped behind a stack of the program's own, while the thread may be held.
 //!
 //! # Which addresses are inside
 //!
@@ -23,6 +24,7 @@ use crate::entry::beneath;
 use crate::registered::{self, Stack};
 use crate::scan::{Scanned, scan};
 use std::fmt;
+use std::ops::Range;
 use suture_elf::{Memory, MemoryError};
 use suture_scan::{End, Ranges};
 use suture_unwind::{Bottom, Frame, FrameKind, Module, Register, Registers, Unreliable, Unwinder, Walk};
@@ -134,6 +136,8 @@ pub struct StackCheck<'a, M> {
     pub stacks: u64,
     /// The process's memory.
     pub memory: &'a dyn Memory,
+    /// What of it can be read without a gap, in order. It may have changed since.
+    pub readable: &'a [Range<u64>],
     /// Over the process's objects.
     pub unwinder: &'a mut Unwinder<M>,
 }
@@ -173,11 +177,12 @@ impl<M: AsRef<[Module]>> StackCheck<'_, M> {
     ///     layout,
     ///     stacks: 0,
     ///     memory,
+    ///     readable: &[],
     ///     unwinder: &mut suture_unwind::Unwinder::new(modules, Vec::new()),
     /// };
     /// // A line of /proc/PID/task/TID/syscall, between two equal run counts.
     /// let Some(suture_scan::proc::Syscall::Blocked { sp, pc, .. }) = suture_scan::proc::Syscall::parse(line) else { return };
-    /// let thread = OwnThread { tid: 4711, main: true };
+    /// let thread = OwnThread { tid: 4711, main: true, block: None };
     /// match check.check(thread, suture_unwind::Registers::from_pc_sp(pc, sp), memory) {
     ///     Ok(By::Scan) => println!("no word leads there"),
     ///     Ok(_) => println!("no frame does"),
@@ -211,8 +216,7 @@ impl<M: AsRef<[Module]>> StackCheck<'_, M> {
         let layout = self.layout;
         let scan = |ranges: &Ranges<'_>| layout.scan(at.thread, at.sp, ranges, at.memory, &holes);
         let has_word = |ranges: &Ranges<'_>| !ranges.list().is_empty() && scan(ranges).outcome.seen > 0;
-        let in_context = has_word(&self.contexts);
-        if !in_register(&at.registers, &self.searched) && !in_context && scan(&self.searched).is_clean() {
+        if self.may_be_scanned(at) && scan(&self.searched).is_clean() && !has_word(&self.contexts) {
             return Ok(By::Scan);
         }
         let walk = self.walk(at)?;
@@ -223,10 +227,19 @@ impl<M: AsRef<[Module]>> StackCheck<'_, M> {
         }
         // No walk passes the frames of a suspended coroutine whose stack is an array of this one. What the
         // scan found of the searched code may be live there.
-        if in_context && has_word(&self.searched) {
+        if has_word(&self.contexts) && has_word(&self.searched) {
             return Err(Doubt::Inside.into());
         }
         Ok(by(&walk))
+    }
+
+    /// Whether a scan may say that a thread's own stack is clear.
+    fn may_be_scanned(&self, at: &Standing<'_>) -> bool {
+        let run = self.readable.partition_point(|run| run.end <= at.sp);
+        let run = self.readable.get(run).filter(|run| run.contains(&at.sp));
+        // What was mapped since nobody knows.
+        run.is_none_or(|run| self.layout.may_prove(at.thread, at.sp, run.end))
+            && !in_register(&at.registers, &self.searched)
     }
 
     /// A thread that runs on a registered stack: that one, and what lies suspended on its own.

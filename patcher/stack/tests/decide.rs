@@ -132,7 +132,7 @@ fn threads_are_scanned_to_their_control_block() {
         assert_eq!(is_live(&verdict, &case.body), live, "{verdict:?}");
         assert_eq!(verdict == Ok(By::Scan), !live, "{verdict:?}");
         // Another thread's number does not fit: the end is not proven.
-        let wrong = OwnThread { tid: 1, main: false };
+        let wrong = OwnThread { tid: 1, main: false, block: None };
         assert_eq!(case.facts.layout.end_of(wrong, case.waits(tid).sp, &case.target.memory()), None);
     }
 }

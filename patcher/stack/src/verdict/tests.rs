@@ -1,16 +1,18 @@
 use super::*;
 use proptest::prelude::*;
+use std::cell::Cell;
 use suture_elf::Addr;
 use suture_scan::Interval;
 
-/// Words from an address on; what lies behind them cannot be read.
-struct Words(u64, Vec<u64>);
+/// Words from an address on; what lies behind them cannot be read. Counts the bytes that were.
+struct Words(u64, Vec<u64>, Cell<usize>);
 
 impl Memory for Words {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
         let bytes: Vec<u8> = self.1.iter().flat_map(|w| w.to_le_bytes()).collect();
         let from = addr.0.checked_sub(self.0).map(|at| at as usize);
         let found = from.and_then(|at| bytes.get(at..at + buf.len()));
+        self.2.set(self.2.get() + buf.len());
         buf.copy_from_slice(found.ok_or(MemoryError { addr, len: buf.len() })?);
         Ok(())
     }
@@ -20,26 +22,37 @@ impl Memory for Words {
 fn stack(words: &[(usize, u64)]) -> Words {
     let mut memory = vec![0; 1024];
     words.iter().for_each(|(at, word)| memory[*at] = *word);
-    Words(SP, memory)
+    Words(SP, memory, Cell::default())
 }
 
 const SP: u64 = 0x7ffd_0000_1000;
 const END: u64 = SP + 8 * 1000;
-const MAIN: OwnThread = OwnThread { tid: 7, main: true };
+const MAIN: OwnThread = OwnThread { tid: 7, main: true, block: None };
 
 /// A hooked function at `0x40_1000`.
 const HOOKED: Interval = Interval { first: 0x40_1001, last: 0x40_1100 };
 
 fn check(registers: Registers, memory: &Words, contexts: &[Interval]) -> Result<By, Refusal> {
+    check_in(&[], MAIN, registers, memory, contexts)
+}
+
+fn check_in(
+    readable: &[Range<u64>],
+    thread: OwnThread,
+    registers: Registers,
+    memory: &Words,
+    contexts: &[Interval],
+) -> Result<By, Refusal> {
     StackCheck {
         searched: Ranges::new(&[HOOKED]).unwrap(),
         contexts: Ranges::new(contexts).unwrap(),
         layout: ThreadLayout { thread_id: 0x2d0, main_stack_end: END, linked: false },
         stacks: 0,
         memory,
+        readable,
         unwinder: &mut Unwinder::new(Vec::<Module>::new(), Vec::new()),
     }
-    .check(MAIN, registers, memory)
+    .check(thread, registers, memory)
 }
 
 #[test]
@@ -53,10 +66,34 @@ fn a_clean_scan_is_enough_and_anything_else_asks_for_a_walk() {
     let context = [Interval { first: 0x7f00_0000, last: 0x7f00_0010 }];
     assert!(walks(check(at(0x1234), &stack(&[(3, 0x7f00_0000)]), &context)), "a coroutine's frame");
     assert!(walks(check(at(0x1234), &stack(&[(3, 0x4650_5853)]), &[])), "a handler's frame");
-    let short = Words(SP, vec![0; 512]);
+    let short = Words(SP, vec![0; 512], Cell::default());
     assert!(walks(check(at(0x1234), &short, &[])), "without a proven end");
     // Behind the end nothing counts.
     assert_eq!(check(at(0x1234), &stack(&[(1001, 0x40_1010)]), &[]), Ok(By::Scan));
+}
+
+#[test]
+fn a_stack_whose_end_cannot_be_proven_is_not_scanned() {
+    let at = Registers::from_pc_sp(0x1234, SP);
+    let read = |readable: &[Range<u64>], thread| {
+        let memory = stack(&[]);
+        let walks = check_in(readable, thread, at, &memory, &[HOOKED]) != Ok(By::Scan);
+        (walks, memory.2.get() > 4096)
+    };
+    let held = |block| OwnThread { block: Some(block), ..MAIN };
+    let stops_short = [SP - 4096..SP + 4096, END..END + 4096];
+    assert_eq!(read(&stops_short, held(END + 64)), (true, false), "neither end is where it can be read");
+    assert_eq!(read(&stops_short, held(SP - 64)), (true, false), "its block lies below");
+    let other = OwnThread { main: false, ..held(END + 64) };
+    let whole = [SP..END];
+    assert_eq!(read(&whole, other), (true, false));
+    // The end of the first thread's stack is in it.
+    assert_eq!(read(&whole, held(END + 64)), (false, true));
+    // Its block may be, for all one knows.
+    assert!(read(&stops_short, OwnThread { main: false, ..MAIN }).1);
+    assert!(read(&stops_short, held(SP + 64)).1);
+    // What was mapped since is not known.
+    assert_eq!(read(&[END..END + 4096], held(END + 64)), (false, true));
 }
 
 #[test]

@@ -37,7 +37,7 @@ impl Facts {
 
     /// In the tests' own pid namespace.
     pub fn thread(&self, tid: i32) -> OwnThread {
-        OwnThread { tid: tid.cast_unsigned(), main: tid == self.pid }
+        OwnThread { tid: tid.cast_unsigned(), main: tid == self.pid, block: None }
     }
 
     pub fn memory(&self) -> Remote {
@@ -63,7 +63,8 @@ impl Facts {
     ) -> Result<By, Refusal> {
         let memory = &Remote(self.pid);
         let contexts = Ranges::new(&self.contexts).unwrap();
-        StackCheck { searched, contexts, layout: self.layout, stacks: 0, memory, unwinder }.check(
+        let (layout, readable) = (self.layout, &[]);
+        StackCheck { searched, contexts, layout, stacks: 0, memory, readable, unwinder }.check(
             self.thread(tid),
             Registers::from_pc_sp(at.pc, at.sp),
             memory,
