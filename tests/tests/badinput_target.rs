@@ -201,9 +201,10 @@ fn a_program_that_just_executed_another_is_not_mixed_up() {
     let program = lab.compile_target("spin.c", &[]);
     // The same process id: first a shell without the runtime's business, then the target.
     let mut command = Command::new("/bin/sh");
-    command.args(["-c", "read line; exec \"$0\" 1", &program.to_string_lossy()]);
+    command.args(["-c", "echo here; read line; exec \"$0\" 1", &program.to_string_lossy()]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut target = Target::spawn(command, &program, Options::default());
+    assert_eq!(target.line(), "here");
     apply(&patch, target.pid()).expect_refused(&["value"]);
     target.tell("go");
     assert_eq!(target.line(), "ready");
