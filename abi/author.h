@@ -170,9 +170,9 @@ void suture_shadow_leave(uint32_t guard);
 
 /* ---- Attributes: what a patch can ask about patches ------------------------------------------
  *
- * The tree that `suture get` lists, with numbers for values (docs/states.md). By any thread and in signal
- * handlers, in callbacks and in patched functions; no lock, no memory, nobody waits. In `pre_patch` of patch P
- * "P/enabled" is 0 and "P/transition" 1.
+ * The tree that `suture get` lists (docs/states.md), as numbers or as the texts it shows. By any thread and in
+ * signal handlers, in callbacks and in patched functions; no lock, no memory, nobody waits. In `pre_patch` of
+ * patch P "P/enabled" is 0 and "P/transition" 1.
  */
 #ifdef __cplusplus
 extern "C" {
@@ -182,10 +182,19 @@ extern "C" {
 /* The value of "hooking", "tick_ms", "PATCH/enabled", "PATCH/transition", "PATCH/replace",
  * "PATCH/stack_order", "PATCH/OBJECT/patched" (the executable is "main"), "PATCH/states/ID/holders" (how many),
  * ".../is_shadow", ".../block_disable", ".../callbacks" (1 = pre_patch, 2 = post_patch, 4 = pre_unpatch,
- * 8 = post_unpatch, 16 = shadow_dtor). Else a negative errno: -ENOENT no such path, -EISDIR it holds others (so
- * "PATCH" is -EISDIR while the patch is listed), -EACCES it can only be written, -EOPNOTSUPP a text that only the
- * command shows, -EINVAL null, or longer than 255 bytes. */
+ * 8 = post_unpatch, 16 = shadow_dtor), "PATCH/pending" (how many threads). Else a negative errno: -ENOENT no such
+ * path, -EISDIR it holds others (so "PATCH" is -EISDIR while the patch is listed), -EACCES it can only be written,
+ * -EOPNOTSUPP it is a text ("PATCH/last_callback"), -EINVAL null, or longer than 255 bytes. */
 int64_t suture_attribute_get(const char *path);
+
+/* Any attribute as the text that `suture get` shows, into `buffer`, which has `size` bytes: as much of it as there is
+ * room for, and a NUL. Gives the length of the whole text, which was cut if that is not below `size` (`buffer` may be
+ * null if `size` is 0). Else the negative errno that suture_attribute_get gives, but for -EOPNOTSUPP, and `buffer`
+ * holds nothing of use; -EINVAL also for a null buffer.
+ * "PATCH/pending" has a line for each thread that was looked at and not moved: as the runtime sees it, by what lies on
+ * the thread's stack, while `suture get` walks the stack again; functions of C++ and Rust are named as the linker
+ * knows them. */
+long suture_attribute_read(const char *path, char *buffer, size_t size);
 
 /* Patches are changed by the command only. This says why a write is refused: what `suture set` would say of
  * path and value (-ENOENT, -EACCES, -EINVAL), else -EDEADLK in a callback, which would wait for itself, and -EPERM

@@ -14,7 +14,7 @@
 mod attributes;
 mod shadow;
 
-pub use attributes::{attribute, set_attribute};
+pub use attributes::{attribute, attribute_text, set_attribute};
 pub use shadow::{Shadow, ShadowRef};
 
 use core::ffi::c_void;

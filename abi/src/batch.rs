@@ -61,6 +61,8 @@ pub struct Header {
     pub description: Table,
     /// [`NamedObject`]s of the patch, in the descriptor's order.
     pub named: Table,
+    /// [`NamePart`]s: names of its functions, by object.
+    pub names: Table,
 }
 
 /// The batch brings a patch (always, except for a batch that only adds hooks).
@@ -312,6 +314,20 @@ pub struct NamedObject {
     pub reserved: u32,
 }
 
+/// A piece of the name of a function of the patch, as its directory is called: `NAME,POSITION`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NamePart {
+    /// Index into the batch's [`NamedObject`]s: where the function is.
+    pub object: u32,
+    /// 1 = the next row goes on with it, else it ends here.
+    pub more: u32,
+    /// Entry of the function, as its site has it, or 0.
+    pub entry: u64,
+    /// Text, NUL padded.
+    pub text: [[u8; 24]; 2],
+}
+
 /// The mapped image of the patch object, for unwinders and debuggers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
@@ -343,8 +359,9 @@ pub struct Image {
 }
 
 const _: () = {
-    assert!(size_of::<Header>() == 144);
+    assert!(size_of::<Header>() == 152);
     assert!(size_of::<NamedObject>() == 136);
+    assert!(size_of::<NamePart>() == 64);
     assert!(size_of::<Object>() == 32);
     assert!(size_of::<Mapping>() == 40);
     assert!(size_of::<Fixup>() == 24);

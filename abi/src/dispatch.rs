@@ -38,8 +38,15 @@ pub struct Record {
     /// Number of passes at which the thread looks at its own stack and moves itself if it is clear. Written
     /// by the thread; by the worker to have it look soon. A hint: nothing depends on its value.
     pub look_at: AtomicU32,
+    /// Must be 0.
+    pub reserved: u32,
+    /// What the last look at the thread came to that did not find it clear, for the runtime's own use, or 0. Written
+    /// by the worker, read by threads that ask. Nothing depends on it.
+    pub held: AtomicU64,
+    /// The thread's name, for as long as `held` is not 0. Written and read likewise.
+    pub name: [AtomicU64; 2],
     /// Room to the end of the line.
-    pub spare: [u32; 13],
+    pub spare: [u32; 6],
 }
 
 /// Where the two sides of a site lead in one transition.

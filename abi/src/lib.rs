@@ -11,6 +11,7 @@
 //! | [`batch`] | one all-or-nothing change, already planned | command | worker |
 //! | [`channel`] | the shared page requests and replies travel in | both | both |
 //! | [`block`] | the status block and its rows | runtime | command |
+//! | [`errno`] | names of errnos | nobody | both |
 //! | [`event`] | the event ring | runtime | command |
 //! | [`dispatch`] | what the code at a redirected entry reads while threads move one by one | runtime | dispatchers |
 //! | [`host`] | the thread of the program that runs callbacks, and its work | worker, host, command | all three |
@@ -37,6 +38,7 @@ pub mod channel;
 pub mod descriptor;
 pub mod dispatch;
 pub mod doorbell;
+pub mod errno;
 pub mod event;
 pub mod host;
 pub mod late;
@@ -44,7 +46,7 @@ pub mod shadow;
 pub mod stacks;
 
 /// Version of every layout in this crate but the descriptor's. See the crate documentation for when it moves.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Version of [`descriptor`]: `SUTURE_ABI` of the C header.
 pub const DESCRIPTOR_VERSION: u32 = 3;

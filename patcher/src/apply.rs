@@ -171,7 +171,7 @@ fn plan_once_still(
 fn with_callback(target: &Target, block: Addr, patch: u32, error: Error) -> Error {
     let Error::Failed { pid, name, errno } = error else { return error };
     match Callbacks::read(target, block).ok().and_then(|c| c.last_to_fail(patch)) {
-        Some(callback) => Error::CallbackFailed { pid, name, errno, why: callback.text() },
+        Some(callback) => Error::CallbackFailed { pid, name, errno, why: callback.explained() },
         None => Error::Failed { pid, name, errno },
     }
 }

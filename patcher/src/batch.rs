@@ -3,7 +3,7 @@
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header,
-    Image, Mapping, NamedObject, Object, Range, Site, State, Table,
+    Image, Mapping, NamePart, NamedObject, Object, Range, Site, State, Table,
 };
 use suture_abi::late::Recipe;
 
@@ -32,6 +32,8 @@ pub struct Batch {
     pub recipes: Vec<(Recipe, Vec<u8>)>,
     /// Objects of the patch, by name.
     pub named: Vec<NamedObject>,
+    /// Names of its functions.
+    pub names: Vec<NamePart>,
     /// Address of the loader's `r_debug`.
     pub r_debug: u64,
     /// The patch takes the place of all others.
@@ -76,6 +78,9 @@ unsafe impl Row for Recipe {}
 #[allow(unsafe_code)]
 // SAFETY: 128 bytes, two u32.
 unsafe impl Row for NamedObject {}
+#[allow(unsafe_code)]
+// SAFETY: two u32, u64, 48 bytes.
+unsafe impl Row for NamePart {}
 #[allow(unsafe_code)]
 // SAFETY: two u32, three u64, two u32.
 unsafe impl Row for Func {}
@@ -138,6 +143,7 @@ impl Batch {
             name: append(self.name.as_bytes(), self.name.len()),
             description: append(&self.description, self.description.len()),
             named: append(bytes_of(&self.named), self.named.len()),
+            names: append(bytes_of(&self.names), self.names.len()),
         };
         bytes[..size_of::<Header>()].copy_from_slice(bytes_of(std::slice::from_ref(&header)));
         bytes

@@ -325,10 +325,12 @@ fn assemble(
     own_stacks: OwnStacks,
     cache: &Cache,
 ) -> Plan {
+    let description = describe(patch, view, &linked, &late);
     let mut batch = Batch {
         generation: books.generation,
         name: linked.name.clone(),
-        description: describe(patch, view, &linked, &late).to_bytes(),
+        names: description.name_parts(),
+        description: description.to_bytes(),
         objects: linked.object_rows(),
         image: Some(linked.image),
         ranges: ranges(patch, view, &linked, cache),

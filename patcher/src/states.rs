@@ -12,8 +12,10 @@ use std::mem::offset_of;
 use suture_abi::block::{RuntimeBlock, StateRow};
 use suture_abi::descriptor::{STATE_BLOCK_DISABLE, STATE_IS_SHADOW};
 use suture_abi::event::{Event, word};
-use suture_abi::host::{GIVEN, Host, RUNNING, VANISHED};
+use suture_abi::host::{GIVEN, Host, RUNNING};
 use suture_elf::{Addr, Memory};
+use suture_runtime::attributes::callback::{How, LastCallback};
+use suture_runtime::attributes::text::Out;
 
 /// A state of a listed patch.
 #[derive(Clone, Debug, Serialize)]
@@ -44,6 +46,8 @@ pub struct CallbackStatus {
     pub value: u64,
     /// Nanoseconds since 1970 when it was given to the thread that runs it, or came back.
     pub since_ns: u64,
+    #[serde(skip)]
+    last: LastCallback,
 }
 
 /// States of a patch, in the order in which they are visited.
@@ -92,14 +96,13 @@ impl Callbacks {
         };
         let running = match word(offset_of!(Host, state))? {
             GIVEN | RUNNING => {
-                let status = CallbackStatus {
-                    callback: spelling(word(offset_of!(Host, kind))?),
+                let last = LastCallback {
+                    callback: word(offset_of!(Host, kind))?,
                     state: quad(offset_of!(Host, subject))?,
-                    how: "running",
-                    value: 0,
+                    how: How::Running,
                     since_ns: quad(offset_of!(Host, since_ns))?,
                 };
-                Some((word(offset_of!(Host, patch))?, status))
+                Some((word(offset_of!(Host, patch))?, CallbackStatus::of(last)))
             }
             _ => None,
         };
@@ -112,55 +115,60 @@ impl Callbacks {
         if let Some((_, running)) = self.running.as_ref().filter(|(of, _)| *of == patch) {
             return Some(running.clone());
         }
-        self.newest(patch, |e| is_callback(e.word))
+        self.newest(patch, LastCallback::is_one)
     }
 
     /// The last `pre_patch` of a patch, if it made its enable fail.
     #[must_use]
     pub fn last_to_fail(&self, patch: u32) -> Option<CallbackStatus> {
-        self.newest(patch, |e| e.word == word::PRE_PATCH).filter(|c| c.how != "returned" || c.value != 0)
+        self.newest(patch, |word| word == word::PRE_PATCH).filter(|c| c.how != "returned" || c.value != 0)
     }
 
-    fn newest(&self, patch: u32, is: impl Fn(&Event) -> bool) -> Option<CallbackStatus> {
-        let mut own = self.events.iter().filter(|e| e.patch == patch).rev();
-        let last = own.by_ref().find(|e| is(e))?;
-        // A callback that was ended is logged twice: how it ended, then that it is over.
-        let crash = own.next().filter(|e| e.word == word::CALLBACK_CRASHED && e.subject == last.subject);
-        let (how, value) = match crash {
-            Some(crash) if crash.value == u64::from(VANISHED) => ("ended", 0),
-            Some(crash) => ("crashed", crash.value),
-            None => ("returned", last.value),
-        };
-        let (callback, state, since_ns) = (spelling(last.word), last.subject, last.time_ns);
-        Some(CallbackStatus { callback, state, how, value, since_ns })
+    fn newest(&self, patch: u32, wanted: impl Fn(u32) -> bool) -> Option<CallbackStatus> {
+        let own = self.events.iter().filter(|e| e.patch == patch).rev().copied();
+        LastCallback::newest(own, wanted).map(CallbackStatus::of)
     }
-}
-
-fn is_callback(number: u32) -> bool {
-    matches!(number, word::PRE_PATCH | word::POST_PATCH | word::PRE_UNPATCH | word::POST_UNPATCH)
 }
 
 impl CallbackStatus {
-    /// In words.
+    fn of(last: LastCallback) -> Self {
+        let (how, value) = match last.how {
+            How::Running => ("running", 0),
+            How::Returned(errno) => ("returned", errno),
+            How::Crashed(signal) => ("crashed", signal),
+            How::Ended => ("ended", 0),
+        };
+        let LastCallback { callback, state, since_ns, .. } = last;
+        Self { callback: spelling(callback), state, how, value, since_ns, last }
+    }
+
+    /// The same with an errno in words.
+    #[must_use]
+    pub fn explained(&self) -> String {
+        let errno = i32::try_from(self.value).ok().filter(|errno| self.how == "returned" && *errno != 0);
+        let words = errno.map(|errno| format!(" ({})", std::io::Error::from_raw_os_error(errno)));
+        self.text() + &words.unwrap_or_default()
+    }
+
+    /// In the words in which the process itself reads it.
     #[must_use]
     pub fn text(&self) -> String {
-        let Self { callback, state, how, value, .. } = self;
-        match (*how, *value) {
-            ("returned", 0) => format!("{callback}({state}) returned"),
-            ("returned", errno) => {
-                let errno = i32::try_from(errno).unwrap_or(i32::MAX);
-                format!("{callback}({state}) failed: {}", std::io::Error::from_raw_os_error(errno))
+        struct Said(Vec<u8>);
+        impl Out for Said {
+            fn put(&mut self, bytes: &[u8]) {
+                self.0.extend_from_slice(bytes);
             }
-            ("crashed", signal) => format!("{callback}({state}) was ended by signal {signal}"),
-            ("ended", _) => format!("{callback}({state}) never came back: its thread ended in it"),
-            (how, _) => format!("{callback}({state}) is {how}"),
         }
+        let mut said = Said(Vec::new());
+        self.last.show(&mut said);
+        String::from_utf8_lossy(&said.0).into_owned()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use suture_abi::host::VANISHED;
 
     fn event(word: u32, patch: u32, subject: u64, value: u64) -> Event {
         Event { number: 1, time_ns: 5, word, tid: 0, patch, reserved: 0, subject, value, name: [0; 56] }
@@ -176,7 +184,11 @@ mod tests {
         assert_eq!(last(&[other]), None);
         let failed = event(word::PRE_PATCH, 1, 11, 19);
         let events = [event(word::PRE_PATCH, 1, 10, 0), failed, event(word::FAIL, 1, 0, 19), other];
-        assert_eq!(last(&events).as_deref(), Some("pre_patch(11) failed: No such device (os error 19)"));
+        assert_eq!(last(&events).as_deref(), Some("pre_patch(11) failed: ENODEV"));
+        let callbacks = Callbacks { events: events.to_vec(), running: None };
+        let explained = callbacks.last_to_fail(1).map(|c| c.explained());
+        let expected = "pre_patch(11) failed: ENODEV (No such device (os error 19))";
+        assert_eq!(explained.as_deref(), Some(expected));
     }
 
     #[test]

@@ -324,9 +324,8 @@ fn objects(description: &Description, applied: bool, shown: &[FunctionStatus]) -
         let mut own = shown.iter().filter(|f| f.object == name).peekable();
         if own.peek().is_some() { own.any(|f| !absent(f)) } else { o.path.is_some() }
     };
-    let functions = |o: &ObjectDescription| {
-        o.functions.iter().map(|f| format!("{},{}", f.name, f.sympos)).collect::<Vec<_>>()
-    };
+    let functions =
+        |o: &ObjectDescription| o.functions.iter().map(FunctionDescription::directory).collect::<Vec<_>>();
     let show = |o: &ObjectDescription| ObjectStatus {
         name: o.name.clone().unwrap_or_else(|| MAIN.into()),
         patched: applied && patched(o),

@@ -18,8 +18,8 @@ use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
     BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
     FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, Header, Image,
-    MAPPING_ANON, MAPPING_FILE, Mapping, NamedObject, Object, RANGE_CONTEXT, ROLE_ARENA, ROLE_IMAGE, Range,
-    Site, State, Table,
+    MAPPING_ANON, MAPPING_FILE, Mapping, NamePart, NamedObject, Object, RANGE_CONTEXT, ROLE_ARENA,
+    ROLE_IMAGE, Range, Site, State, Table,
 };
 use suture_abi::late::{
     BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
@@ -60,6 +60,8 @@ unsafe impl Plain for Image {}
 unsafe impl Plain for Recipe {}
 // SAFETY: as above.
 unsafe impl Plain for NamedObject {}
+// SAFETY: as above.
+unsafe impl Plain for NamePart {}
 
 fn copy_out<T: Plain>(bytes: &[u8], at: usize) -> Option<T> {
     let field = bytes.get(at..at.checked_add(size_of::<T>())?)?;
@@ -144,6 +146,8 @@ pub struct View<'a> {
     pub recipes: Array<'a, Recipe>,
     /// Objects of the patch, by name.
     pub named: Array<'a, NamedObject>,
+    /// Names of its functions.
+    pub names: Array<'a, NamePart>,
     payload: &'a [u8],
     /// Name of the patch.
     pub name: &'a [u8],
@@ -182,6 +186,7 @@ impl<'a> View<'a> {
             states: Array::of(payload, header.states, offset_of!(Header, states))?,
             recipes: Array::of(payload, header.recipes, offset_of!(Header, recipes))?,
             named: Array::of(payload, header.named, offset_of!(Header, named))?,
+            names: Array::of(payload, header.names, offset_of!(Header, names))?,
             payload,
             name: bytes_of(payload, header.name, offset_of!(Header, name))?,
             description: bytes_of(payload, header.description, offset_of!(Header, description))?,
@@ -194,6 +199,7 @@ impl<'a> View<'a> {
         view.check_funcs()?;
         view.check_ranges()?;
         view.check_states()?;
+        view.check_names()?;
         view.check_images()?;
         Ok(view)
     }
@@ -413,9 +419,6 @@ impl<'a> View<'a> {
         if !self.states.is_empty() && !self.has_patch() {
             return Err(Malformed(offset_of!(Header, states)));
         }
-        if !self.named.is_empty() && !self.has_patch() {
-            return Err(Malformed(offset_of!(Header, named)));
-        }
         for (i, state) in self.states.iter().enumerate() {
             let twin = self.states.iter().take(i).any(|s| s.id == state.id);
             if state.id == 0 || twin {
@@ -423,6 +426,17 @@ impl<'a> View<'a> {
             }
         }
         Ok(())
+    }
+
+    fn check_names(&self) -> Result<(), Malformed> {
+        if !self.named.is_empty() && !self.has_patch() {
+            return Err(Malformed(offset_of!(Header, named)));
+        }
+        let strange = |part: NamePart| part.object as usize >= self.named.len();
+        match self.names.iter().position(strange) {
+            Some(at) => Err(self.names.place(at, offset_of!(NamePart, object))),
+            None => Ok(()),
+        }
     }
 
     fn check_images(&self) -> Result<(), Malformed> {

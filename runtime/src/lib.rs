@@ -11,7 +11,7 @@
 //! * No libc, no `std`, no thread-local storage, no lock or allocator of the program. `fs` points to
 //!   a dummy on the worker and to the program's own block on its threads: neither is read here.
 //! * System calls are made in [`sys`] only.
-//! * Only the worker allocates ([`alloc`]), changes the books ([`books`]) and writes events.
+//! * Only the worker allocates ([`alloc`]) and changes the books ([`books`]).
 //! * Code on the program's threads reads immutable data behind one atomic pointer, may run inside a
 //!   signal handler, and never allocates.
 //! * Nothing panics. What cannot be done is answered with a reason.
@@ -43,6 +43,7 @@ pub mod books;
 pub mod channel;
 pub mod commit;
 pub mod events;
+pub mod held;
 pub mod host;
 pub mod init;
 pub mod jit;

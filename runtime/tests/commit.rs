@@ -80,6 +80,7 @@ impl Plan {
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"made by hand", 12),
             named: Table::default(),
+            names: Table::default(),
         };
         out[..size_of::<Header>()].copy_from_slice(raw(&[header]));
         out

@@ -52,7 +52,7 @@ fn a_failing_pre_patch_takes_everything_back() {
         assert_eq!(target.ask("level 19"), "level 19");
         let (errno, message) = run(&["apply", &a.to_string_lossy()], pid).refusal();
         assert_eq!(errno, "ENODEV", "{message}");
-        assert!(message.contains("pre_patch(10) failed: No such device"), "{message}");
+        assert!(message.contains("pre_patch(10) failed: ENODEV (No such device"), "{message}");
         let expected = [
             "enable a",
             "init+ a",

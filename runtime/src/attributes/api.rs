@@ -8,13 +8,19 @@
 //! Exported under names no program has. Strings come from the patch, which promises that they end.
 #![allow(unsafe_code)]
 
-use super::Settings;
+use super::Process;
+use super::callback::{How, LastCallback};
+use super::text::Cut;
 use crate::block::BLOCK;
+use crate::events;
+use crate::held::{self, Pending};
 use crate::host;
 use crate::publish;
 use crate::sys::{EINVAL, EPERM, Errno};
-use core::ffi::{c_char, c_int};
+use core::ffi::{c_char, c_int, c_long};
 use core::sync::atomic::Ordering;
+use suture_abi::block::TransitionRow;
+use suture_abi::host::{GIVEN, RUNNING};
 
 const EDEADLK: Errno = Errno(35);
 
@@ -29,9 +35,41 @@ const LONGEST: usize = 255;
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn suture_attribute_get(path: *const c_char) -> i64 {
     // SAFETY: the caller's promise.
-    let value = unsafe { string(path) }
-        .and_then(|path| publish::with_current(|books| super::get(books, settings(), path)));
+    let value =
+        unsafe { string(path) }.and_then(|path| publish::with_current(|books| super::get(books, &Own, path)));
     value.unwrap_or_else(|errno| i64::from(errno.0).wrapping_neg())
+}
+
+/// Reads an attribute as a text into a buffer, as far as it has room, with a NUL behind it; gives the length of the
+/// whole text, or a negative errno.
+///
+/// # Safety
+///
+/// `path` is null or a string that ends with a NUL; `size` bytes at `buffer` can be written, by nobody else meanwhile.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn suture_attribute_read(
+    path: *const c_char,
+    buffer: *mut c_char,
+    size: usize,
+) -> c_long {
+    let room = match size {
+        0 => &mut [],
+        _ if buffer.is_null() || size > isize::MAX as usize => return errno(EINVAL),
+        // SAFETY: the caller's promise.
+        _ => unsafe { core::slice::from_raw_parts_mut(buffer.cast::<u8>(), size) },
+    };
+    // SAFETY: the caller's promise.
+    let len = unsafe { string(path) }.and_then(|path| {
+        publish::with_current(|books| {
+            let mut text = Cut::new(room);
+            super::read(books, &Own, path, &mut text).map(|()| text.len())
+        })
+    });
+    len.map_or_else(errno, |len| c_long::try_from(len).unwrap_or(c_long::MAX))
+}
+
+fn errno(errno: Errno) -> c_long {
+    c_long::from(errno.0).wrapping_neg()
 }
 
 /// Refuses to write an attribute, and says why; 0 where the write would have changed nothing.
@@ -43,9 +81,8 @@ pub unsafe extern "C" fn suture_attribute_get(path: *const c_char) -> i64 {
 pub unsafe extern "C" fn suture_attribute_set(path: *const c_char, value: *const c_char) -> c_int {
     // SAFETY: the caller's promise.
     let both = unsafe { string(path).and_then(|path| Ok((path, string(value)?))) };
-    let changes = both.and_then(|(path, value)| {
-        publish::with_current(|books| super::would_set(books, settings(), path, value))
-    });
+    let changes = both
+        .and_then(|(path, value)| publish::with_current(|books| super::would_set(books, &Own, path, value)));
     let errno = match changes {
         Ok(false) => return 0,
         Ok(true) if host::is_caller() => EDEADLK,
@@ -55,10 +92,35 @@ pub unsafe extern "C" fn suture_attribute_set(path: *const c_char, value: *const
     (errno.0 as c_int).wrapping_neg()
 }
 
-fn settings() -> Settings {
-    Settings {
-        hooking: BLOCK.hooking_off().load(Ordering::Relaxed) == 0,
-        tick_ms: BLOCK.tick_ms().load(Ordering::Relaxed),
+/// This process.
+struct Own;
+
+impl Process for Own {
+    fn hooking(&self) -> bool {
+        BLOCK.hooking_off().load(Ordering::Relaxed) == 0
+    }
+
+    fn tick_ms(&self) -> u32 {
+        BLOCK.tick_ms().load(Ordering::Relaxed)
+    }
+
+    fn last_callback(&self, patch: u32) -> Option<LastCallback> {
+        let host = BLOCK.host();
+        // pairs with: the worker's and the host's stores. The job may end and the next begin while it is read.
+        let runs = matches!(host.state.load(Ordering::Acquire), GIVEN | RUNNING);
+        if runs && host.patch.load(Ordering::Relaxed) == patch {
+            return Some(LastCallback {
+                callback: host.kind.load(Ordering::Relaxed),
+                state: host.subject.load(Ordering::Relaxed),
+                how: How::Running,
+                since_ns: host.since_ns.load(Ordering::Relaxed),
+            });
+        }
+        LastCallback::newest(events::of_patch(patch), LastCallback::is_one)
+    }
+
+    fn pending(&self, transition: &TransitionRow, each: impl FnMut(Pending)) {
+        held::pending(transition, each);
     }
 }
 

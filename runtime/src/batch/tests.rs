@@ -20,6 +20,8 @@ pub struct Maker {
     pub ranges: Vec<Range>,
     pub states: Vec<State>,
     pub recipes: Vec<(Recipe, Vec<Word>)>,
+    pub named: Vec<NamedObject>,
+    pub names: Vec<NamePart>,
     pub name: &'static str,
 }
 
@@ -65,6 +67,8 @@ impl Maker {
             ranges: vec![Range { func: 0, kind: suture_abi::batch::RANGE_NEW, start: 0x10000, end: 0x10010 }],
             states: vec![State { id: 7, ..State::default() }],
             recipes: Vec::new(),
+            named: vec![NamedObject::default()],
+            names: vec![NamePart::default()],
             name: "sample",
         }
     }
@@ -91,6 +95,8 @@ impl Maker {
             ranges: put(raw(&self.ranges), self.ranges.len()),
             states: put(raw(&self.states), self.states.len()),
             recipes: put(raw(&recipes), recipes.len()),
+            named: put(raw(&self.named), self.named.len()),
+            names: put(raw(&self.names), self.names.len()),
             name: put(self.name.as_bytes(), self.name.len()),
             description: put(b"d", 1),
             ..self.header
@@ -187,6 +193,7 @@ fn every_rule_refuses_and_names_its_field() {
     let state = |i, f, c: fn(&mut Maker)| refused_at::<State>(|h: &H| h.states, i, f, c);
     state(0, offset_of!(State, id), |m| m.states[0].id = 0);
     state(1, offset_of!(State, id), |m| m.states.push(m.states[0]));
+    refused_at::<NamePart>(|h| h.names, 0, offset_of!(NamePart, object), |m| m.names[0].object = 1);
 
     let image = |f, c: fn(&mut Maker)| refused_at::<Image>(|h: &H| h.images, 0, f, c);
     image(offset_of!(Image, end), |m| m.images[0].end = 0);
@@ -205,6 +212,7 @@ fn a_batch_of_hooks_brings_no_patch() {
     maker.name = "";
     maker.images.clear();
     maker.states.clear();
+    (maker.named, maker.names) = (Vec::new(), Vec::new());
     maker.funcs = vec![Func { hook: HOOK_DL_FIND_OBJECT, ..Func::default() }];
     assert!(View::parse(&maker.bytes()).is_ok());
     maker.funcs.push(Func { new_func: 1, ..Func::default() });

@@ -17,7 +17,7 @@ use crate::batch::View;
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
 use suture_abi::batch::{
-    BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, NamedObject, ROLE_ARENA, ROLE_IMAGE, Site,
+    BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, NamePart, NamedObject, ROLE_ARENA, ROLE_IMAGE, Site,
 };
 use suture_abi::block::{
     FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
@@ -71,6 +71,8 @@ pub struct Books {
     pub recipes: Vec<RecipeRow>,
     /// Objects of listed patches, by patch, in descriptor order. Not shown outside.
     pub named: Vec<NamedRow>,
+    /// Names of their functions, by patch, in descriptor order. Not shown outside.
+    pub names: Vec<NameRow>,
     /// What dispatchers have read, or still read. Not shown outside.
     pub kept: Vec<Kept>,
     /// Highest number given to a transition.
@@ -105,6 +107,15 @@ pub struct NamedRow {
     pub row: NamedObject,
 }
 
+/// A piece of the name of a function of a listed patch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameRow {
+    /// Its patch.
+    pub patch: u32,
+    /// What the plan said: `object` counts the rows in [`Books::named`] of this patch.
+    pub part: NamePart,
+}
+
 /// What was kept in memory for a new recipe.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KeptRecipe {
@@ -136,6 +147,7 @@ impl Books {
         ranges: Vec::new(),
         recipes: Vec::new(),
         named: Vec::new(),
+        names: Vec::new(),
         kept: Vec::new(),
         last_transition: 0,
         last_patch: 0,
@@ -157,6 +169,7 @@ impl Books {
             ranges: list::copy(&self.ranges, 0)?,
             recipes: list::copy(&self.recipes, 0)?,
             named: list::copy(&self.named, 0)?,
+            names: list::copy(&self.names, 0)?,
             kept: list::copy(&self.kept, 2)?,
             last_transition: self.last_transition,
             last_patch: self.last_patch,
@@ -178,6 +191,7 @@ impl Books {
             size_of_val(&*self.ranges),
             size_of_val(&*self.recipes),
             size_of_val(&*self.named),
+            size_of_val(&*self.names),
         ];
         tables.iter().fold(0, |sum: usize, len| sum.saturating_add(*len))
     }
@@ -251,6 +265,9 @@ impl Books {
         }
         for row in view.named.iter() {
             list::push(&mut next.named, NamedRow { patch, row })?;
+        }
+        for part in view.names.iter() {
+            list::push(&mut next.names, NameRow { patch, part })?;
         }
         let mut image = 0;
         for plan in view.images.iter() {
@@ -438,6 +455,7 @@ impl Books {
         next.ranges.retain(|r| r.patch != batch.0 || batch.0 == 0);
         next.recipes.retain(|r| r.patch != batch.0 || r.patch == 0);
         next.named.retain(|o| o.patch != batch.0);
+        next.names.retain(|n| n.patch != batch.0);
         next.mappings.retain(|m| !self.goes_with(batch, drop_arenas, m));
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };

@@ -259,6 +259,7 @@ impl Books {
         next.ranges.retain(|r| !leaving(r.patch));
         next.recipes.retain(|r| !leaving(r.patch));
         next.named.retain(|o| !leaving(o.patch));
+        next.names.retain(|n| !leaving(n.patch));
         for state in &mut next.states {
             state.marks = 0;
         }

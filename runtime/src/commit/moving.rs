@@ -310,6 +310,9 @@ impl Engine {
             return Ok(true);
         }
         if !moving.may_look || has_own_stacks(books(), t) {
+            if let Some(settling) = &moving.settling {
+                settling.leave_to_command();
+            }
             return Ok(false);
         }
         let lookout = match moving.lookout.take() {

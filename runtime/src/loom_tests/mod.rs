@@ -9,6 +9,7 @@
 //! cannot be shown.
 
 mod births;
+mod events;
 mod late;
 mod looks;
 mod own;

@@ -19,6 +19,7 @@
 
 use super::ends::{self, StackEnds};
 use super::own;
+use crate::held::NAME;
 use crate::record::DIRECTORY;
 use crate::stacks;
 use crate::sys::fd::Fd;
@@ -35,8 +36,8 @@ pub enum Verdict {
     Clear(u64),
     /// It runs, or may run unseen.
     Running,
-    /// Not clear, or not to be proven so from here.
-    Unclear,
+    /// Not clear, or not to be proven so from here: the first address of searched code that was found, or 0.
+    Unclear(u64),
     /// It is gone.
     Gone,
 }
@@ -96,22 +97,23 @@ impl Lookout {
         };
         let (sp, pc) = match line {
             Syscall::Blocked { sp: 0, pc: 0, .. } | Syscall::Elsewhere { sp: 0, pc: 0 } => {
-                return Ok(if self.never_runs(tid)? { Verdict::Clear(seen) } else { Verdict::Unclear });
+                return Ok(if self.never_runs(tid)? { Verdict::Clear(seen) } else { Verdict::Unclear(0) });
             }
             Syscall::Blocked { sp, pc, .. } if !line.shares_itself() => (sp, pc),
             // In a fault, stopped or frozen: registers matter that cannot be seen from here.
-            Syscall::Elsewhere { .. } => return Ok(Verdict::Unclear),
+            Syscall::Elsewhere { .. } => return Ok(Verdict::Unclear(0)),
             _ => return Ok(Verdict::Running),
         };
-        let clear = ranges.find(pc).is_none()
-            && self.stack_is_clear(tid, sp, ranges)
-            && !stacks::any()
-            && own::is_complete();
+        let found = match ranges.find(pc) {
+            Some(_) => Err(pc),
+            None => self.stack_is_clear(tid, sp, ranges),
+        };
+        let clear = found.is_ok() && !stacks::any() && own::is_complete();
         match self.runs(&counter) {
             Some(after) if after == before => {}
             _ => return Ok(Verdict::Running),
         }
-        Ok(if clear { Verdict::Clear(seen) } else { Verdict::Unclear })
+        Ok(if clear { Verdict::Clear(seen) } else { Verdict::Unclear(found.err().unwrap_or(0)) })
     }
 
     /// A thread with neither stack nor code: one that the kernel made for itself, or a dead one that is
@@ -122,21 +124,33 @@ impl Lookout {
         Ok(stat.is_some_and(|s| s.is_kernel_made() || s.is_dead()))
     }
 
-    fn stack_is_clear(&self, tid: u32, sp: u64, ranges: &Ranges<'_>) -> bool {
-        if tid == self.main && self.ends.main > sp && scan(sp, End::Address(self.ends.main), ranges).is_some()
-        {
-            return true;
+    /// An error is the first word in searched code, or 0.
+    fn stack_is_clear(&self, tid: u32, sp: u64, ranges: &Ranges<'_>) -> Result<(), u64> {
+        if tid == self.main && self.ends.main > sp && scan(sp, End::Address(self.ends.main), ranges).is_ok() {
+            return Ok(());
         }
         // Also for the main thread: after a fork it is the thread that called it, on that thread's stack.
-        scan(sp, self.ends.block(tid), ranges).is_some_and(|at| self.ends.is_block(at))
+        let end = scan(sp, self.ends.block(tid), ranges)?;
+        if self.ends.is_block(end) { Ok(()) } else { Err(0) }
+    }
+
+    /// Name of a thread, NUL padded; empty if it cannot be read.
+    pub fn name(&self, tid: u32) -> [u8; NAME] {
+        let mut name = [0; NAME];
+        let mut buffer = [0; SMALL];
+        let read = self.dir.file(tid, "comm").and_then(|file| read_small(&file, &mut buffer));
+        for (place, byte) in name.iter_mut().zip(read.unwrap_or_default()).filter(|(_, b)| **b != b'\n') {
+            *place = *byte;
+        }
+        name
     }
 }
 
 /// Most pages of one stack that are looked at from here; the command walks deeper ones.
 const MOST_PAGES: usize = 16 * 1024;
 
-/// Where a stack ends that is clean.
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
+/// Where a stack ends that is clean, else the first word in searched code, or 0.
+fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Result<u64, u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut words = [0u64; PAGE_WORDS];
@@ -149,5 +163,10 @@ fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
             break;
         }
     }
-    ends::clean(&scanner.finish())
+    let outcome = scanner.finish();
+    ends::clean(&outcome).ok_or_else(|| {
+        let mut word = [0];
+        let found = hits.first().filter(|_| outcome.hits > 0);
+        found.filter(|hit| copy_some(hit.at, &mut word) == Ok(1)).map_or(0, |_| word[0])
+    })
 }

@@ -26,6 +26,7 @@
 use super::look::{Lookout, Verdict};
 use crate::birth;
 use crate::block::BLOCK;
+use crate::held::{self, Why};
 use crate::host;
 use crate::list::{self, NoMemory};
 use crate::record::{DIRECTORY, fence, move_to, set_side};
@@ -90,6 +91,7 @@ impl Settling {
     pub fn new(t: &TransitionRow) -> Self {
         let (transition, to_switched) = (t.id, t.to_switched());
         birth::open(transition);
+        held::forget_all();
         Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open, chunks: 0 }
     }
 
@@ -146,7 +148,13 @@ impl Settling {
 
     /// Forgets threads that are gone.
     fn drop_dead(&mut self) {
-        self.known.retain(|k| k.shown || thread::exists(k.tid));
+        self.known.retain(|k| {
+            let lives = k.shown || thread::exists(k.tid);
+            if let Some(record) = DIRECTORY.find_record(k.tid).filter(|_| !lives) {
+                held::forget(record);
+            }
+            lives
+        });
     }
 
     /// Takes one whole reading in and goes on closing; true when all are there for good.
@@ -319,16 +327,27 @@ impl Settling {
 
     /// Looks at one thread; true if it is at the goal or does not matter.
     fn try_move(&mut self, lookout: &Lookout, ranges: &Ranges<'_>, tid: u32) -> Result<bool, Errno> {
-        match lookout.look(tid, ranges)? {
+        let why = match lookout.look(tid, ranges)? {
             Verdict::Clear(seen) => {
                 let moved = self.move_one(Move { tid, reserved: 0, seen });
                 BLOCK.moved().by_worker.fetch_add(u64::from(moved), Ordering::Relaxed);
-                Ok(moved)
+                return Ok(moved);
             }
             // The next reading does not show it.
-            Verdict::Gone => Ok(true),
-            Verdict::Running | Verdict::Unclear => Ok(false),
+            Verdict::Gone => return Ok(true),
+            Verdict::Running => Why::Running,
+            Verdict::Unclear(0) => Why::Unclear,
+            Verdict::Unclear(at) => Why::On(at),
+        };
+        if let Some(record) = DIRECTORY.find_record(tid) {
+            held::note(record, why, || lookout.name(tid));
         }
+        Ok(false)
+    }
+
+    /// Notes that the threads which are off the goal are left to the command.
+    pub fn leave_to_command(&self) {
+        self.pending().filter_map(|tid| DIRECTORY.find_record(tid)).for_each(held::note_unseen);
     }
 
     /// Moves a thread that was found clear, if it passed no dispatcher since.
