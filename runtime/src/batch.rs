@@ -324,7 +324,8 @@ impl<'a> View<'a> {
         let own = |m: &Mapping| m.final_prot & PROT_WRITE != 0 && m.role == ROLE_IMAGE;
         let good =
             |w: Word| w.kind <= WORD_MODULE && w.place.is_multiple_of(8) && self.mapped(w.place, 8, own);
-        blob::words(self.blob(recipe)).is_some_and(|mut words| words.all(good))
+        // The image's row says when its pages may go.
+        !self.images.is_empty() && blob::words(self.blob(recipe)).is_some_and(|mut words| words.all(good))
     }
 
     fn check_sites(&self) -> Result<(), Malformed> {

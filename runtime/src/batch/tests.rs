@@ -240,6 +240,7 @@ fn words_of_late_objects_are_checked() {
     assert!(!parse(&|_, row, _| row.lane = LANES as u32));
     assert!(!parse(&|_, row, _| row.kind = RECIPE_WORDS + 1));
     assert!(!parse(&|maker, _, _| maker.header.r_debug = 0), "nobody would fill them");
+    assert!(!parse(&|maker, _, _| maker.images.clear()), "nobody would know when they go");
 }
 
 /// Whatever was accepted can be read without leaving the payload, and is as the rules say.

@@ -20,8 +20,9 @@ use suture_abi::batch::{
     BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, NamePart, NamedObject, ROLE_ARENA, ROLE_IMAGE, Site,
 };
 use suture_abi::block::{
-    FuncRow, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED, PATCH_REPLACE, PatchRow,
-    RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow, TransitionRow,
+    FuncRow, IMAGE_LEFT, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED,
+    PATCH_REPLACE, PatchRow, RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow,
+    TransitionRow,
 };
 use suture_abi::late::{Recipe, RecipeRow};
 
@@ -427,8 +428,9 @@ impl Books {
 
     /// True if dropping the prepared batch takes this mapping away. Mappings of a batch of hooks only
     /// carry no number of their own, so they stay.
-    pub fn goes_with(&self, batch: Batch, drop_arenas: bool, m: &MappingRow) -> bool {
-        batch.0 != 0 && m.patch == batch.0 && (m.role == ROLE_IMAGE || drop_arenas)
+    pub fn goes_with(&self, batch: Batch, what: Dropped, m: &MappingRow) -> bool {
+        let goes = if m.role == ROLE_IMAGE { what.image } else { what.arenas };
+        batch.0 != 0 && m.patch == batch.0 && goes
     }
 
     /// True if the site was made by this batch: its slot lies in one of the batch's arenas.
@@ -440,23 +442,24 @@ impl Books {
     }
 
     /// The books without the prepared batch. `fate` says what becomes of each of its sites that has no
-    /// function left. Image mappings go; arena mappings stay unless `drop_arenas`.
+    /// function left. An image that stays is one that was left.
     pub fn without_prepared(
         &self,
         batch: Batch,
-        drop_arenas: bool,
+        what: Dropped,
         fate: impl Fn(&SiteRow) -> Fate,
     ) -> Result<Books, BooksError> {
         let mut next = self.try_clone()?;
         next.patches.retain(|p| p.id != batch.0);
-        next.images.retain(|i| i.patch != batch.0 || batch.0 == 0);
+        next.images.retain(|i| i.patch != batch.0 || batch.0 == 0 || !what.image);
+        next.images.iter_mut().filter(|i| i.patch == batch.0).for_each(|i| i.flags |= IMAGE_LEFT);
         next.funcs.retain(|f| !self.is_of(batch, f));
         next.states.retain(|s| s.patch != batch.0 || batch.0 == 0);
         next.ranges.retain(|r| r.patch != batch.0 || batch.0 == 0);
         next.recipes.retain(|r| r.patch != batch.0 || r.patch == 0);
         next.named.retain(|o| o.patch != batch.0);
         next.names.retain(|n| n.patch != batch.0);
-        next.mappings.retain(|m| !self.goes_with(batch, drop_arenas, m));
+        next.mappings.retain(|m| !self.goes_with(batch, what, m));
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };
             let decided = next.sites.get(index).filter(|s| s.depth == 0).map(&fate);
@@ -481,6 +484,15 @@ impl Books {
         }
         Ok(next)
     }
+}
+
+/// Which mappings go with a batch that is dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its arenas: nothing was ever written that leads into them.
+    pub arenas: bool,
+    /// Its image: nobody can have an address in it.
+    pub image: bool,
 }
 
 /// What becomes of a site when the batch that asked for it is dropped.

@@ -8,6 +8,11 @@ use suture_abi::block::{IMAGE_LEFT, PATCH_ENABLED};
 
 const HOOK_HANDLER: u64 = 0xdead_0000;
 
+/// The image goes, and the arenas if told.
+fn dropped(arenas: bool) -> Dropped {
+    Dropped { arenas, image: true }
+}
+
 /// A batch that replaces these entries; those the books know are referred to by their id.
 fn batch(books: &Books, entries: &[u64], tag: u64, hooks: &[(u64, u32)]) -> Vec<u8> {
     let mut maker = Maker::sample();
@@ -106,7 +111,7 @@ proptest! {
                     let now = prepared(&books, &entries, tag, &[]);
                     prop_assert_eq!(&slots(&now)[..before.len()], &before[..], "preparing flips nothing");
                     last += 1;
-                    books = now.without_prepared(Batch(last), false, |_| Fate::Retired).unwrap();
+                    books = now.without_prepared(Batch(last), dropped(false), |_| Fate::Retired).unwrap();
                 }
                 Step::Disable(pick) => {
                     if model.is_empty() {
@@ -137,7 +142,7 @@ fn hooks_lie_below_patches_and_stay() {
     assert_eq!(books.funcs.iter().map(|f| f.patch).collect::<Vec<_>>(), [0, 0, 1]);
     assert_eq!(slots(&books), [(16, copy_of(16)), (32, copy_of(32)), (48, copy_of(48))]);
     // Dropped with its batch...
-    let dropped = books.without_prepared(Batch(1), true, |_| Fate::Dropped).unwrap();
+    let dropped = books.without_prepared(Batch(1), dropped(true), |_| Fate::Dropped).unwrap();
     assert!(dropped.funcs.is_empty() && dropped.sites.is_empty() && dropped.mappings.is_empty());
     assert_eq!((dropped.last_patch, dropped.last_site), (1, 3), "numbers are never used again");
     // ... or there for ever.
@@ -168,10 +173,17 @@ fn a_dropped_batch_takes_its_image_and_leaves_arenas_unless_told() {
     let books = prepared(&Books::default(), &[16], 1, &[]);
     assert_eq!(roles(&books), [ROLE_IMAGE, ROLE_ARENA, ROLE_ARENA]);
     assert!(books.made(Batch(1), &books.sites[0]));
-    let kept = books.without_prepared(Batch(1), false, |_| Fate::Armed).unwrap();
+    let kept = books.without_prepared(Batch(1), dropped(false), |_| Fate::Armed).unwrap();
     assert_eq!((roles(&kept), kept.sites[0].state), (vec![ROLE_ARENA; 2], SITE_ARMED));
-    let gone = books.without_prepared(Batch(1), true, |_| Fate::Dropped).unwrap();
+    let gone = books.without_prepared(Batch(1), dropped(true), |_| Fate::Dropped).unwrap();
     assert!(roles(&gone).is_empty() && gone.sites.is_empty() && gone.images.is_empty());
+    // One that somebody may still write to is in the books until a look has found nobody.
+    let what = Dropped { arenas: true, image: false };
+    let left = books.without_prepared(Batch(1), what, |_| Fate::Dropped).unwrap();
+    assert_eq!((roles(&left), left.images[0].flags), (vec![ROLE_IMAGE], IMAGE_LEFT));
+    assert!(left.patches.is_empty() && left.prepared().is_none());
+    let gone = left.with_drained(&[(left.images[0].id, 0)]).unwrap();
+    assert!(roles(&gone).is_empty() && gone.images.is_empty());
 }
 
 #[test]

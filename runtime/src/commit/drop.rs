@@ -9,7 +9,7 @@
 use super::bytes::{self, Live};
 use super::moving::prepared;
 use super::{barrier, books, show};
-use crate::books::{Batch, BooksError, Fate};
+use crate::books::{Batch, BooksError, Dropped, Fate};
 use crate::events::{self, About};
 use crate::late;
 use crate::list::{self, NoMemory};
@@ -79,20 +79,25 @@ fn sites_of(batch: Batch) -> Result<Vec<SiteRow>, NoMemory> {
 /// Takes the batch out of the books and unmaps what goes with it.
 fn discard(batch: Batch, drop_arenas: bool, fate: impl Fn(&SiteRow) -> Fate) -> Result<(), BooksError> {
     let old = books();
+    // A thread in the middle of loading an object may be about to fill words of the image. Whether there is one can
+    // be told only when no table names them any more, so the image is left at first.
+    let has_words = old.recipes.iter().any(|r| r.patch == batch.0 && r.plan.kind == RECIPE_WORDS);
+    let what = Dropped { arenas: drop_arenas, image: !has_words };
     let mut going: Vec<MappingRow> = Vec::new();
-    for m in old.mappings.iter().filter(|m| old.goes_with(batch, drop_arenas, m)) {
+    for m in old.mappings.iter().filter(|m| old.goes_with(batch, what, m)) {
         list::push(&mut going, *m)?;
     }
     let row = old.patch(batch.0).copied();
-    let has_words = old.recipes.iter().any(|r| r.patch == batch.0 && r.plan.kind == RECIPE_WORDS);
-    let ready = publish::ready(old.without_prepared(batch, drop_arenas, fate)?)?;
+    let ready = publish::ready(old.without_prepared(batch, what, fate)?)?;
     show(ready);
-    // A thread in the middle of loading an object may be about to fill words of the image: then it stays.
-    let stays = has_words && !late::table::is_settled();
-    for m in going.into_iter().filter(|m| !(stays && m.role == ROLE_IMAGE)) {
+    for m in going {
         // SAFETY: the batch was never enabled, so no slot ever led into its image; arenas go only if no
         // byte was ever written that leads into them. The books do not name the pages any more.
         let _ = unsafe { mem::unmap(m.addr, m.len) };
+    }
+    if has_words && late::table::is_settled() {
+        // Without memory it stays in the books, as where it may be written to: a command looks at it later.
+        let _ = discard_image(batch);
     }
     if let Some(row) = row {
         let about = About { patch: row.id, name: &row.name, ..About::default() };
@@ -100,6 +105,25 @@ fn discard(batch: Batch, drop_arenas: bool, fate: impl Fn(&SiteRow) -> Fate) -> 
         events::write(word::GONE, about);
         // SAFETY: kept when the patch was prepared; its row is gone.
         unsafe { list::free_bytes(row.description, row.description_len) };
+    }
+    Ok(())
+}
+
+/// Unmaps the image of a batch that was dropped before, when no loading thread can know of its words.
+fn discard_image(batch: Batch) -> Result<(), BooksError> {
+    let mut found = Vec::new();
+    for image in books().images.iter().filter(|i| i.patch == batch.0) {
+        list::push(&mut found, (image.id, 0))?;
+    }
+    let mut going: Vec<MappingRow> = Vec::new();
+    for m in books().mappings.iter().filter(|m| m.patch == batch.0 && m.role == ROLE_IMAGE) {
+        list::push(&mut going, *m)?;
+    }
+    show(publish::ready(books().with_drained(&found)?)?);
+    for m in going {
+        // SAFETY: the batch was never enabled, so no slot ever led into its image, and nobody writes its words any
+        // more (the caller). The books do not name the pages any more.
+        let _ = unsafe { mem::unmap(m.addr, m.len) };
     }
     Ok(())
 }

@@ -9,8 +9,8 @@
 //! they are written by loading threads only, one at a time, under the loader's lock. They lie in the image of a patch,
 //! which is unmapped at two moments: when a prepared batch is taken back, and long after its patch has gone. Both times the
 //! table without the patch was shown before. A loading thread that took the older table is counted as its reader in
-//! the first case, and the image stays (`commit::drop`); in the second it is in the code of the runtime, where the command
-//! looked for it after the table had changed (`commit::drain`).
+//! the first case, and the image is left (`commit::drop`), which makes the second of it; in the second the thread is in
+//! the code of the runtime, where the command looked for it after the table had changed (`commit::drain`).
 //!
 //! # Safety
 //!

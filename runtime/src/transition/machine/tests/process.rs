@@ -7,7 +7,7 @@
 use super::{CALLBACKS, Code, EBUSY, EINVAL, ENOENT, FUNCS, Host, Patch, State};
 use crate::batch::View;
 use crate::batch::tests::Maker;
-use crate::books::{Batch, Books, BooksError, Fate, Job, JobKind, Stacks, choice, slot_value};
+use crate::books::{Batch, Books, BooksError, Dropped, Fate, Job, JobKind, Stacks, choice, slot_value};
 use crate::transition::machine::{self, NoStart, Ran, Waits, World};
 use crate::transition::searched::{Late, searched};
 use std::collections::{BTreeMap, BTreeSet};
@@ -227,7 +227,8 @@ impl Process {
 
     pub fn abort(&mut self) {
         if let Some(batch) = self.books.prepared() {
-            self.books = self.books.without_prepared(batch, false, |_| Fate::Retired).unwrap();
+            let what = Dropped { arenas: false, image: true };
+            self.books = self.books.without_prepared(batch, what, |_| Fate::Retired).unwrap();
         }
     }
 
