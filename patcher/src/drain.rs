@@ -9,6 +9,8 @@
 //! Nobody is disturbed for memory: threads that always run are stopped for a look only when many images have come
 //! together, so that their number stays bounded. What cannot be given back now is tried again by the next command.
 
+mod held;
+
 use crate::error::Error;
 use crate::session::Session;
 use crate::target::Target;
@@ -18,6 +20,7 @@ use crate::transition::look::{Looker, Why};
 use crate::transition::own_stacks;
 use crate::transition::threads::{self, Thread};
 use crate::view::{self, Cache};
+use held::{Words, known};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::time::Duration;
@@ -229,39 +232,22 @@ impl<'t> Drain<'t> {
         maps: &MapsSnapshot,
         stacks: &[(u64, Range<u64>)],
     ) -> Result<Vec<(u32, u32)>, Error> {
-        let mut table: Vec<Interval> =
-            going.iter().map(|i| Interval { first: i.plan.start, last: i.plan.end - 1 }).collect();
-        table.sort_unstable();
-        let of_going = |patch: u32| going.iter().any(|i| i.patch == patch);
-        let own = self.books.mappings.iter().filter(|m| m.role == ROLE_ARENA || of_going(m.patch));
-        let known: Vec<Range<u64>> = own
-            .map(|m| m.addr..m.addr.saturating_add(m.len))
-            .chain(self.books.own.iter().cloned())
-            .chain(stacks.iter().map(|(_, whole)| whole.clone()))
-            .collect();
-        let text = |word: u64| going.iter().any(|i| (i.plan.text_start..=i.plan.text_end).contains(&word));
-        let returns = |word: u64| text(word) && self.looker.follows_call(word);
-        let counts = |word: u64| self.hidden || !returns(word);
-        let found = own_stacks::look_for(self.target, maps, &table, &known, MOST, &counts)?;
+        let follows_call = |word: u64| self.looker.follows_call(word);
+        let words = Words { going, hidden: self.hidden, follows_call: &follows_call };
+        let known = known(self.books, going, stacks);
+        let counts = |word: u64| words.counts(word);
+        let found = own_stacks::look_for(self.target, maps, &words.table(), &known, MOST, &counts)?;
         let all_of_it = found.found == found.words.len() as u64 && !found.capped;
         let of_thread = |at: u64| {
             threads::read(self.target, self.books.worker)
                 .is_ok_and(|all| all.iter().any(|t| self.looker.end_of_stack(*t, at).is_some()))
         };
-        let in_memory = found.words.iter().filter(|w| !(returns(w.word) && of_thread(w.at))).map(|w| w.word);
-        let mut words: Vec<u64> = in_memory.collect();
+        let in_memory = found.words.iter().filter(|w| words.counts_at(w.word, || of_thread(w.at)));
+        let mut held: Vec<u64> = in_memory.map(|w| w.word).collect();
         for (sp, whole) in stacks {
-            words.extend(self.live_words(*sp..whole.end).filter(|word| !returns(*word)));
+            held.extend(self.live_words(*sp..whole.end).filter(|word| words.counts_in_frame(*word)));
         }
-        let why = |image: &&&ImageRow| {
-            let within = image.plan.start..image.plan.end;
-            match words.iter().any(|word| within.contains(word)) {
-                true => Some((image.id, IMAGE_POINTED_AT)),
-                false if all_of_it => None,
-                false => Some((image.id, IMAGE_UNSEARCHED)),
-            }
-        };
-        Ok(going.iter().filter_map(|image| why(&image)).collect())
+        Ok(words.verdict(&held, all_of_it))
     }
 
     /// Words of the live part of a stack.
