@@ -279,3 +279,6 @@ fn searched(books: &Books, images: &[ImageRow]) -> Vec<Interval> {
     });
     found
 }
+
+#[cfg(test)]
+mod tests;

@@ -135,17 +135,4 @@ fn merge(found: &mut Vec<Interval>) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlapping_intervals_become_one() {
-        let of = |first, last| Interval { first, last };
-        let mut found = vec![of(30, 40), of(1, 5), of(4, 9), of(9, 12), of(13, 14), of(31, 33)];
-        merge(&mut found);
-        assert_eq!(found, [of(1, 12), of(13, 14), of(30, 40)]);
-        let mut none = Vec::new();
-        merge(&mut none);
-        assert!(none.is_empty());
-    }
-}
+mod tests;
