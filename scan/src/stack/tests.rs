@@ -122,6 +122,16 @@ fn a_signal_frame_is_reported() {
     let outcome = scan(&words, End::Address(SP + 40)).0;
     assert_eq!(outcome.signal_frame, Some(SP + 16));
     assert!(!outcome.is_clean());
+    // Deep in a stack, too, where nothing else asks for a closer look.
+    let mut words = [7; 100];
+    words[50] = u64::from(SIGNAL_MAGIC) | 0x344 << 32;
+    let outcome = scan(&words, End::Address(SP + 800)).0;
+    assert_eq!((outcome.signal_frame, outcome.end), (Some(SP + 400), StackEnd::Proven(SP + 800)));
+    assert!(!outcome.is_clean());
+    let ranges = Ranges::new(&TABLE).unwrap();
+    let mut scanner = Scanner::new(&ranges, &mut [], SP, End::Address(SP + 800));
+    assert_eq!((scanner.feed(&words[..50]), scanner.has_hit()), (Step::More, false));
+    assert_eq!((scanner.feed(&words[50..60]), scanner.has_hit()), (Step::More, true));
     // The number alone in the upper half is a coincidence.
     assert!(scan(&[u64::from(SIGNAL_MAGIC) << 32], End::Address(SP + 8)).0.is_clean());
 }
@@ -151,8 +161,8 @@ fn nonsense_never_ends_proven() {
     }
 }
 
-/// The same by looking at all words at once.
-fn plain(words: &[u64], end: End) -> (Vec<Hit>, StackEnd) {
+/// The same by looking at all words at once: hits, the first sign of a signal frame, the end.
+fn plain(words: &[u64], end: End) -> (Vec<Hit>, Option<u64>, StackEnd) {
     let at = |i: usize| SP + 8 * i as u64;
     let block = |i: usize, twice: bool, tid: u32, offset: u64| {
         let second = !twice || words.get(i + 2) == Some(&at(i));
@@ -174,14 +184,18 @@ fn plain(words: &[u64], end: End) -> (Vec<Hit>, StackEnd) {
         let range = TABLE.iter().rposition(|r| r.first <= words[i] && words[i] <= r.last)?;
         Some(Hit { at: at(i), range: range as u32 })
     };
-    ((0..stop.unwrap_or(words.len())).filter_map(hit).collect(), proven)
+    let stack = 0..stop.unwrap_or(words.len());
+    let frame = stack.clone().find(|&i| words[i] as u32 == SIGNAL_MAGIC).map(at);
+    (stack.filter_map(hit).collect(), frame, proven)
 }
 
-/// A word of a stack: anything, one near a range, or one that points to itself or two words back.
+/// A word of a stack: anything, one near a range, one of a signal frame, or one that points to itself or two words
+/// back.
 fn word() -> impl Strategy<Value = (u64, u8)> {
     prop_oneof![
         6 => any::<u64>().prop_map(|w| (w, 0)),
         2 => (0u64..3, 0u64..3).prop_map(|(r, d)| (TABLE[r as usize].last - 1 + d, 0)),
+        1 => any::<u32>().prop_map(|high| (u64::from(SIGNAL_MAGIC) | u64::from(high) << 32, 0)),
         2 => Just((0, 1)),
         2 => Just((0, 2)),
         2 => Just((u64::from(TID), 0)),
@@ -208,7 +222,7 @@ proptest! {
             _ => *word,
         }).collect();
         let (outcome, hits) = scan_in(&words, piece, end, 1_000);
-        let (expected, first) = plain(&words, end);
+        let (expected, frame, first) = plain(&words, end);
         // Many false blocks at once may hide the true one: then nothing is proven, or a later one, which is no
         // less of a stack.
         let hidden = match (end, outcome.end, first) {
@@ -219,7 +233,7 @@ proptest! {
         if hidden {
             prop_assert!(hits.starts_with(&expected));
         } else {
-            prop_assert_eq!((hits, outcome.end), (expected, first));
+            prop_assert_eq!((hits, outcome.signal_frame, outcome.end), (expected, frame, first));
         }
     }
 }
