@@ -20,6 +20,7 @@ use suture_abi::block::{
 use suture_abi::channel::{MAY_LOOK, Move, error, op};
 use suture_abi::dispatch::{Constants, RECORDS_PER_CHUNK};
 use suture_abi::event::word;
+use suture_abi::host::{Host, LEAVE, NONE};
 use suture_elf::Addr;
 use suture_redirect::dispatcher;
 
@@ -417,6 +418,36 @@ fn an_image_goes_when_its_patch_has_and_not_before() {
     answers(&target, 3);
     session.disable(second);
     answers(&target, 1);
+    session.close();
+}
+
+/// Threads are led by dispatchers then, or may come back from a callback: a look says nothing of later.
+#[test]
+fn no_image_goes_while_a_transition_or_a_host_is_there() {
+    let target = Target::start();
+    let session = Session::open(&target);
+    let (base, plan) = patch_subject(&target, "p", 2, 0);
+    let id = session.apply(&plan);
+    session.disable(id);
+    let ask = || session.client.request(op::DRAINED, [target.generation(), 0, 0, 0], &drained(1, 0)).0;
+    let plan = patch_subject(&target, "q", 3, 1).1;
+    let id = session.prepared(&plan);
+    session.arm(&plan);
+    // One thread always runs: the worker does not move it.
+    let begun = session.client.expect(op::ENABLE, [id, MAY_LOOK, 0, 0], &[]);
+    assert_ne!(begun[0], 0, "over already");
+    assert_eq!(ask(), error::STATE);
+    session.settle(begun);
+    // A host on its way out.
+    let state = target.at("block") + offset_of!(RuntimeBlock, host) as u64;
+    target.write(state + offset_of!(Host, tid) as u64, &target.pid.to_le_bytes());
+    target.write(state + offset_of!(Host, state) as u64, &LEAVE.to_le_bytes());
+    assert_eq!(ask(), error::STATE);
+    target.write(state + offset_of!(Host, state) as u64, &NONE.to_le_bytes());
+    assert!(is_mapped(&target, base));
+    assert_eq!(ask(), error::OK);
+    assert!(!is_mapped(&target, base));
+    session.disable(id);
     session.close();
 }
 

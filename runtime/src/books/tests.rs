@@ -4,7 +4,7 @@ use super::*;
 use crate::batch::tests::Maker;
 use proptest::prelude::*;
 use suture_abi::batch::{Func, HOOK_DL_FIND_OBJECT, HOOK_DL_ITERATE_PHDR, HOOK_PTHREAD_CREATE};
-use suture_abi::block::{IMAGE_LEFT, PATCH_ENABLED};
+use suture_abi::block::{IMAGE_LEFT, IMAGE_PINNED, PATCH_ENABLED};
 
 const HOOK_HANDLER: u64 = 0xdead_0000;
 
@@ -184,6 +184,17 @@ fn a_dropped_batch_takes_its_image_and_leaves_arenas_unless_told() {
     assert!(left.patches.is_empty() && left.prepared().is_none());
     let gone = left.with_drained(&[(left.images[0].id, 0)]).unwrap();
     assert!(roles(&gone).is_empty() && gone.images.is_empty());
+}
+
+#[test]
+fn images_go_when_they_were_left_and_nobody_was_forced_out_of_them() {
+    let books = enabled(&prepared(&Books::default(), &[16], 1, &[]), Batch(1));
+    let look = |books: &Books| books.with_drained(&[(1, 0)]).map(|books| books.images.len());
+    assert_eq!(look(&books), Err(BooksError::State(0)), "in use");
+    let mut left = disabled(&books, 1);
+    assert_eq!(look(&left), Ok(0));
+    left.images[0].flags |= IMAGE_PINNED;
+    assert_eq!(look(&left), Err(BooksError::State(IMAGE_LEFT | IMAGE_PINNED)), "for ever");
 }
 
 #[test]
