@@ -74,6 +74,8 @@ pub const BATCH_LINKED_THREADS: u32 = 4;
 /// The program shows signs of making stacks of its own: only the command, which searches memory for them, may
 /// find threads clear.
 pub const BATCH_OWN_STACKS: u32 = 8;
+/// The patch's functions are always reached through their stubs.
+pub const BATCH_STUBS_ONLY: u32 = 16;
 
 /// A loaded object, as the plan saw it.
 #[repr(C)]

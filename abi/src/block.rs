@@ -188,6 +188,9 @@ pub const PATCH_REPLACE: u32 = 1;
 pub const PATCH_FORCED: u32 = 2;
 /// [`PatchRow::flags`]: applied to a program that shows signs of making stacks of its own.
 pub const PATCH_OWN_STACKS: u32 = 4;
+/// [`PatchRow::flags`]: its functions are always reached through their stubs: that was asked for, or threads were
+/// forced over while it was there.
+pub const PATCH_STUBS_ONLY: u32 = 8;
 
 /// A listed patch.
 #[repr(C)]
@@ -324,6 +327,9 @@ pub struct SiteRow {
     pub hook: u32,
     /// What the plan said.
     pub plan: crate::batch::Site,
+    /// 0 = the jump at the site leads to its stub. Else the function it may lead to instead, past stub and slot; the
+    /// slot leads there, too.
+    pub direct: u64,
 }
 
 /// A function of a listed patch, or a hook of the runtime.
@@ -391,7 +397,7 @@ pub struct MappingRow {
 
 const _: () = {
     assert!(size_of::<PatchRow>() == 104);
-    assert!(size_of::<SiteRow>() == 144);
+    assert!(size_of::<SiteRow>() == 152);
     assert!(size_of::<FuncRow>() == 48);
     assert!(size_of::<ImageRow>() == 112);
     assert!(size_of::<MappingRow>() == 32);

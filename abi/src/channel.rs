@@ -142,6 +142,14 @@ pub mod op {
     /// [`crate::host`]; payload: the addresses of [`crate::host::Functions`]. `args[0]` = 0: it is not
     /// sent after all.
     pub const HOST: u32 = 17;
+    /// Marks every site whose jump may lead straight to the function on top of it
+    /// ([`crate::block::SiteRow::direct`]); the command makes the stores afterwards. `results[0]` = sites that
+    /// were marked by this. `STATE`: a transition is going on, or a batch is prepared.
+    pub const DIRECT: u32 = 18;
+    /// Payload: `u32` site ids. The command has made their jumps lead to the stubs again; the worker checks that,
+    /// has every processor see it (as [`SYNC`]) and takes the marks away. `results[0]` = sites of which it is not
+    /// so, which stay marked.
+    pub const STUBS: u32 = 19;
 }
 
 /// `args[1]` of operations that go on with a transition: the worker may look at threads through
@@ -199,6 +207,9 @@ pub mod error {
     pub const HOST: u32 = 16;
     /// A callback is running; `results[0]` = patch, `results[1]` = state.
     pub const CALLBACK: u32 = 15;
+    /// The jump of a site may lead past its stub, where the operation needs the slot to decide; `results[0]` =
+    /// site id.
+    pub const DIRECT: u32 = 17;
 }
 
 const _: () = {

@@ -1,6 +1,8 @@
 //! Whole patches on a running program: what every operation does to slots, bytes, books and events.
 
 mod common;
+#[path = "commit/direct.rs"]
+mod direct;
 
 use common::client::{Answer, Client};
 use common::eventually;

@@ -25,7 +25,7 @@ fn patch(id: u32, name: &str, state: u32) -> PatchEntry {
 }
 
 fn site(id: u32, state: u32, depth: u32, hook: u32) -> SiteRow {
-    SiteRow { id, state, depth, hook, plan: Site::default() }
+    SiteRow { id, state, depth, hook, plan: Site::default(), direct: 0 }
 }
 
 /// `a` can be given up, `b` cannot; `t` is `a`'s or `b`'s transition.

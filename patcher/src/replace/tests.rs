@@ -23,7 +23,7 @@ fn patch(id: u32, name: &str, state: u32) -> PatchEntry {
 
 fn site(id: u32, entry: u64) -> SiteRow {
     let plan = Site { id, entry, copy: entry + 0x1000, copy_len: 9, ..Site::default() };
-    SiteRow { id, state: SITE_ARMED, depth: 1, hook: 0, plan }
+    SiteRow { id, state: SITE_ARMED, depth: 1, hook: 0, plan, direct: 0 }
 }
 
 fn func(patch: u32, site: u32) -> FuncRow {

@@ -243,7 +243,7 @@ fn functions_are_named_by_what_lies_at_their_addresses() {
     books.names = names;
     let plan =
         suture_abi::batch::Site { id: 1, entry: 0x100, copy: 0x900, copy_len: 0x10, ..Default::default() };
-    books.sites = vec![SiteRow { id: 1, state: 0, depth: 0, hook: 0, plan }];
+    books.sites = vec![SiteRow { id: 1, state: 0, depth: 0, hook: 0, plan, direct: 0 }];
     let range = |kind, start, end| RangeRow { patch: 1, site: 1, kind, reserved: 0, start, end };
     books.ranges = vec![
         range(suture_abi::batch::RANGE_OLD, 0x100, 0x140),

@@ -6,6 +6,7 @@
 //!
 //! Allocates, so it runs on the worker only.
 
+pub mod direct;
 mod moves;
 mod stacks;
 mod states;
@@ -17,12 +18,13 @@ use crate::batch::View;
 use crate::list::{self, NoMemory};
 use alloc_crate::vec::Vec;
 use suture_abi::batch::{
-    BATCH_OWN_STACKS, BATCH_REPLACE, HOOK_NONE, NamePart, NamedObject, ROLE_ARENA, ROLE_IMAGE, Site,
+    BATCH_OWN_STACKS, BATCH_REPLACE, BATCH_STUBS_ONLY, HOOK_NONE, NamePart, NamedObject, ROLE_ARENA,
+    ROLE_IMAGE, Site,
 };
 use suture_abi::block::{
     FuncRow, IMAGE_LEFT, ImageRow, MappingRow, PATCH_ENABLED, PATCH_OWN_STACKS, PATCH_PREPARED,
-    PATCH_REPLACE, PatchRow, RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow, StateRow,
-    TransitionRow,
+    PATCH_REPLACE, PATCH_STUBS_ONLY, PatchRow, RangeRow, SITE_ARMED, SITE_RETIRED, SITE_UNARMED, SiteRow,
+    StateRow, TransitionRow,
 };
 use suture_abi::late::{Recipe, RecipeRow};
 
@@ -351,7 +353,7 @@ impl Books {
                 None => 0,
             };
             let plan = Site { id, recipe, ..plan };
-            let row = SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan };
+            let row = SiteRow { id, state: SITE_UNARMED, depth: 0, hook: HOOK_NONE, plan, direct: 0 };
             list::push(&mut self.sites, row)?;
             list::push(&mut ids, id)?;
         }
@@ -510,7 +512,11 @@ pub enum Fate {
 
 /// What a patch's row keeps of its batch's flags.
 fn patch_flags(batch: u32) -> u32 {
-    let pairs = [(BATCH_REPLACE, PATCH_REPLACE), (BATCH_OWN_STACKS, PATCH_OWN_STACKS)];
+    let pairs = [
+        (BATCH_REPLACE, PATCH_REPLACE),
+        (BATCH_OWN_STACKS, PATCH_OWN_STACKS),
+        (BATCH_STUBS_ONLY, PATCH_STUBS_ONLY),
+    ];
     pairs
         .iter()
         .filter(|(of_batch, _)| batch & of_batch != 0)

@@ -13,8 +13,8 @@ use alloc_crate::vec::Vec;
 use suture_abi::batch::{FUNC_NOP, HOOK_NONE, ROLE_IMAGE};
 use suture_abi::block::{
     FuncRow, IMAGE_LEFT, IMAGE_PINNED, IMAGE_STAYS, PATCH_ENABLED, PATCH_FORCED, PATCH_LEAVING,
-    PATCH_REPLACE, PATCHING, PHASE_COMPLETING, PHASE_INIT, PHASE_RUNNING, PatchRow, SITE_ARMED,
-    TRANSITION_CANCELLED, TRANSITION_FORCED, TransitionRow, UNPATCHING,
+    PATCH_REPLACE, PATCH_STUBS_ONLY, PATCHING, PHASE_COMPLETING, PHASE_INIT, PHASE_RUNNING, PatchRow,
+    SITE_ARMED, TRANSITION_CANCELLED, TRANSITION_FORCED, TransitionRow, UNPATCHING,
 };
 use suture_abi::descriptor::STATE_BLOCK_DISABLE;
 
@@ -170,6 +170,8 @@ impl Books {
         }
         let replaces = self.replaces(&t);
         for patch in &mut next.patches {
+            // Nobody knows where threads are from now on.
+            patch.flags |= PATCH_STUBS_ONLY;
             let own = patch.id == t.patch;
             if t.target == UNPATCHING && own || t.target == PATCHING && replaces && is_replaced(patch, &t) {
                 patch.flags |= PATCH_FORCED;
@@ -232,6 +234,10 @@ impl Books {
         for (id, why) in found {
             let image = next.images.iter_mut().find(|i| i.id == *id).ok_or(BooksError::NoEntry(*id))?;
             if image.flags & IMAGE_LEFT == 0 || image.flags & IMAGE_PINNED != 0 {
+                return Err(BooksError::State(image.flags));
+            }
+            let inside = image.plan.start..image.plan.end;
+            if next.sites.iter().any(|s| inside.contains(&s.direct)) {
                 return Err(BooksError::State(image.flags));
             }
             image.flags = image.flags & !IMAGE_STAYS | why & IMAGE_STAYS;

@@ -113,10 +113,13 @@ pub fn is_untouched(plan: &Site) -> bool {
     look(plan) == Ok(Live::Original) && pad_intact()
 }
 
-/// Refuses unless the site looks as wanted.
+/// Refuses unless the site looks as wanted, and nothing leads past its stub.
 pub fn demand(site: &SiteRow, wanted: Live) -> Result<(), Reply> {
     let refused = Reply::refused(error::BYTES);
     let id = u64::from(site.id);
+    if site.direct != 0 {
+        return Err(Reply::refused(error::DIRECT).with(id, 0, 0));
+    }
     match look(&site.plan) {
         Ok(live) if live == wanted => Ok(()),
         // Its object is not loaded, or was not a moment ago; whoever loads it arms it.

@@ -4,6 +4,7 @@
 //! mappings), then commits with stores that cannot.
 
 pub(crate) mod bytes;
+mod direct;
 mod drain;
 mod drop;
 mod moving;
@@ -63,6 +64,8 @@ impl Engine {
             }
             op::RETIRE => drop::retire(payload),
             op::DRAINED => drain::drained(first, payload),
+            op::DIRECT => direct::mark(),
+            op::STUBS => direct::unmark(payload),
             op::STORE => bytes::store_request(first, second, third, fourth),
             op::BYE => {
                 self.client_gone();

@@ -7,7 +7,7 @@
 
 use super::bytes::{self, Live};
 use super::world::has_own_stacks;
-use super::{Engine, barrier, books, reserve, slots};
+use super::{Engine, barrier, books, direct, reserve, slots};
 use crate::block::BLOCK;
 use crate::books::{Batch, Books, BooksError};
 use crate::host;
@@ -103,6 +103,7 @@ impl Engine {
     /// Begins to take an enabled patch away.
     pub(super) fn disable(&mut self, id: u32, may: u64) -> Result<Reply, Reply> {
         let next = books().with_unpatching(id, thread::realtime())?;
+        direct::demand_stubs(books(), id)?;
         reserve(next.bytes())?;
         barrier()?;
         self.moving = Moving::default();

@@ -50,7 +50,7 @@ fn books() -> Books {
         flags: 0,
         reserved: 0,
     };
-    let site = |id, plan| SiteRow { id, state: SITE_ARMED, depth: 1, hook: HOOK_NONE, plan };
+    let site = |id, plan| SiteRow { id, state: SITE_ARMED, depth: 1, hook: HOOK_NONE, plan, direct: 0 };
     let func = |patch, site| FuncRow { patch, site, plan: Func::default() };
     let range =
         |patch, site, kind, start| RangeRow { patch, site, kind, reserved: 0, start, end: start + 0x20 };
