@@ -243,23 +243,38 @@ fn compiler_pad(object: &ObjectAnalysis, function: &Function, place: &Boundary) 
     nops.iter().all(|b| *b == 0x90).then_some(pad)
 }
 
-/// Class S: places for a near jump in padding that a short jump at `at` reaches, nearest first.
+/// Class S: places for a near jump in padding that a short jump at `at` reaches. First those whose displacement lies
+/// in one aligned word, so that it can be changed; of these those that leave the least of the padding unused; then the
+/// nearest.
 fn short_pads(object: &ObjectAnalysis, at: Vaddr) -> Vec<Pad> {
     let from = at + 2;
     let reach = Vaddr(from.0.saturating_sub(128))..from + 128;
-    let mut pads: Vec<Pad> = Vec::new();
+    let mut pads: Vec<(u64, Pad)> = Vec::new();
     for padding in padding::around(object, &reach) {
-        let mut pad = Vaddr(padding.start.0.max(reach.start.0));
-        while pad + JUMP <= padding.end && pad < reach.end {
+        let start = Vaddr(padding.start.0.max(reach.start.0));
+        for pad in (start.0..reach.end.0.min(padding.end.0.saturating_sub(JUMP - 1))).map(Vaddr) {
+            let packed = (pad.0 - start.0).is_multiple_of(JUMP);
+            let rank = match can_lead_straight(pad) {
+                true if packed => 0,
+                // One of them in each word is enough.
+                true if pad.0 % 8 == 7 => 1,
+                false if packed => 2,
+                _ => continue,
+            };
             if pad_fits(pad, at) {
-                pads.push(Pad { at: pad, run: padding.start.max(Vaddr(pad.0.saturating_sub(LONGEST))) });
+                let run = padding.start.max(Vaddr(pad.0.saturating_sub(LONGEST)));
+                pads.push((rank, Pad { at: pad, run }));
             }
-            pad = pad + JUMP;
         }
     }
-    pads.sort_by_key(|p| p.at.0.abs_diff(from.0));
+    pads.sort_by_key(|(rank, pad)| (*rank, pad.at.0.abs_diff(from.0)));
     pads.truncate(MAX_PADS);
-    pads
+    pads.into_iter().map(|(_, pad)| pad).collect()
+}
+
+/// Whether the displacement of a jump at `at` lies in one aligned word.
+fn can_lead_straight(at: Vaddr) -> bool {
+    in_one_word(at + 1, JUMP - 1)
 }
 
 /// Whether the instruction may be run from a copy in place of where it is.
