@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::memory::PAGE;
 use crate::signals::{Interrupter, block_all, install, record_faults};
 use crate::store::{Means, Protocol, Writer};
+use crate::straight::{self, Expected, Straight};
 use crate::world::{Target, World};
 
 /// How a run is made.
@@ -37,11 +38,13 @@ pub struct Options {
 }
 
 /// Shared by all threads of the run, and by the handlers.
-struct Shared {
-    world: &'static World,
-    board: &'static Board,
-    writer: Writer,
-    options: Options,
+pub(crate) struct Shared {
+    pub(crate) world: &'static World,
+    pub(crate) board: &'static Board,
+    pub(crate) writer: Writer,
+    pub(crate) options: Options,
+    /// Which side calls of each case must take.
+    pub(crate) expected: Vec<Expected>,
     stop: AtomicBool,
     seeds: AtomicU64,
 }
@@ -63,7 +66,7 @@ impl Shared {
         let callee = &self.world.targets[case].callee;
         let (mut old, mut new) = (0, 0);
         for _ in 0..times {
-            match callee.call(rng) {
+            match self.expected[case].during(|| callee.call(rng)) {
                 Verdict::Old => old += 1,
                 Verdict::New => new += 1,
                 verdict @ Verdict::Wrong { .. } => self.board.book_wrong(case, verdict),
@@ -74,13 +77,24 @@ impl Shared {
     }
 
     /// Stores the site of `target` and books the store.
-    fn store(&self, case: usize, on: bool, means: Means) -> Result<()> {
-        let score = &self.board.scores[case];
-        let counter = if means == Means::Direct { &score.direct } else { &score.pwrites };
-        counter.fetch_add(1, Relaxed);
+    pub(crate) fn store(&self, case: usize, on: bool, means: Means) -> Result<()> {
+        self.count(case, means);
         // SAFETY: `World` mapped text, stub and slot before the run; direct stores are only asked
         // for where its text is writable.
         unsafe { self.writer.set(self.world.targets[case].site(), on, means) }
+    }
+
+    /// Makes the jump of `case` lead elsewhere, and books the store.
+    pub(crate) fn aim(&self, case: usize, straight: Straight, displacement: u32, means: Means) -> Result<()> {
+        self.count(case, means);
+        // SAFETY: as in `store`.
+        unsafe { self.writer.aim(straight.place, displacement, means) }
+    }
+
+    fn count(&self, case: usize, means: Means) {
+        let score = &self.board.scores[case];
+        let counter = if means == Means::Direct { &score.direct } else { &score.pwrites };
+        counter.fetch_add(1, Relaxed);
     }
 }
 
@@ -94,7 +108,9 @@ pub fn run(world: &'static World, board: &'static Board, options: Options) -> Re
 pub fn run_with_handlers(world: &'static World, board: &'static Board, options: Options) -> Result<()> {
     let writer = Writer::new(options.protocol)?;
     let (stop, seeds) = (AtomicBool::new(false), AtomicU64::new(1));
-    let shared: &'static Shared = Box::leak(Box::new(Shared { world, board, writer, options, stop, seeds }));
+    let expected = world.targets.iter().map(|_| Expected::default()).collect();
+    let shared: &'static Shared =
+        Box::leak(Box::new(Shared { world, board, writer, options, expected, stop, seeds }));
     for (to, pages) in board.punned.iter().zip([world.punned.0, world.punned.1]) {
         to.store(pages as u64, Relaxed);
     }
@@ -210,6 +226,7 @@ fn child(shared: &Shared, case: usize) -> ! {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     let mut rng = shared.rng();
     shared.call(case, 32, &mut rng);
+    shared.expected.iter().for_each(Expected::forget);
     for turn in 0..16 {
         if shared.world.writable {
             // SAFETY: as in `Shared::store`; the memory is the child's own copy.
@@ -227,7 +244,7 @@ fn child(shared: &Shared, case: usize) -> ! {
 }
 
 /// Gives the slot or the dispatcher's side another value.
-fn set_route(target: &Target, rng: &mut Rng) {
+pub(crate) fn set_route(target: &Target, rng: &mut Rng) {
     let r = rng.draw() as usize;
     let route = target.routes[r % target.routes.len()];
     if let Some(side) = target.side {
@@ -247,7 +264,10 @@ fn write_rounds(shared: &Shared) -> Result<()> {
     while round == 0 || start.elapsed() < shared.options.time {
         for case in 0..cases {
             shared.board.current.store(case as u32, Relaxed);
-            write_turn(shared, case, turn, &mut rng)?;
+            match shared.world.targets[case].straight {
+                Some(_) => straight::turn(shared, case, turn, &mut rng)?,
+                None => write_turn(shared, case, turn, &mut rng)?,
+            }
             let wrong = shared.board.wrong_total.load(Relaxed) != 0;
             let over = round > 0 && start.elapsed() >= shared.options.time;
             if over || wrong && shared.options.stop_on_wrong {
@@ -260,7 +280,7 @@ fn write_rounds(shared: &Shared) -> Result<()> {
 }
 
 /// Longest wait for callers to come by in one turn, before the case is left as idle.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One turn: stores and flips of one case, for at least `turn`, until the callers have seen both
 /// sides.

@@ -22,6 +22,7 @@ pub mod shape;
 pub mod signals;
 pub mod site;
 pub mod store;
+pub mod straight;
 pub mod suite;
 pub mod supervise;
 pub mod victim;

@@ -30,7 +30,8 @@ enum Verb {
     /// Attacks every shape of a class at every alignment.
     Run {
         /// P, S, A, J, W, or all of them; by name only: `first` (first touch of file pages) and
-        /// `planned` (the project's own planner, in a library).
+        /// `planned` (the project's own planner, in a library), `straight`
+        /// (jumps that lead past their stubs and back).
         #[arg(long, default_value = "all")]
         class: String,
         /// Threads that call.

@@ -107,6 +107,8 @@ pub fn world(cases: &[Case]) -> Result<World> {
                 planned: Planned { site, slot, dispatcher: new },
                 routes,
                 side: None,
+                new,
+                straight: None,
             });
         }
     }

@@ -3,7 +3,10 @@
 use std::fs::{File, OpenOptions};
 use std::hint::spin_loop;
 use std::os::unix::fs::FileExt as _;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Release};
+use std::sync::atomic::{
+    AtomicU8, AtomicU64,
+    Ordering::{Relaxed, Release},
+};
 
 use suture_abi::batch::Site;
 
@@ -27,6 +30,10 @@ pub enum Protocol {
     ByteByByte,
     /// The second byte of a two-byte store before the first.
     SecondByteFirst,
+    /// The slot of a site whose jump is straight changes before the jump is back on its stub.
+    SlotFirst,
+    /// A displacement that lies in two words is stored in two halves.
+    Halves,
     /// `CC` on the first byte, then the rest, then the first byte; a handler finishes traps.
     Int3,
 }
@@ -43,9 +50,7 @@ impl Writer {
     pub fn new(protocol: Protocol) -> Result<Self> {
         let opened = OpenOptions::new().read(true).write(true).open("/proc/self/mem");
         let memory = opened.map_err(|source| Error::System { what: "open /proc/self/mem", source })?;
-        if protocol == Protocol::Int3 {
-            membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE)?;
-        }
+        membarrier(libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE)?;
         Ok(Self { memory, protocol })
     }
 
@@ -56,7 +61,7 @@ impl Writer {
     /// and slot are in place.
     pub unsafe fn set(&self, site: &Site, on: bool, means: Means) -> Result<()> {
         let value = if on { site.new_word } else { site.old_word };
-        if self.protocol == Protocol::OneStore {
+        if matches!(self.protocol, Protocol::OneStore | Protocol::SlotFirst | Protocol::Halves) {
             if means == Means::Pwrite {
                 return self.pwrite(site, value);
             }
@@ -92,15 +97,44 @@ impl Writer {
         Ok(())
     }
 
+    /// Replaces the displacement at `place` in one store, or in two where it lies in two words.
+    ///
+    /// # Safety
+    /// As [`Self::set`], for the one or two words.
+    pub unsafe fn aim(&self, place: u64, displacement: u32, means: Means) -> Result<()> {
+        let shift = place % 8 * 8;
+        let (mask, value) = (u128::from(u32::MAX) << shift, u128::from(displacement) << shift);
+        let words = if shift <= 32 { 1 } else { 2 };
+        for half in 0..words {
+            let word = (place & !7) + 8 * half;
+            let (mask, value) = ((mask >> (64 * half)) as u64, (value >> (64 * half)) as u64);
+            // SAFETY: handed on to the caller; text is written by one thread.
+            let live = unsafe { AtomicU64::from_ptr(word as *mut u64) }.load(Relaxed);
+            let new = live & !mask | value;
+            if means == Means::Pwrite {
+                self.pwrite_at(word, &new.to_le_bytes())?;
+            } else {
+                // SAFETY: handed on to the caller; the address is a multiple of 8.
+                unsafe { AtomicU64::from_ptr(word as *mut u64) }.store(new, Release);
+            }
+            // A writer may be interrupted here; a little of that keeps the control short.
+            (1..words * 16).for_each(|_| spin_loop());
+        }
+        Ok(())
+    }
+
     fn pwrite(&self, site: &Site, value: u64) -> Result<()> {
-        let bytes = &value.to_le_bytes()[..usize::from(site.store_len)];
-        let written = self.memory.write_all_at(bytes, site.store_addr);
+        self.pwrite_at(site.store_addr, &value.to_le_bytes()[..usize::from(site.store_len)])
+    }
+
+    fn pwrite_at(&self, addr: u64, bytes: &[u8]) -> Result<()> {
+        let written = self.memory.write_all_at(bytes, addr);
         written.map_err(|source| Error::System { what: "write a site by pwrite", source })
     }
 }
 
 /// Makes every core that runs a thread of this process forget what it has fetched.
-fn serialize_cores() -> Result<()> {
+pub fn serialize_cores() -> Result<()> {
     membarrier(libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE)
 }
 

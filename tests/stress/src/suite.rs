@@ -6,6 +6,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::planned;
 use crate::shape::{Case, Class, cases};
+use crate::straight;
 use crate::world::{Text, World};
 
 /// A run over many cases.
@@ -17,6 +18,8 @@ pub enum Suite {
     First,
     /// The sites of the project's own planner, in a library.
     Planned,
+    /// Jumps that lead straight to the new function and back, in classes P, S and A.
+    Straight,
 }
 
 impl Suite {
@@ -40,6 +43,7 @@ impl Suite {
         match self {
             Self::Class(class) => cases(class),
             Self::Planned => planned::planned_cases(),
+            Self::Straight => straight::straight_cases(),
             // Every shape once at each of the three places, at an offset that changes.
             Self::First => {
                 let picked = |(i, case): (usize, Case)| (i % 7 == 0).then_some(case);
@@ -53,7 +57,7 @@ impl Suite {
 
     /// Every run that can be asked for.
     pub fn every() -> Vec<Self> {
-        [Self::ALL.as_slice(), &[Self::First, Self::Planned]].concat()
+        [Self::ALL.as_slice(), &[Self::First, Self::Planned, Self::Straight]].concat()
     }
 
     /// Builds the text under attack.
@@ -66,7 +70,8 @@ impl Suite {
             return planned::world(&cases);
         }
         let text = if self == Self::First { Text::FileBacked } else { Text::Writable };
-        World::of_cases(&cases, text)
+        let world = World::of_cases(&cases, text)?;
+        if self == Self::Straight { world.made_straight() } else { Ok(world) }
     }
 }
 
@@ -76,6 +81,7 @@ impl fmt::Display for Suite {
             Self::Class(class) => write!(f, "{class}"),
             Self::First => f.write_str("first"),
             Self::Planned => f.write_str("planned"),
+            Self::Straight => f.write_str("straight"),
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::memory::{ARENA_LEN, Arena, PAGE, Punned, fill, map_at};
 use crate::op::Assembler;
 use crate::shape::{Case, Class};
 use crate::site::{Found, Planned, Wide, finalize, plan};
+use crate::straight::Straight;
 use crate::victim::{Victim, emit, emit_new};
 
 /// Start of the text. Half of the address space away from everything the kernel places, so that
@@ -73,6 +74,10 @@ pub struct Target {
     pub routes: Vec<u64>,
     /// Address of the dispatcher's side, where there is a dispatcher.
     pub side: Option<u64>,
+    /// The new function.
+    pub new: u64,
+    /// The displacement that is to lead to it and back, in runs about that.
+    pub straight: Option<Straight>,
 }
 
 impl Target {
@@ -80,7 +85,13 @@ impl Target {
     pub fn new(name: String, callee: Callee, planned: Planned, new: u64) -> Self {
         let routes = vec![planned.site.copy, new, planned.dispatcher];
         let side = Some(planned.slot.side());
-        Self { name, callee, planned, routes, side }
+        Self { name, callee, planned, routes, side, new, straight: None }
+    }
+
+    /// The same, whose jump leads to `new` and back all the time.
+    pub fn made_straight(mut self) -> Result<Self> {
+        self.straight = Some(Straight::of(self.site(), self.new)?);
+        Ok(self)
     }
 
     /// The site.
@@ -169,6 +180,12 @@ impl World {
             target.set_word(target.planned.slot.addr, target.site().copy);
         }
         Ok(world)
+    }
+
+    /// The same targets, with jumps that go straight and back.
+    pub fn made_straight(mut self) -> Result<Self> {
+        self.targets = self.targets.into_iter().map(Target::made_straight).collect::<Result<_>>()?;
+        Ok(self)
     }
 
     fn map_text(&mut self, image: &[u8], text: Text) -> Result<()> {

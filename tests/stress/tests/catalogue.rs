@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use suture_stress::board::MAX_CASES;
 use suture_stress::shape::{Class, SHAPES, cases};
+use suture_stress::straight::{as_planned, straight_cases};
+use suture_stress::suite::Suite;
 
 #[test]
 fn every_accepted_alignment_has_cases_at_the_entry_and_behind_a_prologue() {
@@ -18,6 +20,21 @@ fn every_accepted_alignment_has_cases_at_the_entry_and_behind_a_prologue() {
         assert_eq!(offsets(true).len(), accepted, "{class} behind a prologue");
         let last = all.iter().map(|c| c.offset + class.width()).max();
         assert_eq!(last, Some(4096), "{class} reaches the end of a page");
+    }
+}
+
+/// The harness and the product mean the same word, and the same jump in it.
+#[test]
+fn straight_jumps_are_the_products() {
+    let cases = straight_cases();
+    let world = Suite::Straight.world("").expect("a world");
+    assert!(cases.len() > 50 && world.targets.len() == cases.len(), "{}", cases.len());
+    for target in &world.targets {
+        let straight = target.straight.expect("a straight jump");
+        let word = 0x1122_3344_5566_7788_u64;
+        let shift = straight.place % 8 * 8;
+        let with = word & !(u64::from(u32::MAX) << shift) | u64::from(straight.new) << shift;
+        assert_eq!(as_planned(target, word), Some((straight.place & !7, with)), "{}", target.name);
     }
 }
 

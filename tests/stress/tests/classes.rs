@@ -56,6 +56,11 @@ fn first_touch_of_file_pages_survives() {
 }
 
 #[test]
+fn straight_jumps_survive() {
+    assert!(pass("straight", "").direct > 0);
+}
+
+#[test]
 fn sites_of_the_planner_survive() {
     assert!(pass("planned", "page end").direct > 0);
 }

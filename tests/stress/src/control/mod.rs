@@ -53,6 +53,16 @@ pub const CONTROLS: &[Control] = &[
         work: store::split_store,
     },
     Control {
+        name: "slot-first",
+        about: "a slot that changes before the straight jump is back on its stub",
+        work: store::slot_first,
+    },
+    Control {
+        name: "two-halves",
+        about: "a displacement that lies in two words, stored in two halves",
+        work: store::two_halves,
+    },
+    Control {
         name: "stale-word",
         about: "a word planned before its padding got the jump, so that the store takes it back",
         work: plan::stale_word,

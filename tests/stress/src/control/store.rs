@@ -45,6 +45,19 @@ pub fn split_store(board: &'static Board, setting: Setting) -> Result<()> {
     run(Box::leak(Box::new(world)), board, options(setting, Protocol::SecondByteFirst))
 }
 
+/// The slot of a straight jump changes, and calls still take the jump.
+pub fn slot_first(board: &'static Board, setting: Setting) -> Result<()> {
+    let world = world_of(Case { shape: named(Class::S, "push r12"), offset: 0x802 })?.made_straight()?;
+    run(Box::leak(Box::new(world)), board, options(setting, Protocol::SlotFirst))
+}
+
+/// Padding at the sixth byte of a word: its displacement begins with the last. Mended, one that lies in one word.
+pub fn two_halves(board: &'static Board, setting: Setting) -> Result<()> {
+    let offset = if setting.mended { 0x802 } else { 0x806 };
+    let world = world_of(Case { shape: named(Class::S, "push r12"), offset })?.made_straight()?;
+    run(Box::leak(Box::new(world)), board, options(setting, Protocol::Halves))
+}
+
 /// Site and stub the trap handler knows.
 static TRAP: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
 
