@@ -2,6 +2,7 @@
 
 use crate::commit::{CommitError, commit};
 use crate::context::Context;
+use crate::direct;
 use crate::disable::micros;
 use crate::doorbell::Ring;
 use crate::error::Error;
@@ -92,12 +93,13 @@ pub fn apply(
         // What a command that died left behind.
         operation::tidy(&mut session)?;
         let now = books::read(target, session.block)?;
-        let plan = match next.take() {
+        let mut plan = match next.take() {
             // A plan names places in the runtime. It may have come since without our help: from a command
             // that was in the middle of it when it died.
             Some(plan) if plan.batch.generation == now.generation && before.records == now.records => plan,
             _ => plan_once_still(target, patch, &now, classes, given, cache)?,
         };
+        plan.batch.stubs_only = context.stubs_only;
         let name_of = |entry: u64| name_of(&plan, &now, entry);
         let block = session.block;
         let read_books = || books::read(target, block);
@@ -130,6 +132,7 @@ pub fn apply(
             Err(CommitError::Failed(_))
                 if !plan.batch.recipes.is_empty() && !plan.loaded.is_so(target, &read_books, cache)? => {}
             Err(CommitError::Failed(error)) => {
+                let _ = direct::make_direct(&mut session);
                 session.close()?;
                 return Err(error);
             }

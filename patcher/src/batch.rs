@@ -2,8 +2,8 @@
 
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, Fixup, Func, Header,
-    Image, Mapping, NamePart, NamedObject, Object, Range, Site, State, Table,
+    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, BATCH_STUBS_ONLY, Fixup,
+    Func, Header, Image, Mapping, NamePart, NamedObject, Object, Range, Site, State, Table,
 };
 use suture_abi::late::Recipe;
 
@@ -46,6 +46,8 @@ pub struct Batch {
     pub linked_threads: bool,
     /// The program shows signs of making stacks of its own.
     pub own_stacks: bool,
+    /// Its functions are always reached through their stubs.
+    pub stubs_only: bool,
     /// Name of the patch.
     pub name: String,
     /// The command's own description.
@@ -125,7 +127,8 @@ impl Batch {
             flags: BATCH_PATCH
                 | if self.replace { BATCH_REPLACE } else { 0 }
                 | if self.linked_threads { BATCH_LINKED_THREADS } else { 0 }
-                | if self.own_stacks { BATCH_OWN_STACKS } else { 0 },
+                | if self.own_stacks { BATCH_OWN_STACKS } else { 0 }
+                | if self.stubs_only { BATCH_STUBS_ONLY } else { 0 },
             generation: self.generation,
             thread_id: self.thread_id,
             reserved: 0,

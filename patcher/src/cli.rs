@@ -47,7 +47,7 @@ pub enum Command {
         #[command(flatten)]
         files: ObjectFiles,
         #[command(flatten)]
-        engine: Engine,
+        engine: ApplyEngine,
         #[command(flatten)]
         wait: Waiting,
         #[command(flatten)]
@@ -269,6 +269,16 @@ pub struct Engine {
     /// Redirect classes that may be used, in any order
     #[arg(long, value_name = "LETTERS", default_value = "PSAJW", value_parser = classes)]
     pub classes: String,
+}
+
+/// How functions are redirected when a patch is enabled.
+#[derive(Args, Debug)]
+pub struct ApplyEngine {
+    #[command(flatten)]
+    pub engine: Engine,
+    /// Keep every entry on its stub: do not let it jump straight to the new function when the transition is over
+    #[arg(long)]
+    pub no_direct: bool,
 }
 
 /// How long to wait until every thread has moved.

@@ -6,6 +6,7 @@
 
 use crate::batch::Batch;
 use crate::channel::RequestError;
+use crate::direct;
 use crate::error::Error;
 use crate::session::{Session, explain};
 use crate::stores::{self, Live};
@@ -108,6 +109,7 @@ fn arm_all(
     // Who loads an object arms its sites.
     let wanted = |row: &SiteRow| wanted(row) && !books.is_nowhere(&row.plan);
     let rows: Vec<SiteRow> = books.sites.iter().filter(|row| wanted(row)).copied().collect();
+    direct::put_back(session, &rows, name_of)?;
     for row in &rows {
         stores::write_pad(session, &row.plan, &name_of(row.plan.entry))?;
     }

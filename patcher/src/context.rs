@@ -26,6 +26,8 @@ pub struct Context<'a> {
     pub interrupted: &'a AtomicBool,
     /// How long to wait.
     pub wait: Wait,
+    /// What is applied keeps its stubs: no entry leads straight to a new function.
+    pub stubs_only: bool,
     /// Told of the books between two looks.
     pub progress: &'a dyn Fn(&Books),
 }

@@ -3,9 +3,11 @@
 use crate::channel::RequestError;
 use crate::context::Context;
 use crate::description::Description;
+use crate::direct;
 use crate::error::Error;
 use crate::operation::{Moved, help_along, see_through};
 use crate::session::{Session, explain};
+use crate::status;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
@@ -77,10 +79,20 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
         }
     };
     let functions = books.funcs_of(patch).count();
+    if op == op::DISABLE {
+        let of_patch = |site: &&SiteRow| books.funcs_of(patch).any(|func| func.site == site.id);
+        let sites: Vec<SiteRow> =
+            books.sites.iter().filter(|s| s.direct != 0).filter(of_patch).copied().collect();
+        direct::put_back(&mut session, &sites, &|entry| status::function_name(&books, entry))?;
+    }
     let ring = session.ring;
     // A disable that is under way, perhaps by a command that died, is joined.
     let about = if op == op::ADVANCE { books.transition.map_or(0, |t| t.id) } else { patch };
     let answer = session.request(op, [u64::from(about), session.may, 0, 0], &[])?;
+    if answer.is_err() {
+        // As it was before.
+        let _ = direct::make_direct(&mut session);
+    }
     let state = State::new(answer.map_err(|refusal| match refusal.code {
         // Asked for in the instant in which a callback was begun.
         error::STATE => Error::AtCallbacks { pid, name: name.to_owned() },

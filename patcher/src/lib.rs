@@ -16,6 +16,7 @@ pub mod context;
 pub mod control;
 pub mod debug_files;
 pub mod description;
+pub mod direct;
 pub mod disable;
 pub mod doorbell;
 pub mod drain;

@@ -3,6 +3,7 @@
 use crate::channel::Refusal;
 use crate::commit::restore_all;
 use crate::context::Context;
+use crate::direct;
 use crate::disable::{idle, idle_sites};
 use crate::drain::{self, Drained};
 use crate::error::Error;
@@ -187,6 +188,7 @@ impl Tidied {
         let (restored, left) = tidy(session)?;
         // The transition is over, whatever this comes to: what stays is tried again by the next command.
         let images = drain::drain(session, context.cache).unwrap_or_default();
+        let _ = direct::make_direct(session);
         Ok(Self { restored, left, images })
     }
 
@@ -195,7 +197,7 @@ impl Tidied {
         let _alone = Exclusive::take(target)?;
         let block = crate::target::runtime::find_block(target, &target.maps()?)?;
         let now = books::read(target, block)?;
-        if idle(&now).next().is_none() && !drain::has_open(&now) {
+        if idle(&now).next().is_none() && !drain::has_open(&now) && !direct::is_due(&now) {
             return Ok(Self::default());
         }
         let mut session = Session::open(target)?;

@@ -219,6 +219,7 @@ pub fn shadow_line(indent: &str, count: &Count) -> String {
 
 fn function_line(text: &mut String, f: &FunctionStatus) {
     let mark = match f.site {
+        "armed" if f.direct => "  direct".into(),
         "armed" => String::new(),
         "unarmed" => "  not armed".into(),
         "waiting" => "  until it is loaded".into(),

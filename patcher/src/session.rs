@@ -205,6 +205,7 @@ pub fn words(Refusal { code, errno, results }: Refusal) -> String {
         error::DESCRIPTOR => format!("no descriptor is to be had: {os}"),
         error::IN_TRANSITION => format!("patch {} is in transition", results[0]),
         error::BLOCKED => format!("state {} of patch {} has block_disable", results[1], results[0]),
+        error::DIRECT => format!("site {} may lead past its stub", results[0]),
         error::CALLBACK => format!("a callback of state {} is running", results[1]),
         other => format!("error {other}"),
     }

@@ -146,6 +146,8 @@ pub struct FunctionStatus {
     /// `armed`, `unarmed` (the patch is prepared, no more), `lost` (the bytes are the file's again), `foreign`
     /// (somebody else's) or `gone` (the object was unloaded).
     pub site: &'static str,
+    /// The entry jumps straight to the new function, past its stub.
+    pub direct: bool,
     /// The patch only takes an older patch's replacement away, for the time of the transition.
     pub nop: bool,
 }
@@ -199,7 +201,7 @@ impl Reading<'_> {
         let mut lost = 0;
         let expected = |s: &&SiteRow| s.depth > 0 && s.state == SITE_ARMED && !self.books.is_nowhere(&s.plan);
         for site in self.books.sites.iter().filter(expected) {
-            lost += usize::from(stores::look(self.target, &site.plan)? != Live::Armed);
+            lost += usize::from(stores::look_at(self.target, site)?.0 != Live::Armed);
         }
         Ok(lost)
     }
@@ -373,7 +375,8 @@ fn function_status(
     object: String,
     new: u64,
 ) -> Result<FunctionStatus, Error> {
-    let state = match stores::look(target, &site.plan)? {
+    let (live, direct) = stores::look_at(target, site)?;
+    let state = match live {
         Live::Armed => "armed",
         // Of a patch that is prepared, or about to be let go.
         Live::Original if site.state != SITE_ARMED => "unarmed",
@@ -388,6 +391,8 @@ fn function_status(
         old: site.plan.entry,
         new,
         site: state,
+        // Of the functions on a site the entry leads to one.
+        direct: direct && site.direct == new,
         nop: false,
     })
 }

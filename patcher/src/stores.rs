@@ -10,6 +10,7 @@
 //! with the worker as the thread that is held. Kernels may forbid the first (`proc_mem.force_override`),
 //! programs the second (`PR_SET_MDWE`, SELinux). Each is one store.
 
+use crate::direct;
 use crate::error::Error;
 use crate::session::Session;
 use crate::sys::memory::is_forbidden;
@@ -19,6 +20,7 @@ use crate::target::Target;
 use std::io;
 use std::time::Duration;
 use suture_abi::batch::Site;
+use suture_abi::block::SiteRow;
 use suture_abi::channel::{error, op};
 use suture_elf::{Addr, Memory};
 
@@ -149,8 +151,17 @@ fn read_word(target: &Target, site: &Site) -> Result<u64, Error> {
 
 /// The word of a site, or `None` where nothing is mapped any more.
 fn mapped_word(target: &Target, site: &Site) -> Result<Option<u64>, Error> {
-    let is_gone = || target.maps().is_ok_and(|maps| maps.region_at(site.store_addr).is_none());
-    match read_word(target, site) {
+    unless_gone(target, Addr(site.store_addr), read_word(target, site))
+}
+
+/// What was read at an address, or `None` where nothing is mapped any more.
+pub(crate) fn unless_gone(
+    target: &Target,
+    addr: Addr,
+    read: Result<u64, Error>,
+) -> Result<Option<u64>, Error> {
+    let is_gone = || target.maps().is_ok_and(|maps| maps.region_at(addr.0).is_none());
+    match read {
         Err(_) if is_gone() => Ok(None),
         read => read.map(Some),
     }
@@ -169,6 +180,17 @@ pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
         return Ok(if pun_intact(target, site)? { Live::Armed } else { Live::Foreign(live) });
     }
     Ok(if live & mask == site.old_word & mask { Live::Original } else { Live::Foreign(live) })
+}
+
+/// Looks at a site of the books: what stands there, and whether its jump leads past the stub.
+///
+/// # Errors
+/// As [`look`].
+pub fn look_at(target: &Target, row: &SiteRow) -> Result<(Live, bool), Error> {
+    match direct::straight(target, row)? {
+        Some(straight) => Ok((look(target, &straight)?, true)),
+        None => Ok((look(target, &row.plan)?, false)),
+    }
 }
 
 fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
@@ -248,7 +270,8 @@ pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
     Ok(matches!(look(writer.target(), site)?, Live::Original | Live::Gone))
 }
 
-fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {
+/// What to say of bytes that are not what they should be.
+pub(crate) fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {
     let whose = match found.iter().zip(expected).find(|(f, e)| f != e) {
         Some((0xcc, _)) => "a breakpoint or probe",
         Some((0xf1, _)) => "a debug trap",

@@ -16,10 +16,10 @@ use core::marker::PhantomData;
 use core::mem::offset_of;
 use suture_abi::ABI_VERSION;
 use suture_abi::batch::{
-    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, FIXUP_ADDRESS,
-    FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, Header, Image,
-    MAPPING_ANON, MAPPING_FILE, Mapping, NamePart, NamedObject, Object, RANGE_CONTEXT, ROLE_ARENA,
-    ROLE_IMAGE, Range, Site, State, Table,
+    BATCH_LINKED_THREADS, BATCH_MAGIC, BATCH_OWN_STACKS, BATCH_PATCH, BATCH_REPLACE, BATCH_STUBS_ONLY,
+    FIXUP_ADDRESS, FIXUP_RESOLVER, FIXUP_TLSDESC, FUNC_NOP, Fixup, Func, HOOK_DL_DEBUG_STATE, HOOK_NONE,
+    Header, Image, MAPPING_ANON, MAPPING_FILE, Mapping, NamePart, NamedObject, Object, RANGE_CONTEXT,
+    ROLE_ARENA, ROLE_IMAGE, Range, Site, State, Table,
 };
 use suture_abi::late::{
     BUILD_ID_MAX, LANES, LateSite, RECIPE_SITES, RECIPE_WORDS, Recipe, WORD_MODULE, Word,
@@ -165,7 +165,7 @@ impl<'a> View<'a> {
         if header.abi != ABI_VERSION {
             return Err(Malformed(offset_of!(Header, abi)));
         }
-        let known = BATCH_PATCH | BATCH_REPLACE | BATCH_LINKED_THREADS | BATCH_OWN_STACKS;
+        let known = BATCH_PATCH | BATCH_REPLACE | BATCH_LINKED_THREADS | BATCH_OWN_STACKS | BATCH_STUBS_ONLY;
         let no_patch = header.flags & BATCH_PATCH == 0;
         if header.flags & !known != 0 || header.flags & BATCH_REPLACE != 0 && no_patch {
             return Err(Malformed(offset_of!(Header, flags)));

@@ -3,7 +3,7 @@
 use super::show;
 use std::path::Path;
 use suture_patcher::apply::{self, Applied};
-use suture_patcher::cli::{Engine, ObjectFiles, Output};
+use suture_patcher::cli::{ApplyEngine, ObjectFiles, Output};
 use suture_patcher::context::{Context, Wait};
 use suture_patcher::error::Error;
 use suture_patcher::late::find;
@@ -19,7 +19,7 @@ pub fn run(
     path: &Path,
     selection: &Selection,
     files: &ObjectFiles,
-    engine: &Engine,
+    engine: &ApplyEngine,
     wait: Wait,
     output: Output,
 ) -> u8 {
@@ -29,14 +29,20 @@ pub fn run(
         Ok(prepared) => prepared,
         Err(error) => return show::failure("apply", &error, output),
     };
-    let classes = Classes::parse(&engine.classes).unwrap_or(Classes::ALL);
+    let classes = Classes::parse(&engine.engine.classes).unwrap_or(Classes::ALL);
     let cache = Cache::default();
     let interrupted = show::interrupted();
     let one = |pid: i32, progress: &run::Progress| {
         progress.step(pid, "enabling");
         let target = Target::open(pid)?;
         let told = |books: &Books| progress.transition(pid, books);
-        let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
+        let context = Context {
+            cache: &cache,
+            interrupted: &interrupted,
+            wait,
+            stubs_only: engine.no_direct,
+            progress: &told,
+        };
         let done = apply::apply(&target, &patch, classes, &given, selection.skips(), &context);
         done.map_err(|error| target.ended_or(error))
     };

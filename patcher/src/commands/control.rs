@@ -64,7 +64,8 @@ pub fn set(path: &str, value: &str, selection: &Selection, output: Output) -> u8
         progress.step(pid, "writing");
         let target = Target::open(pid)?;
         let told = |books: &Books| progress.transition(pid, books);
-        let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
+        let context =
+            Context { cache: &cache, interrupted: &interrupted, wait, stubs_only: false, progress: &told };
         control::set(&target, path, value, &context).map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));

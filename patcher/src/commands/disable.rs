@@ -23,7 +23,8 @@ pub fn run(patch: &str, action: Action, selection: &Selection, wait: Wait, outpu
         let target = Target::open(pid)?;
         let name = disable::matching_name(&target, patch).unwrap_or_else(|| patch.to_owned());
         let told = |books: &Books| progress.transition(pid, books);
-        let context = Context { cache: &cache, interrupted: &interrupted, wait, progress: &told };
+        let context =
+            Context { cache: &cache, interrupted: &interrupted, wait, stubs_only: false, progress: &told };
         disable::act(&target, &name, action, &context).map_err(|error| target.ended_or(error))
     };
     let results = run::on_each(&pids, one, || {}, show::bar(pids.len(), output));

@@ -9,6 +9,7 @@ use super::look::{Blocker, Looker, Seen, Why};
 use super::looks::Looks;
 use super::threads::{self, Thread};
 use crate::context::Context;
+use crate::direct;
 use crate::error::Error;
 use crate::host;
 use crate::session::Session;
@@ -344,6 +345,10 @@ pub fn follow<'t>(
         let alone = crate::target::lock::Exclusive::take(target)?;
         let mut session = Session::open(target)?;
         let ended = help(&mut session, transition, context, patience.until, true, hands, &mut found)?;
+        if ended.is_some() {
+            // Now that a worker is there; without one a thread would have to be stopped for it.
+            let _ = direct::make_direct(&mut session);
+        }
         session.close()?;
         drop(alone);
         looks += 1;
