@@ -59,11 +59,19 @@ fn counts(target: &mut Target) -> Counts {
     }
 }
 
-/// Enables and disables with reversals at random moments; gives how often the direction changed.
-fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
+/// Whether an entry leads straight to its new function.
+fn any_straight(target: &Target) -> bool {
+    let status = report::status(target.pid());
+    let functions = status["patches"][0]["functions"].as_array().cloned().unwrap_or_default();
+    functions.iter().any(|f| f["direct"] == true)
+}
+
+/// Enables and disables with reversals at random moments; gives how often the direction changed, and how often
+/// entries led straight to new functions in between.
+fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> (i64, usize) {
     let patch = patch(lab).to_string_lossy().into_owned();
     let mut random = Random::new(u64::from(std::process::id()) << 8 | 1);
-    let mut directions = 0;
+    let (mut directions, mut straight) = (0, 0);
     for round in 0..rounds {
         let begun = if report::patches(target.pid()).is_empty() {
             on("apply", &patch, target, &["--no-wait"])
@@ -79,6 +87,7 @@ fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
         if moving(target) {
             report::complete("uniform", target.pid());
         }
+        straight += usize::from(any_straight(target));
         let now = counts(target);
         assert_eq!(now.mixed, 0, "round {round}");
     }
@@ -86,7 +95,7 @@ fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> i64 {
         disable("uniform", target.pid()).expect(0);
         directions += 1;
     }
-    directions
+    (directions, straight)
 }
 
 #[test]
@@ -94,10 +103,11 @@ fn every_run_is_all_old_or_all_new() {
     let lab = Lab::new();
     let program = lab.compile_target("uniform.c", &[]);
     let mut target = Target::start(&program, &["4"], suture_tests::target::Options::default());
-    let directions = storm(&lab, &mut target, repeat(30, 200));
+    let (directions, straight) = storm(&lab, &mut target, repeat(30, 200));
     let end = counts(&mut target);
     assert_eq!(end.mixed, 0);
     assert!(end.news > 0 && end.olds > 0, "{} new, {} old", end.news, end.olds);
+    assert!(straight > 5, "entries led straight {straight} times");
     assert!(end.changes <= directions * 3, "{} changes in {directions} directions", end.changes);
 }
 
