@@ -34,9 +34,6 @@ struct Options {
     quick: bool,
 }
 
-/// What the budgets name and this version of Suture does not have. Said instead of guessed.
-const MISSING: [(&str, &str); 1] = [("call.upgraded", "entries are not upgraded to direct jumps")];
-
 fn main() -> ExitCode {
     let options = Options::parse();
     let lab = match lab::Lab::new(options.quick, &options.only) {
@@ -56,9 +53,6 @@ fn main() -> ExitCode {
         }
     }
     rows.retain(|r| r.name.starts_with(&options.only));
-    for (name, why) in MISSING.iter().filter(|(name, _)| lab.wants(name)) {
-        eprintln!("not measured: {name} ({why})");
-    }
     if options.json {
         println!("{}", row::json(&rows));
     } else {

@@ -36,11 +36,20 @@ impl Run {
 /// # Errors
 /// When the command does not exit with 0.
 pub fn apply(lab: &Lab, patch: &Path, pids: &[i32], classes: Option<&str>) -> Result<Run, Error> {
-    let mut args = vec!["apply".to_owned(), patch.to_string_lossy().into_owned()];
-    if let Some(classes) = classes {
-        args.extend(["--classes".to_owned(), classes.to_owned()]);
+    match classes {
+        Some(classes) => apply_with(lab, patch, pids, &["--classes", classes]),
+        None => apply_with(lab, patch, pids, &[]),
     }
-    run(lab, args, pids)
+}
+
+/// The same, with other options.
+///
+/// # Errors
+/// When the command does not exit with 0.
+pub fn apply_with(lab: &Lab, patch: &Path, pids: &[i32], more: &[&str]) -> Result<Run, Error> {
+    let patch = patch.to_string_lossy();
+    let args = [&["apply", &patch], more].concat();
+    run(lab, args.into_iter().map(str::to_owned).collect(), pids)
 }
 
 /// Begins to enable a patch whose transition a thread holds up.
