@@ -3,7 +3,8 @@
 //! # Why nobody comes back
 //!
 //! The command looks at every thread after the transition that took the patch away has ended. From then on no
-//! slot leads into the image, and no dispatcher is on a path. So into it leads only what a thread has already:
+//! slot leads into the image, no entry leads there past its slot (marks of that went before the transition began),
+//! and no dispatcher is on a path. So into it leads only what a thread has already:
 //!
 //! * a return address, or a program counter in it: a look sees both;
 //! * a decision that is made and not followed yet, in a stub, a dispatcher or the runtime's own code: a look
