@@ -9,12 +9,11 @@ use crate::error::Error;
 use crate::session::Session;
 use crate::stores::{self, Writer, unless_gone};
 use crate::target::Target;
-use crate::target::books::{self, Books};
+use crate::target::books;
 use suture_abi::batch::Site;
 use suture_abi::block::SiteRow;
 use suture_abi::channel::op;
 use suture_elf::{Addr, Memory};
-use suture_runtime::books::Stacks;
 use suture_runtime::books::direct::Jump;
 
 /// Makes every entry lead straight to its new function that may. Gives how many were changed.
@@ -81,16 +80,6 @@ pub fn straight(target: &Target, row: &SiteRow) -> Result<Option<Site>, Error> {
     let leads = |word: u64| jump.is_straight_to(word, row.direct);
     let straight = word(target, &jump)?.is_some_and(leads);
     Ok(straight.then(|| jump.straight_plan(&row.plan, row.direct)))
-}
-
-/// Whether there are entries that could lead straight to their functions, and are not marked.
-#[must_use]
-pub fn is_due(books: &Books) -> bool {
-    let rules = books.as_runtime();
-    let Ok(stacks) = Stacks::of(&rules) else { return false };
-    let could =
-        |(index, site): (usize, &SiteRow)| site.direct == 0 && rules.direct_target(index, &stacks).is_some();
-    rules.sites.iter().enumerate().any(could)
 }
 
 /// Marked sites, with their jumps.

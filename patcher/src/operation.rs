@@ -197,7 +197,7 @@ impl Tidied {
         let _alone = Exclusive::take(target)?;
         let block = crate::target::runtime::find_block(target, &target.maps()?)?;
         let now = books::read(target, block)?;
-        if idle(&now).next().is_none() && !drain::has_open(&now) && !direct::is_due(&now) {
+        if idle(&now).next().is_none() && !drain::has_open(&now) {
             return Ok(Self::default());
         }
         let mut session = Session::open(target)?;
