@@ -114,7 +114,7 @@ fn phdr_is_asked_for(view: &ProcessView<'_>) -> bool {
     let imports = |o: &&suture_link::LoadedObject| {
         !o.name.starts_with("libgcc_s.so")
             && !o.runtime
-            && o.tables.symbols().any(|s| s.section == 0 && s.name == "dl_iterate_phdr")
+            && o.tables.imports().any(|s| s.name == "dl_iterate_phdr")
     };
     view.objects.iter().find(imports).is_some()
 }

@@ -139,6 +139,15 @@ impl DynamicTables {
         (1..self.count).filter_map(|i| self.symbol(i))
     }
 
+    /// Symbols that the object wants from others. Most are passed over without a look at their names.
+    pub fn imports(&self) -> impl Iterator<Item = DynSymbol<'_>> {
+        let len = u64::from(self.count) * SYMBOL_SIZE;
+        let table = self.symtab.and_then(|at| self.file.bytes_at(at, len)).unwrap_or_default();
+        let undefined = |(_, entry): &(u32, &[u8])| le16(entry, 6) == 0;
+        let entries = (0..).zip(table.chunks_exact(SYMBOL_SIZE as usize)).skip(1);
+        entries.filter(undefined).filter_map(|(index, _)| self.symbol(index))
+    }
+
     /// Symbols of that name in table order. Undefined symbols that carry a value (the address of a
     /// function in a program that is not position independent) are among them only where the hash
     /// table lists them, as it does for the loader.
@@ -393,6 +402,16 @@ mod tests {
         for symbol in defined {
             assert!(libc.named(symbol.name).contains(&symbol), "{symbol:?}");
         }
+    }
+
+    #[test]
+    fn imports_are_the_symbols_that_are_not_defined() {
+        let Some(libc) = libc() else {
+            return eprintln!("skipped: no libc.so.6 in Debian's place");
+        };
+        let undefined: Vec<_> = libc.symbols().filter(|s| s.section == 0).collect();
+        assert!(!undefined.is_empty());
+        assert_eq!(libc.imports().collect::<Vec<_>>(), undefined);
     }
 
     #[test]

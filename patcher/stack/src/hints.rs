@@ -64,14 +64,12 @@ const LIBRARIES: &[(&str, Hint)] = &[
 #[must_use]
 pub fn of(file: &ObjectFile) -> Vec<Hint> {
     let mut found: Vec<Hint> = Vec::new();
-    let undefined = DynamicTables::new(file).ok();
-    let imports = |name: &str| {
-        undefined.as_ref().is_some_and(|t| t.symbols().any(|s| s.section == 0 && s.name == name))
-    };
+    let tables = DynamicTables::new(file).ok();
+    let imported: Vec<&str> = tables.iter().flat_map(DynamicTables::imports).map(|s| s.name).collect();
     for (name, hint) in SYMBOLS {
         // Contexts are used by who imports them; the others may be inside.
         let inside = *hint != Hint::UserContexts && file.symbols().named(name).next().is_some();
-        if inside || imports(name) {
+        if inside || imported.contains(name) {
             found.push(*hint);
         }
     }
