@@ -54,7 +54,7 @@ pub struct Access {
 pub fn check(target: &Target, cache: &Cache) -> Result<Access, Error> {
     target.check_enterable()?;
     let maps = view::maps(target)?;
-    let found = match runtime::find(target, &maps) {
+    let found = match runtime::of_maps(target, &maps) {
         Ok(found) => Some(found),
         Err(Error::NotPrepared { .. }) => None,
         Err(other) => return Err(other),

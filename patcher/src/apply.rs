@@ -190,7 +190,7 @@ pub fn check(
     given: &[ObjectFile],
     cache: &Cache,
 ) -> Result<Plan, Error> {
-    match runtime::find_block(target, &target.maps()?) {
+    match runtime::block(target) {
         Ok(_) | Err(Error::NotPrepared { .. }) => {}
         Err(other) => return Err(other),
     }

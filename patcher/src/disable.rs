@@ -58,7 +58,7 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     let started = Instant::now();
     let pid = target.pid();
     let alone = Exclusive::take(target)?;
-    let block = runtime::find_block(target, &target.maps()?)?;
+    let block = runtime::block(target)?;
     // Looked up before anything is touched: a wrong name must not ring the doorbell.
     let mut now = books::read(target, block)?;
     target.check_enterable()?;
@@ -177,7 +177,7 @@ pub fn idle(books: &Books) -> impl Iterator<Item = &SiteRow> {
 /// The patch a user means: a name, or a patch file whose descriptor has the name.
 #[must_use]
 pub fn matching_name(target: &Target, text: &str) -> Option<String> {
-    let block = runtime::find_block(target, &target.maps().ok()?).ok()?;
+    let block = runtime::block(target).ok()?;
     let books = books::read(target, block).ok()?;
     if books.patch(text).is_some() {
         return Some(text.to_owned());

@@ -85,7 +85,7 @@ pub fn spelling(number: u32) -> &'static str {
 /// # Errors
 /// No process, no rights, no runtime.
 pub fn read(target: &Target, after: u64) -> Result<Vec<EventText>, Error> {
-    let block = runtime::find_block(target, &target.maps()?)?;
+    let block = runtime::block(target)?;
     let events = books::events(target, block, after)?;
     let about_objects =
         |e: &Event| matches!(e.word, word::APPLY_OBJECT | word::REVERT_OBJECT | word::OBJECT_REFUSED);

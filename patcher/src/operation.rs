@@ -195,7 +195,7 @@ impl Tidied {
     /// The same, of a process that was left alone meanwhile.
     fn later(target: &Target, context: &Context<'_>) -> Result<Self, Error> {
         let _alone = Exclusive::take(target)?;
-        let block = crate::target::runtime::find_block(target, &target.maps()?)?;
+        let block = crate::target::runtime::block(target)?;
         let now = books::read(target, block)?;
         if idle(&now).next().is_none() && !drain::has_open(&now) {
             return Ok(Self::default());

@@ -553,9 +553,9 @@ fn awaited(func: &FuncDescriptor, found: &(String, Vaddr, Addr)) -> FunctionDesc
 /// Reads the books of a process, empty ones where there is no runtime yet.
 ///
 /// # Errors
-/// As [`runtime::find_block`] and [`crate::target::books::read`], except for a missing runtime.
+/// As [`runtime::block`] and [`crate::target::books::read`], except for a missing runtime.
 pub fn books_or_none(target: &Target) -> Result<Books, Error> {
-    match runtime::find_block(target, &target.maps()?) {
+    match runtime::block(target) {
         Ok(block) => crate::target::books::read(target, block),
         Err(Error::NotPrepared { .. }) => Ok(Books::default()),
         Err(other) => Err(other),

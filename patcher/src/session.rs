@@ -37,7 +37,7 @@ impl<'t> Session<'t> {
     /// # Errors
     /// See [`doorbell::ring`] and [`Channel::open`].
     pub fn open(target: &'t Target) -> Result<Self, Error> {
-        let block = runtime::find_block(target, &target.maps()?)?;
+        let block = runtime::block(target)?;
         let deadline = Deadline::after(START);
         let entry = books::read(target, block)?.doorbell;
         loop {

@@ -157,7 +157,7 @@ pub struct FunctionStatus {
 /// # Errors
 /// No process, no rights, no runtime.
 pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStatus, Error> {
-    let block = runtime::find_block(target, &target.maps()?)?;
+    let block = runtime::block(target)?;
     let books = books::read(target, block)?;
     let callbacks = Callbacks::read(target, block)?;
     let descriptions =

@@ -29,7 +29,7 @@ pub fn run(pid: i32, id: Option<u64>, output: Output) -> u8 {
 
 fn read(pid: i32, id: Option<u64>) -> Result<Variables, Error> {
     let target = Target::open(pid)?;
-    let block = runtime::find_block(&target, &target.maps()?)?;
+    let block = runtime::block(&target)?;
     shadow::read(&target, block, id)
 }
 

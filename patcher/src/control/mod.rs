@@ -116,7 +116,7 @@ fn truth(pid: i32, path: &str, value: &str) -> Result<bool, Error> {
 /// `enabled`: 0 takes the patch off or turns its coming round, 1 turns its going round.
 fn set_enabled(target: &Target, name: &str, wanted: bool, context: &Context<'_>) -> Result<bool, Error> {
     let pid = target.pid();
-    let books = books::read(target, runtime::find_block(target, &target.maps()?)?)?;
+    let books = books::read(target, runtime::block(target)?)?;
     let patch = books.patch(name).ok_or_else(|| Error::NotEnabled { pid, name: name.to_owned() })?;
     if books.as_runtime().is_enabled(&patch.row) == wanted {
         let (name, value) = (name.to_owned(), u8::from(wanted));
@@ -133,7 +133,7 @@ fn set_enabled(target: &Target, name: &str, wanted: bool, context: &Context<'_>)
 
 fn set_hooking(target: &Target, on: bool) -> Result<bool, Error> {
     let _alone = Exclusive::take(target)?;
-    let block = runtime::find_block(target, &target.maps()?)?;
+    let block = runtime::block(target)?;
     let books = books::read(target, block)?;
     if !on && !books.patches.is_empty() {
         let patches = books.patches.iter().map(|p| p.name.clone()).collect();
@@ -154,7 +154,7 @@ fn set_tick(target: &Target, value: &str) -> Result<bool, Error> {
     if !(1..=LONGEST_TICK).contains(&length) {
         return Err(wrong());
     }
-    let block = runtime::find_block(target, &target.maps()?)?;
+    let block = runtime::block(target)?;
     books::write_word(target, block, offset_of!(RuntimeBlock, tick_ms), length)?;
     Ok(true)
 }

@@ -83,7 +83,7 @@ pub fn check(target: &Target) -> Result<(), Error> {
 
 /// Whether a runtime is there, or will be without our help.
 fn is_there(target: &Target) -> Result<bool, Error> {
-    match runtime::find_block(target, &target.maps()?) {
+    match runtime::block(target) {
         Ok(_) => Ok(true),
         Err(Error::NotPrepared { .. }) => Ok(false),
         Err(other) => Err(other),

@@ -22,7 +22,7 @@ const DEEP: usize = 1000;
 /// [`Error::FromCallback`].
 pub fn refuse(target: &Target) -> Result<(), Error> {
     let Some(child) = ancestor_below(target.pid()) else { return Ok(()) };
-    let Ok(block) = target.maps().and_then(|maps| runtime::find_block(target, &maps)) else { return Ok(()) };
+    let Ok(block) = runtime::block(target) else { return Ok(()) };
     let word = |field: usize| books::word(target, block, offset_of!(RuntimeBlock, host) + field);
     if !matches!(word(offset_of!(Host, state))?, GIVEN | RUNNING) {
         return Ok(());

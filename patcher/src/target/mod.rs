@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::sys::memory::ProcessMemory;
 use crate::sys::proc::{self, ProcessFacts};
 use crate::sys::time::{Backoff, Deadline};
+use runtime::Runtime;
 use std::cell::OnceCell;
 use std::time::Duration;
 use suture_elf::MapsSnapshot;
@@ -28,6 +29,8 @@ pub struct Target {
     /// that has called `pthread_exit` and is a zombie without memory.
     pub via: i32,
     filtered: OnceCell<bool>,
+    /// The runtime in it, once it was found there ([`runtime::of`]).
+    runtime: OnceCell<Runtime>,
 }
 
 impl Target {
@@ -42,7 +45,7 @@ impl Target {
         }
         let via = living_thread(pid, &facts).ok_or(Error::Vanished { pid })?;
         let memory = ProcessMemory::open(via).map_err(|e| Error::from_proc(pid, &e))?;
-        Ok(Self { facts, memory, via, filtered: OnceCell::new() })
+        Ok(Self { facts, memory, via, filtered: OnceCell::new(), runtime: OnceCell::new() })
     }
 
     /// Whether a thread of it could be borrowed. To be asked before anything is written.

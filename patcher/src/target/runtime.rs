@@ -26,12 +26,35 @@ pub struct Runtime {
     pub injected: bool,
 }
 
-/// Finds the runtime's block and checks that both sides speak the same contract.
+/// The runtime of a process. Looked for in its memory map until it was found: it is never unloaded, and the memory
+/// that was opened is that of one program.
 ///
 /// # Errors
 /// As [`find`].
-pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
-    find(target, maps).map(|runtime| runtime.block)
+pub fn of(target: &Target) -> Result<Runtime, Error> {
+    match target.runtime.get() {
+        Some(known) => Ok(*known),
+        None => of_maps(target, &target.maps()?),
+    }
+}
+
+/// The address of the runtime's block.
+///
+/// # Errors
+/// As [`find`].
+pub fn block(target: &Target) -> Result<Addr, Error> {
+    of(target).map(|runtime| runtime.block)
+}
+
+/// [`of`], with a memory map that was just read.
+///
+/// # Errors
+/// As [`find`].
+pub fn of_maps(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
+    match target.runtime.get() {
+        Some(known) => Ok(*known),
+        None => find(target, maps).map(|found| *target.runtime.get_or_init(|| found)),
+    }
 }
 
 /// Finds the runtime and checks that both sides speak the same contract.
@@ -42,7 +65,7 @@ pub fn find_block(target: &Target, maps: &MapsSnapshot) -> Result<Addr, Error> {
 /// # Errors
 /// [`Error::NotPrepared`] when there is no runtime, [`Error::NotReady`] when the loader has not
 /// initialised it yet, [`Error::AbiMismatch`] when it is another one.
-pub fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
+fn find(target: &Target, maps: &MapsSnapshot) -> Result<Runtime, Error> {
     let pid = target.pid();
     let path = |r: &&Region| r.path.clone().unwrap_or_default();
     let mut loading = false;
@@ -86,7 +109,7 @@ fn is_runtime(path: &str) -> bool {
 /// # Errors
 /// As [`find`].
 pub fn exports(target: &Target, maps: &MapsSnapshot) -> Result<Option<Exports>, Error> {
-    match find(target, maps) {
+    match of_maps(target, maps) {
         Ok(runtime) => Ok(Some(symbols(target, runtime.base).unwrap_or_default())),
         Err(Error::NotPrepared { .. } | Error::NotReady { .. }) => Ok(None),
         Err(other) => Err(other),
