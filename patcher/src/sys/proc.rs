@@ -161,6 +161,14 @@ pub fn state(pid: i32, tid: i32) -> Option<char> {
     state_and_flags(pid, tid).map(|(state, _)| state)
 }
 
+/// The parent of a process: 0 when it is in a pid namespace that is not ours to see; `None` when the process is gone
+/// or hidden from us.
+#[must_use]
+pub fn parent(pid: i32) -> Option<i32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(1)?.parse().ok()
+}
+
 fn state_and_flags(pid: i32, tid: i32) -> Option<(char, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
     let rest = stat.get(stat.rfind(')')? + 2..)?;

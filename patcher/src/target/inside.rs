@@ -42,8 +42,7 @@ pub fn refuse(target: &Target) -> Result<(), Error> {
 fn ancestor_below(pid: i32) -> Option<i32> {
     let mut process = std::process::id().cast_signed();
     for _ in 0..DEEP {
-        let parent = proc::facts(process).ok()?.parent;
-        match parent {
+        match proc::parent(process)? {
             parent if parent == pid => return Some(process),
             0 => return None,
             parent => process = parent,
