@@ -97,7 +97,7 @@ pub fn expect(mode: u32, functions: [u64; 5]) -> Result<(), Errno> {
 /// Maps a stack, or takes the last one again when its thread is gone.
 fn prepare_stack(host: &Host) -> Result<(), Errno> {
     let (old, last) = (host.stack.load(Ordering::Relaxed), host.stack_tid.load(Ordering::Relaxed));
-    if old != 0 && (last == 0 || !thread::exists(last)) {
+    if old != 0 && (last == 0 || !thread::exists(thread::getpid(), last)) {
         return Ok(());
     }
     // A stack whose thread may still be on it is left to it for good.
@@ -219,7 +219,7 @@ pub fn is_caller() -> bool {
 }
 
 fn lives(host: &Host) -> bool {
-    thread::exists(host.tid.load(Ordering::Relaxed))
+    thread::exists(thread::getpid(), host.tid.load(Ordering::Relaxed))
 }
 
 /// Forgets a host that has ended without a word. What state it left depends on where it was; only between its

@@ -332,7 +332,7 @@ impl Memory for Map {
     }
 
     fn is_gone(&self, who: Me) -> bool {
-        !thread::exists(who.tid())
+        !thread::exists(thread::getpid(), who.tid())
     }
 
     #[inline]

@@ -70,12 +70,11 @@ pub const CALLS: &[u32] = &[
 ];
 
 /// Calls with which the worker looks at threads itself. Where a filter forbids them the command looks.
-pub const LOOK_CALLS: &[u32] = &[nr::OPENAT, nr::GETDENTS64, nr::READ, nr::LSEEK, nr::PROCESS_VM_READV];
+pub const LOOK_CALLS: &[u32] = &[nr::OPENAT, nr::GETDENTS64, nr::PREAD64, nr::LSEEK, nr::PROCESS_VM_READV];
 
 /// Numbers of the x86-64 table.
 pub mod nr {
     #![allow(missing_docs)] // the names are the kernel's
-    pub const READ: u32 = 0;
     pub const CLOSE: u32 = 3;
     pub const FSTAT: u32 = 5;
     pub const LSEEK: u32 = 8;
@@ -84,6 +83,7 @@ pub mod nr {
     pub const MUNMAP: u32 = 11;
     pub const RT_SIGACTION: u32 = 13;
     pub const RT_SIGPROCMASK: u32 = 14;
+    pub const PREAD64: u32 = 17;
     pub const MADVISE: u32 = 28;
     pub const GETPID: u32 = 39;
     pub const CLONE: u32 = 56;

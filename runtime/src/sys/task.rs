@@ -7,7 +7,7 @@
 use super::fd::Fd;
 use super::mem::PAGE;
 use super::raw::syscall;
-use super::{EINVAL, Errno, nr, thread};
+use super::{EINVAL, Errno, nr};
 use core::ffi::CStr;
 
 const AT_FDCWD: u64 = -100i64 as u64;
@@ -111,11 +111,9 @@ pub const SMALL: usize = 2048;
 /// Reads a small file from its start; gives what is in it.
 pub fn read_small<'b>(fd: &Fd, buffer: &'b mut [u8; SMALL]) -> Result<&'b [u8], Errno> {
     let number = u64::from(fd.number());
-    // SAFETY: moves the position of a descriptor of ours.
-    unsafe { syscall(nr::LSEEK, [number, 0, 0, 0, 0, 0]) }?;
     let (place, len) = (buffer.as_mut_ptr().expose_provenance() as u64, buffer.len() as u64);
     // SAFETY: the kernel writes at most `len` bytes to `buffer`.
-    let got = unsafe { syscall(nr::READ, [number, place, len, 0, 0, 0]) }?;
+    let got = unsafe { syscall(nr::PREAD64, [number, place, len, 0, 0, 0]) }?;
     buffer.get(..got as usize).ok_or(EINVAL)
 }
 
@@ -129,15 +127,15 @@ struct Iovec {
 pub const PAGE_WORDS: usize = (PAGE / 8) as usize;
 
 /// Copies memory of this process that may be gone at any moment, from `addr` (a multiple of 8), not beyond the
-/// end of its page; gives how many words were copied.
-pub fn copy_some(addr: u64, words: &mut [u64]) -> Result<usize, Errno> {
+/// end of its page; gives how many words were copied. `pid` is this process's number.
+pub fn copy_some(pid: u32, addr: u64, words: &mut [u64]) -> Result<usize, Errno> {
     let page_end = (addr | (PAGE - 1)).wrapping_add(1);
     let len = (size_of_val(words) as u64).min(page_end.wrapping_sub(addr));
     let local = Iovec { base: words.as_mut_ptr().expose_provenance() as u64, len };
     let remote = Iovec { base: addr, len };
     let (local, remote) =
         ((&raw const local).expose_provenance() as u64, (&raw const remote).expose_provenance() as u64);
-    let pid = u64::from(thread::getpid());
+    let pid = u64::from(pid);
     // SAFETY: the kernel reads the structures, which outlive the call, and writes `len` bytes to `words`, which
     // is at least that long; what it reads of ours it checks.
     unsafe { syscall(nr::PROCESS_VM_READV, [pid, local, 1, remote, 1, 0]) }.map(|got| (got / 8) as usize)
@@ -146,6 +144,7 @@ pub fn copy_some(addr: u64, words: &mut [u64]) -> Result<usize, Errno> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sys::thread;
 
     #[test]
     fn this_process_is_read() {
@@ -178,9 +177,10 @@ mod tests {
         let place = page + 8;
         // SAFETY: inside the page that is left.
         unsafe { (place as *mut u64).write(7) };
-        assert_eq!(copy_some(place, &mut words), Ok(511));
+        let pid = thread::getpid();
+        assert_eq!(copy_some(pid, place, &mut words), Ok(511));
         assert_eq!((words[..2].to_vec(), words[511]), (vec![7, 0], 1));
-        assert_eq!(copy_some(place, &mut words[..1]), Ok(1));
-        assert_eq!(copy_some(page + PAGE, &mut words), Err(super::super::EFAULT));
+        assert_eq!(copy_some(pid, place, &mut words[..1]), Ok(1));
+        assert_eq!(copy_some(pid, page + PAGE, &mut words), Err(super::super::EFAULT));
     }
 }

@@ -84,13 +84,13 @@ pub fn getpid() -> u32 {
     unsafe { syscall(nr::GETPID, [0; 6]) }.map_or(0, |pid| pid as u32)
 }
 
-/// Whether a thread of this process exists. Number 0 is nobody's.
-pub fn exists(tid: u32) -> bool {
+/// Whether a thread of this process, whose number is `pid`, exists. Number 0 is nobody's.
+pub fn exists(pid: u32, tid: u32) -> bool {
     // The kernel refuses it as invalid, and that would read as if somebody were there.
     if tid == 0 {
         return false;
     }
-    let pid = u64::from(getpid());
+    let pid = u64::from(pid);
     // SAFETY: signal 0 is only checked, never sent.
     let found = unsafe { syscall(nr::TGKILL, [pid, u64::from(tid), 0, 0, 0, 0]) };
     found != Err(super::ESRCH)

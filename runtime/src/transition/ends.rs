@@ -47,13 +47,14 @@ impl StackEnds {
         }
     }
 
-    /// Whether what was recognised is a header: in musl its neighbours in the ring say so.
-    pub fn is_block(&self, at: u64) -> bool {
+    /// Whether what was recognised is a header: in musl its neighbours in the ring say so. `pid` is this process's
+    /// number.
+    pub fn is_block(&self, pid: u32, at: u64) -> bool {
         const PREV: u64 = 0x10;
         const NEXT: u64 = 0x18;
         let word = |at: u64| {
             let mut word = [0];
-            matches!(copy_some(at, &mut word), Ok(1)).then_some(word[0])
+            matches!(copy_some(pid, at, &mut word), Ok(1)).then_some(word[0])
         };
         let links = || {
             let (prev, next) = (word(at.wrapping_add(PREV))?, word(at.wrapping_add(NEXT))?);

@@ -49,7 +49,8 @@ pub struct Lookout {
     ends: StackEnds,
     counts: bool,
     own: u32,
-    main: u32,
+    /// Number of the process, and of its main thread.
+    pid: u32,
 }
 
 impl Lookout {
@@ -63,7 +64,7 @@ impl Lookout {
         let file = dir.file(own, "schedstat")?;
         // This thread was put on a processor at least once.
         let counts = run_count(read_small(&file, &mut buffer)?).is_some_and(|count| count > 0);
-        Ok(Lookout { dir, ends, counts, own, main: thread::getpid() })
+        Ok(Lookout { dir, ends, counts, own, pid: thread::getpid() })
     }
 
     /// Calls `each` with every thread of the program that one reading of the directory shows.
@@ -126,12 +127,13 @@ impl Lookout {
 
     /// An error is the first word in searched code, or 0.
     fn stack_is_clear(&self, tid: u32, sp: u64, ranges: &Ranges<'_>) -> Result<(), u64> {
-        if tid == self.main && self.ends.main > sp && scan(sp, End::Address(self.ends.main), ranges).is_ok() {
+        let (pid, main_end) = (self.pid, self.ends.main);
+        if tid == pid && main_end > sp && scan(pid, sp, End::Address(main_end), ranges).is_ok() {
             return Ok(());
         }
         // Also for the main thread: after a fork it is the thread that called it, on that thread's stack.
-        let end = scan(sp, self.ends.block(tid), ranges)?;
-        if self.ends.is_block(end) { Ok(()) } else { Err(0) }
+        let end = scan(pid, sp, self.ends.block(tid), ranges)?;
+        if self.ends.is_block(pid, end) { Ok(()) } else { Err(0) }
     }
 
     /// Name of a thread, NUL padded; empty if it cannot be read.
@@ -150,14 +152,14 @@ impl Lookout {
 const MOST_PAGES: usize = 16 * 1024;
 
 /// Where a stack ends that is clean, else the first word in searched code, or 0.
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Result<u64, u64> {
+fn scan(pid: u32, sp: u64, end: End, ranges: &Ranges<'_>) -> Result<u64, u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut words = [0u64; PAGE_WORDS];
     for _ in 0..MOST_PAGES {
         // Page by page: behind the last one of a stack may lie one that nobody fills (userfaultfd), and whoever
         // reads it waits. A hole in the memory, or a guard: the end was not proven.
-        let Ok(count) = copy_some(scanner.next(), &mut words) else { break };
+        let Ok(count) = copy_some(pid, scanner.next(), &mut words) else { break };
         let step = scanner.feed(words.get(..count).unwrap_or_default());
         if step == Step::Ended || count == 0 {
             break;
@@ -167,6 +169,6 @@ fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Result<u64, u64> {
     ends::clean(&outcome).ok_or_else(|| {
         let mut word = [0];
         let found = hits.first().filter(|_| outcome.hits > 0);
-        found.filter(|hit| copy_some(hit.at, &mut word) == Ok(1)).map_or(0, |_| word[0])
+        found.filter(|hit| copy_some(pid, hit.at, &mut word) == Ok(1)).map_or(0, |_| word[0])
     })
 }

@@ -137,11 +137,13 @@ fn later(record: &Record, seen: u64, distance: u32) {
 }
 
 fn own_stack_is_clear(sp: u64, ranges: &Ranges<'_>) -> bool {
+    // Asked of the kernel: a child made by a raw fork has its parent's in memory.
+    let pid = thread::getpid();
     let tid = arch::own_thread_id();
     let ends = StackEnds::known();
     let is_main = tid == MAIN.load(Ordering::Relaxed) && ends.main > sp;
-    is_main && scan(sp, End::Address(ends.main), ranges).is_some()
-        || scan(sp, ends.block(tid), ranges).is_some_and(|at| ends.is_block(at))
+    is_main && scan(pid, sp, End::Address(ends.main), ranges).is_some()
+        || scan(pid, sp, ends.block(tid), ranges).is_some_and(|at| ends.is_block(pid, at))
 }
 
 /// Words that are read at a time: the buffer lies on the program's stack.
@@ -150,12 +152,12 @@ const WORDS: usize = 32;
 const PIECES: usize = 256;
 
 /// Where a stack ends that is clean.
-fn scan(sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
+fn scan(pid: u32, sp: u64, end: End, ranges: &Ranges<'_>) -> Option<u64> {
     let mut hits = [Hit::default(); 1];
     let mut scanner = Scanner::new(ranges, &mut hits, sp, end);
     let mut words = [0u64; WORDS];
     for _ in 0..PIECES {
-        let Ok(count) = copy_some(scanner.next(), &mut words) else { return None };
+        let Ok(count) = copy_some(pid, scanner.next(), &mut words) else { return None };
         // The caller is searched code more often than not: no need to go on.
         let step = scanner.feed(words.get(..count).unwrap_or_default());
         if step == Step::Ended || scanner.has_hit() || count == 0 {

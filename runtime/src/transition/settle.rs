@@ -78,6 +78,8 @@ enum Closing {
 /// The threads of a transition in one direction.
 #[derive(Debug)]
 pub struct Settling {
+    /// Number of this process.
+    pid: u32,
     transition: u32,
     to_switched: bool,
     known: Vec<Known>,
@@ -92,7 +94,8 @@ impl Settling {
         let (transition, to_switched) = (t.id, t.to_switched());
         birth::open(transition);
         held::forget_all();
-        Settling { transition, to_switched, known: Vec::new(), closing: Closing::Open, chunks: 0 }
+        let pid = thread::getpid();
+        Settling { pid, transition, to_switched, known: Vec::new(), closing: Closing::Open, chunks: 0 }
     }
 
     /// True if it is about this transition in this direction.
@@ -148,8 +151,9 @@ impl Settling {
 
     /// Forgets threads that are gone.
     fn drop_dead(&mut self) {
+        let pid = self.pid;
         self.known.retain(|k| {
-            let lives = k.shown || thread::exists(k.tid);
+            let lives = k.shown || thread::exists(pid, k.tid);
             if let Some(record) = DIRECTORY.find_record(k.tid).filter(|_| !lives) {
                 held::forget(record);
             }
@@ -275,7 +279,7 @@ impl Settling {
                 continue;
             }
             let Some(record) = DIRECTORY.find(tid) else { continue };
-            if tid != worker && thread::exists(tid) {
+            if tid != worker && thread::exists(self.pid, tid) {
                 // A newborn under a dead one's number puts itself to the goal.
                 if !self.is_there(record.load(Ordering::SeqCst)) {
                     self.show(tid)?;
