@@ -180,11 +180,7 @@ impl Settling {
             return Ok(false);
         }
         match core::mem::replace(&mut self.closing, Closing::Open) {
-            Closing::Open => {
-                birth::close(self.transition, self.to_switched);
-                self.fence_everybody();
-                self.closing = Closing::Begun(self.note()?);
-            }
+            Closing::Open => self.begin_closing()?,
             _ if DIRECTORY.chunks().count() != self.chunks => self.reopen(),
             Closing::Begun(noted) => match self.settle_unknown(&noted)? {
                 true => self.closing = Closing::Agreed(0),
@@ -197,6 +193,16 @@ impl Settling {
             }
         }
         Ok(false)
+    }
+
+    /// All known threads are at the goal: births go there from now on.
+    fn begin_closing(&mut self) -> Result<(), NoMemory> {
+        birth::close(self.transition, self.to_switched);
+        self.fence_everybody();
+        let transition = self.transition;
+        let noted = self.note().inspect_err(|_| birth::open(transition))?;
+        self.closing = Closing::Begun(noted);
+        Ok(())
     }
 
     /// A thread made for callbacks that waits for work is inside the runtime, in no function of a patch, and
@@ -307,7 +313,7 @@ impl Settling {
     /// Reads the task directory, looks at every thread that is off the goal and moves those that are clear.
     /// True when all are there for good.
     pub fn pass(&mut self, lookout: &Lookout, ranges: &Ranges<'_>) -> Result<bool, Errno> {
-        // All there at the first reading: four more close it.
+        // All there after the first reading: three more close it.
         for _ in 0..6 {
             let mut tids = Vec::new();
             lookout.read(|tid| Ok(list::push(&mut tids, tid)?))?;
@@ -324,6 +330,10 @@ impl Settling {
             }
             if left {
                 return Ok(false);
+            }
+            // No reading is needed to begin with the end: it might have shown nobody else.
+            if matches!(self.closing, Closing::Open) && self.pending().next().is_none() {
+                self.begin_closing()?;
             }
         }
         Ok(false)
