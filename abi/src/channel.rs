@@ -153,8 +153,10 @@ pub mod op {
 }
 
 /// `args[1]` of operations that go on with a transition: the worker may look at threads through
-/// `/proc` itself (no filter of the program forbids the calls).
+/// `/proc` itself (it is under no filters). It then finds out which threads may look at themselves.
 pub const MAY_LOOK: u64 = 1;
+/// With or without [`MAY_LOOK`]: no thread of the program is under filters, so all may look at themselves.
+pub const ALL_MAY_LOOK: u64 = 2;
 
 /// One thread that may change sides.
 #[repr(C)]

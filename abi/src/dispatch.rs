@@ -38,8 +38,10 @@ pub struct Record {
     /// Number of passes at which the thread looks at its own stack and moves itself if it is clear. Written
     /// by the thread; by the worker to have it look soon. A hint: nothing depends on its value.
     pub look_at: AtomicU32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// Number of the transition in which the worker found the thread under no system call filters: in it the
+    /// thread may look at its own stack. Written by the worker; by a newborn thread, which has the number of a
+    /// dead one perhaps, 0.
+    pub may_look: AtomicU32,
     /// What the last look at the thread came to that did not find it clear, for the runtime's own use, or 0. Written
     /// by the worker, read by threads that ask. Nothing depends on it.
     pub held: AtomicU64,

@@ -3,6 +3,7 @@
 use crate::channel::{self, Channel, Refusal, RequestError, Results};
 use crate::doorbell::{self, Errand, Ring};
 use crate::error::Error;
+use crate::sys::proc;
 use crate::sys::time::Deadline;
 use crate::target::watch::Watch;
 use crate::target::worker::task_dir;
@@ -10,7 +11,7 @@ use crate::target::{Target, books, runtime};
 use std::mem::offset_of;
 use std::time::Duration;
 use suture_abi::block::RuntimeBlock;
-use suture_abi::channel::{MAY_LOOK, error, op};
+use suture_abi::channel::{ALL_MAY_LOOK, MAY_LOOK, error, op};
 use suture_elf::Addr;
 
 /// How long getting a worker may take: the thread that is stopped may have to wait for a processor.
@@ -26,7 +27,7 @@ pub struct Session<'t> {
     pub block: Addr,
     /// What ringing the doorbell cost; `None` when there was a worker.
     pub ring: Option<Ring>,
-    /// `MAY_*`: what the worker may do by itself in a transition.
+    /// `MAY_*`: who may look at threads from inside in a transition.
     pub may: u64,
     channel: Channel,
 }
@@ -47,13 +48,28 @@ impl<'t> Session<'t> {
             };
             // A worker whose transition has just ended may leave before it is met.
             if let Some(channel) = Channel::open(target, block, deadline)? {
-                // The program's filters admit what the worker needs; whether they admit looks at threads
-                // is not asked, the command can do that from outside. Threads look at themselves, too, so
-                // it takes only one that is filtered.
-                let may = if target.is_filtered()? { 0 } else { MAY_LOOK };
+                // A worker has the filters of the thread that made it. They admit what it needs; whether they
+                // admit looks at threads is not asked, the command can do that from outside.
+                let mode = channel.worker().and_then(proc::seccomp_mode);
+                let worker = if mode.is_some_and(|mode| mode != 0) { 0 } else { MAY_LOOK };
+                let all = if target.is_known_unfiltered() { ALL_MAY_LOOK } else { 0 };
+                let may = worker | all;
                 return Ok(Self { target, block, ring: rung, may, channel });
             }
         }
+    }
+
+    /// Asks about every thread whether it may look at itself: worth it when some are not at the goal at once. True if
+    /// all may, and did not before.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn let_all_look(&mut self) -> Result<bool, Error> {
+        let new = self.may & ALL_MAY_LOOK == 0 && !self.target.is_filtered()?;
+        if new {
+            self.may |= ALL_MAY_LOOK;
+        }
+        Ok(new)
     }
 
     /// Makes one request.

@@ -253,6 +253,7 @@ pub extern "C" fn settle(number: u64) -> Start {
     let tid = arch::own_thread_id();
     // A thread without memory for a record goes by one that stands in: unswitched, or at the goal in the end.
     if let Some(record) = DIRECTORY.ensure_own(tid, NOW.first_side()) {
+        record.may_look.store(0, Ordering::Relaxed);
         NOW.settle(&record.word, side(from), passes(from) != 0);
         enter_on_that_side(record);
     }
@@ -293,6 +294,7 @@ extern "C" fn fork() -> c_int {
     if child == 0
         && let Some(record) = DIRECTORY.ensure_own(arch::own_thread_id(), NOW.first_side())
     {
+        record.may_look.store(0, Ordering::Relaxed);
         crate::record::set_side(&record.word, if switched { transition } else { 0 });
     }
     child

@@ -134,7 +134,7 @@ mod tests {
         let record = Record {
             word: zero(),
             look_at: AtomicU32::new(0),
-            reserved: 0,
+            may_look: AtomicU32::new(0),
             held: zero(),
             name: [zero(), zero()],
             spare: [0; 6],

@@ -27,6 +27,14 @@ pub fn switches(status: &[u8]) -> Option<u64> {
     Some(of(b"voluntary_ctxt_switches:")?.wrapping_add(of(b"nonvoluntary_ctxt_switches:")?))
 }
 
+/// Whether a thread is under system call filters, from `status`: 0 = no, 1 = all but a few calls are forbidden,
+/// 2 = filters. `None` where the line is missing: the kernel knows no filters, or only the beginning was read.
+#[must_use]
+pub fn seccomp(status: &[u8]) -> Option<u64> {
+    let value = status.split(|&b| b == b'\n').find_map(|line| line.strip_prefix(b"Seccomp:"))?;
+    decimal(fields(value).next()?)
+}
+
 /// The line of `syscall`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Syscall {
@@ -189,12 +197,23 @@ mod tests {
     }
 
     #[test]
+    fn filters_are_told_by_their_line() {
+        let status =
+            |mode: &str| format!("NoNewPrivs:\t1\nSeccomp:\t{mode}\nSeccomp_filters:\t3\n").into_bytes();
+        assert_eq!(seccomp(&status("0")), Some(0));
+        assert_eq!(seccomp(&status("2")), Some(2));
+        assert_eq!(seccomp(&status("")), None);
+        assert_eq!(seccomp(b"Groups:\t1 2 3"), None);
+    }
+
+    #[test]
     fn this_thread_is_read() {
         let read = |name: &str| std::fs::read(format!("/proc/thread-self/{name}")).unwrap();
         // It reads the file: the line is about that very system call.
         let line = Syscall::parse(&read("syscall"));
         assert!(matches!(line, Some(Syscall::Blocked { number: 0, .. })), "{line:?}");
         assert_eq!(Stat::parse(&read("stat")).unwrap().state, b'R');
+        assert!(seccomp(&read("status")).is_some());
         let (count, of_status) = (run_count(&read("schedstat")).unwrap(), switches(&read("status")).unwrap());
         std::thread::sleep(std::time::Duration::from_millis(1));
         assert!(run_count(&read("schedstat")).unwrap() > count);
@@ -220,7 +239,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(line in proptest::collection::vec(any::<u8>(), 0..200)) {
-            let _ = (run_count(&line), switches(&line), Syscall::parse(&line), Stat::parse(&line));
+            let _ = (run_count(&line), switches(&line), seccomp(&line), Syscall::parse(&line), Stat::parse(&line));
         }
 
         #[test]

@@ -251,3 +251,45 @@ fn privileges_and_filters_that_come_later_do_not_matter() {
     let answers = ["main", "early", "caged", "late"].map(|name| stall.order(name, "f"));
     assert_eq!(answers, [1; 4]);
 }
+
+/// How many threads the worker moved, and how many themselves, while a patch came and went some times.
+fn moved_by(stall: &mut Stall, patch: &Path) -> [u64; 2] {
+    let mut moved = [0; 2];
+    for round in 0..repeat(8, 100) {
+        let applied = report::apply(patch, stall.pid());
+        for (moved, by) in moved.iter_mut().zip(["worker", "themselves"]) {
+            *moved += applied["moved_by"][by].as_u64().expect("a number");
+        }
+        let disabled = report::disable("A", stall.pid());
+        assert!(applied["finished"] == true && disabled["finished"] == true, "{applied:#}{disabled:#}");
+        assert_eq!(stall.order("main", "mixed"), 0, "round {round}");
+    }
+    moved
+}
+
+/// The worker looks although some threads are under filters that kill the process for it. Those of them that are never
+/// met asleep must not be had look at themselves; others must.
+#[test]
+fn threads_under_filters_do_not_look_at_themselves() {
+    let lab = Lab::new();
+    let mut stall = Stall::start_corners(&lab);
+    let patch = stall::patch(&lab, "A", &["f", "g", "pair"]);
+    stall.create_all(&["blocked", "free", "caged"]);
+    stall.order("caged", "cage");
+    ["free", "caged"].iter().for_each(|name| _ = stall.order(name, "loop"));
+    let [worker, themselves] = moved_by(&mut stall, &patch);
+    assert!(worker > 0 && themselves > 0, "{worker} moved by the worker, {themselves} by themselves");
+}
+
+/// Where the worker cannot read about threads, the command says whether they may look at themselves.
+#[test]
+fn threads_of_a_process_that_is_nobodys_look_at_themselves() {
+    let lab = Lab::new();
+    let mut stall = Stall::start_corners(&lab);
+    let patch = stall::patch(&lab, "A", &["f", "g", "pair"]);
+    stall.create_all(&["blocked", "free"]);
+    stall.order("main", "drop");
+    stall.order("free", "loop");
+    let [worker, themselves] = moved_by(&mut stall, &patch);
+    assert!(worker == 0 && themselves > 0, "{worker} moved by the worker, {themselves} by themselves");
+}

@@ -71,6 +71,12 @@ impl Target {
         Ok(*self.filtered.get_or_init(|| filtered))
     }
 
+    /// Whether [`Target::is_filtered`] was asked, and it was not.
+    #[must_use]
+    pub fn is_known_unfiltered(&self) -> bool {
+        self.filtered.get() == Some(&false)
+    }
+
     /// Process id.
     #[must_use]
     pub fn pid(&self) -> i32 {

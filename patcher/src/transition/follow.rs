@@ -138,6 +138,7 @@ pub fn help<'t>(
                     return Ok(None);
                 }
             }
+            WAITS_THREADS if session.let_all_look()? => state = advance(session, transition)?,
             WAITS_THREADS => match help_threads(session, transition, context.cache, stop, hands, found)? {
                 Some(next) => state = next,
                 None => return Ok(None),

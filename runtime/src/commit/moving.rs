@@ -21,7 +21,7 @@ use crate::transition::settle::Settling;
 use crate::unwind::ranges;
 use core::sync::atomic::Ordering;
 use suture_abi::block::{PHASE_RUNNING, TransitionRow, WAITS_CALLBACK, WAITS_HOST};
-use suture_abi::channel::{MAY_LOOK, Move, error};
+use suture_abi::channel::{ALL_MAY_LOOK, MAY_LOOK, Move, error};
 use suture_abi::event::word;
 use suture_scan::Ranges;
 
@@ -30,7 +30,7 @@ use suture_scan::Ranges;
 pub struct Moving {
     pub(super) settling: Option<Settling>,
     lookout: Option<Lookout>,
-    /// The command said that no filter forbids looking.
+    /// The command said that no filter forbids the worker to look.
     pub(super) may_look: bool,
     /// Readings from outside have closed it.
     pub(super) settled: bool,
@@ -237,6 +237,7 @@ impl Engine {
 
     fn allow(&mut self, may: u64) {
         self.moving.may_look = may & MAY_LOOK != 0;
+        own::let_all_look(may & ALL_MAY_LOOK != 0);
     }
 
     fn advance(&mut self) -> Reply {

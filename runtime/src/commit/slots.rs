@@ -140,8 +140,8 @@ impl Ready {
         self.books.books()
     }
 
-    /// Stores and shows; true if anything was stored that threads read. `may_look`: threads may look at
-    /// themselves (no filter forbids them the calls).
+    /// Stores and shows; true if anything was stored that threads read. `may_look`: looks from in here prove
+    /// something.
     pub fn commit(self, may_look: bool) -> bool {
         let next = self.books.books();
         for func in next.funcs.iter().filter(|f| f.plan.hook != HOOK_NONE) {

@@ -78,8 +78,8 @@ impl World for Engine {
                 BLOCK.forget_moved();
             }
         }
-        let may_look = self.moving.may_look && !after.is_some_and(|t| has_own_stacks(ready.books(), &t));
-        if ready.commit(may_look) {
+        let own_stacks = after.is_some_and(|t| has_own_stacks(ready.books(), &t));
+        if ready.commit(!own_stacks) {
             // It has worked at the beginning of the operation, and a kernel does not unlearn it.
             let _ = barrier();
         }

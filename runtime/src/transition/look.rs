@@ -26,7 +26,7 @@ use crate::sys::fd::Fd;
 use crate::sys::task::{PAGE_WORDS, SMALL, TaskDir, copy_some, read_small};
 use crate::sys::{EINVAL, ENOENT, ESRCH, Errno, thread};
 use core::sync::atomic::Ordering;
-use suture_scan::proc::{Stat, Syscall, run_count, switches};
+use suture_scan::proc::{Stat, Syscall, run_count, seccomp, switches};
 use suture_scan::{End, Hit, Ranges, Scanner, Step};
 
 /// What a look says.
@@ -115,6 +115,14 @@ impl Lookout {
             _ => return Ok(Verdict::Running),
         }
         Ok(if clear { Verdict::Clear(seen) } else { Verdict::Unclear(found.err().unwrap_or(0)) })
+    }
+
+    /// Whether a thread is under no system call filters, as far as can be seen from here.
+    pub fn is_unfiltered(&self, tid: u32) -> bool {
+        let mut buffer = [0; SMALL];
+        let status =
+            self.dir.file(tid, "status").and_then(|file| read_small(&file, &mut buffer).map(seccomp));
+        status == Ok(Some(0))
     }
 
     /// A thread with neither stack nor code: one that the kernel made for itself, or a dead one that is

@@ -16,6 +16,13 @@
 //! itself, and the worker adds to the passes of every thread after it has said so: either the thread's swap
 //! came before, and the worker's last readings see its side, or it fails.
 //!
+//! Memory is read by a system call that a filter may answer with the end of the program. So a thread only looks
+//! when it is known to be under no filters: the worker asks about those that it did not find blocked, and remembers
+//! it in their records for the one transition. A record's next owner does not inherit that: a newborn takes it back
+//! before its own code runs, the worker when it has found the last one dead. (What is left is a thread made by a raw
+//! clone whose number is used again between two readings, after all others were.) A filter that is set later is not
+//! seen. In a process that cannot read its own `/proc` the command asks about all threads.
+//!
 //! The table of what is searched is immutable and kept until every thread was seen outside of all dispatchers
 //! in a later transition.
 //!
@@ -48,6 +55,9 @@ use suture_scan::{End, Hit, Interval, Ranges, Scanner, Step};
 /// for which it holds, number of intervals, the intervals. Written by the worker, read by every thread.
 static TABLE: AtomicPtr<u64> = AtomicPtr::new(null::<u64>().cast_mut());
 
+/// Not 0: the command found no thread of the program under filters. Written by the worker.
+static ALL_MAY_LOOK: AtomicU32 = AtomicU32::new(0);
+
 /// Number of the main thread.
 static MAIN: AtomicU32 = AtomicU32::new(0);
 
@@ -68,7 +78,17 @@ pub fn table(books: &Books, t: &TransitionRow) -> Result<Vec<u64>, BooksError> {
     Ok(words)
 }
 
-/// Shows a table that was kept, 0 = threads do not look.
+/// Says whether every thread may look at itself.
+pub fn let_all_look(all: bool) {
+    ALL_MAY_LOOK.store(u32::from(all), Ordering::Relaxed);
+}
+
+/// Whether a thread may look at itself.
+pub fn may_look(record: &Record, transition: u32) -> bool {
+    ALL_MAY_LOOK.load(Ordering::Relaxed) != 0 || record.may_look.load(Ordering::Relaxed) == transition
+}
+
+/// Shows a table that was kept, 0 = nobody looks from in here.
 pub fn show(addr: u64) {
     MAIN.store(thread::getpid(), Ordering::Relaxed);
     // pairs with: the load in `look_at_self`
@@ -120,6 +140,10 @@ pub extern "C" fn look_at_self(record: &Record, sp: u64) {
     let (transition, to_switched) = (side(head), passes(head) != 0);
     if (side(seen) == transition) == to_switched {
         later(record, seen, AT_GOAL);
+        return;
+    }
+    if !may_look(record, transition) {
+        later(record, seen, 64);
         return;
     }
     // Of changing length, so that it does not meet the same function of a cycle each time.

@@ -24,6 +24,7 @@
 //! the newborn start there.
 
 use super::look::{Lookout, Verdict};
+use super::own;
 use crate::birth;
 use crate::block::BLOCK;
 use crate::held::{self, Why};
@@ -156,6 +157,8 @@ impl Settling {
             let lives = k.shown || thread::exists(pid, k.tid);
             if let Some(record) = DIRECTORY.find_record(k.tid).filter(|_| !lives) {
                 held::forget(record);
+                // Whoever gets the number is asked about anew.
+                record.may_look.store(0, Ordering::Relaxed);
             }
             lives
         });
@@ -313,7 +316,7 @@ impl Settling {
     /// Reads the task directory, looks at every thread that is off the goal and moves those that are clear.
     /// True when all are there for good.
     pub fn pass(&mut self, lookout: &Lookout, ranges: &Ranges<'_>) -> Result<bool, Errno> {
-        // All there after the first reading: three more close it.
+        // All there after the first reading: three more close it. The others are for those that move themselves.
         for _ in 0..6 {
             let mut tids = Vec::new();
             lookout.read(|tid| Ok(list::push(&mut tids, tid)?))?;
@@ -356,12 +359,23 @@ impl Settling {
         if let Some(record) = DIRECTORY.find_record(tid) {
             held::note(record, why, || lookout.name(tid));
         }
-        Ok(false)
+        // One that runs may be there by the next reading.
+        Ok(self.let_look(lookout, tid) && why == Why::Running)
     }
 
     /// Notes that the threads which are off the goal are left to the command.
     pub fn leave_to_command(&self) {
         self.pending().filter_map(|tid| DIRECTORY.find_record(tid)).for_each(held::note_unseen);
+    }
+
+    /// Lets a thread look at itself unless it is under filters; true if that is new.
+    fn let_look(&self, lookout: &Lookout, tid: u32) -> bool {
+        let Some(record) = DIRECTORY.find_record(tid) else { return false };
+        let new = !own::may_look(record, self.transition) && lookout.is_unfiltered(tid);
+        if new {
+            record.may_look.store(self.transition, Ordering::Relaxed);
+        }
+        new
     }
 
     /// Moves a thread that was found clear, if it passed no dispatcher since.
