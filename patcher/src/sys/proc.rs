@@ -1,8 +1,7 @@
 //! What `/proc` says about a process and its threads.
 
 use super::processor::Pinned;
-use procfs::FromBufRead;
-use procfs::process::{Process, Status};
+use procfs::process::Process;
 use std::fs;
 use std::io::{self, Read};
 use std::time::Duration;
@@ -44,20 +43,25 @@ pub fn facts(pid: i32) -> io::Result<ProcessFacts> {
     let process = Process::new(pid).map_err(io_error)?;
     let stat = process.stat().map_err(io_error)?;
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let status = Status::from_buf_read(text.as_bytes()).map_err(io_error)?;
+    // A parser of all of it takes longer than all else that is asked of a process here.
     let field = |name: &str| text.lines().find_map(|l| l.strip_prefix(name)).map(str::trim);
+    let word =
+        |name: &str, at: usize| field(name).and_then(|f| f.split_whitespace().nth(at)?.parse::<u32>().ok());
+    let number = |name: &str, at: usize| {
+        word(name, at).ok_or_else(|| io::Error::other(format!("no {name} in the status of {pid}")))
+    };
     Ok(ProcessFacts {
         pid,
         comm: stat.comm,
         start_time: stat.starttime,
         parent: stat.ppid,
-        ruid: status.ruid,
-        euid: status.euid,
-        tracer: status.tracerpid,
+        ruid: number("Uid:", 0)?,
+        euid: number("Uid:", 1)?,
+        tracer: number("TracerPid:", 0)?.cast_signed(),
         state: stat.state,
         kernel: stat.flags & PF_KTHREAD != 0,
-        threads: status.threads,
-        seccomp: status.seccomp.unwrap_or(0),
+        threads: number("Threads:", 0)?.into(),
+        seccomp: word("Seccomp:", 0).unwrap_or(0),
         shadow_stack: field("x86_Thread_features:").is_some_and(|f| f.contains("shstk")),
     })
 }
@@ -307,6 +311,17 @@ pub fn all_pids() -> io::Result<Vec<i32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn this_process_is_read() {
+        let own = facts(std::process::id().cast_signed()).unwrap();
+        let parent = std::os::unix::process::parent_id();
+        assert_eq!((own.parent.cast_unsigned(), own.euid), (parent, crate::sys::user::own()));
+        assert_eq!(super::parent(own.pid), Some(own.parent));
+        assert_eq!((own.kernel, own.tracer, own.seccomp), (false, 0, seccomp_mode(own.pid).unwrap_or(0)));
+        assert!(own.threads >= 1 && !own.comm.is_empty() && own.start_time > 0, "{own:?}");
+        assert_eq!(facts(0).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
 
     #[test]
     fn a_blocked_call_is_read_with_its_place() {
