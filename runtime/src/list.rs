@@ -50,8 +50,24 @@ pub fn copy<T: Copy>(list: &[T], extra: usize) -> Result<Vec<T>, NoMemory> {
     Ok(out)
 }
 
-/// Sorts in place by heap. The core library's sorts can panic when an order contradicts itself.
+/// So many times the same.
+pub fn filled<T: Copy>(item: T, len: usize) -> Result<Vec<T>, NoMemory> {
+    let mut out = Vec::new();
+    out.try_reserve_exact(len).map_err(|_| NoMemory)?;
+    for place in out.spare_capacity_mut().iter_mut().take(len) {
+        place.write(item);
+    }
+    // SAFETY: the capacity is at least `len` and that many elements were written.
+    unsafe { out.set_len(len) };
+    Ok(out)
+}
+
+/// Sorts in place by heap. The core library's sorts can panic when an order contradicts itself. Most lists are in
+/// order already.
 pub fn sort<T: Copy, K: Ord>(list: &mut [T], key: impl Fn(&T) -> K) {
+    if list.is_sorted_by_key(&key) {
+        return;
+    }
     let len = list.len();
     // Moves the element at `at` down until no child of it, below `end`, is greater.
     let sift = |list: &mut [T], mut at: usize, end: usize| loop {

@@ -462,16 +462,19 @@ impl Books {
         next.named.retain(|o| o.patch != batch.0);
         next.names.retain(|n| n.patch != batch.0);
         next.mappings.retain(|m| !self.goes_with(batch, what, m));
+        let mut dropped: Vec<u32> = Vec::new();
         for func in self.funcs.iter().filter(|f| self.is_of(batch, f)) {
             let Some(index) = next.site_index(func.site) else { continue };
             let decided = next.sites.get(index).filter(|s| s.depth == 0).map(&fate);
             match (decided, next.sites.get_mut(index)) {
-                (Some(Fate::Dropped), _) => next.sites.retain(|s| s.id != func.site),
+                (Some(Fate::Dropped), _) => list::push(&mut dropped, func.site)?,
                 (Some(Fate::Retired), Some(site)) => site.state = SITE_RETIRED,
                 (Some(Fate::Armed), Some(site)) => site.state = SITE_ARMED,
                 _ => {}
             }
         }
+        list::sort(&mut dropped, |site| *site);
+        next.sites.retain(|s| dropped.binary_search(&s.id).is_err());
         Ok(next)
     }
 

@@ -208,12 +208,12 @@ impl Books {
         }
         if t.target == PATCHING {
             next.funcs.retain(|f| f.patch != t.patch || f.plan.flags & FUNC_NOP == 0);
-            let kept = |site: u32| {
-                self.funcs
-                    .iter()
-                    .any(|f| f.site == site && f.patch == t.patch && f.plan.flags & FUNC_NOP == 0)
-            };
-            next.ranges.retain(|r| r.patch != t.patch || kept(r.site));
+            let mut kept: Vec<u32> = Vec::new();
+            for func in next.funcs.iter().filter(|f| f.patch == t.patch) {
+                list::push(&mut kept, func.site)?;
+            }
+            list::sort(&mut kept, |site| *site);
+            next.ranges.retain(|r| r.patch != t.patch || kept.binary_search(&r.site).is_ok());
         }
         next.count_depths()?;
         Ok(next)

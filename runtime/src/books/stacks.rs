@@ -13,14 +13,16 @@ use suture_abi::dispatch::Choice;
 /// The stacks of all sites.
 #[derive(Debug)]
 pub struct Stacks {
-    /// Site (position in the books) and function (position in the books), sorted: bottom to top.
-    entries: Vec<(u32, u32)>,
+    /// Functions (positions in the books) by site, bottom to top.
+    funcs: Vec<u32>,
+    /// For each site (position in the books) where its functions begin; one more for the end of the last.
+    starts: Vec<u32>,
 }
 
 impl Stacks {
     /// The stacks of these books.
     pub fn of(books: &Books) -> Result<Self, NoMemory> {
-        let mut entries = Vec::new();
+        let mut entries: Vec<(u32, u32)> = Vec::new();
         for (position, func) in books.funcs.iter().enumerate() {
             let on = match func.plan.hook {
                 HOOK_NONE => books.patch(func.patch).is_some_and(|p| p.state == PATCH_ENABLED),
@@ -30,16 +32,35 @@ impl Stacks {
                 list::push(&mut entries, (narrow(index), narrow(position)))?;
             }
         }
-        list::sort(&mut entries, |e| *e);
-        Ok(Stacks { entries })
+        // Sorted by counting: there may be ten thousand, and each step of a transition does this.
+        let mut starts = list::filled(0u32, books.sites.len().saturating_add(1))?;
+        for (site, _) in &entries {
+            if let Some(count) = starts.get_mut((*site as usize).saturating_add(1)) {
+                *count = count.saturating_add(1);
+            }
+        }
+        let mut before = 0u32;
+        for start in &mut starts {
+            before = before.saturating_add(*start);
+            *start = before;
+        }
+        let mut funcs = list::filled(0u32, entries.len())?;
+        let mut next = list::copy(&starts, 0)?;
+        // In the order of the books, which is that of each stack.
+        for (site, position) in &entries {
+            let Some(at) = next.get_mut(*site as usize) else { continue };
+            if let Some(place) = funcs.get_mut(*at as usize) {
+                *place = *position;
+            }
+            *at = at.saturating_add(1);
+        }
+        Ok(Stacks { funcs, starts })
     }
 
     /// The stack of the site at `index`, bottom to top.
-    fn stack(&self, index: usize) -> &[(u32, u32)] {
-        let index = narrow(index);
-        let start = self.entries.partition_point(|(site, _)| *site < index);
-        let end = self.entries.partition_point(|(site, _)| *site <= index);
-        self.entries.get(start..end).unwrap_or_default()
+    fn stack(&self, index: usize) -> &[u32] {
+        let bound = |index: usize| self.starts.get(index).map_or(0, |start| *start as usize);
+        self.funcs.get(bound(index)..bound(index.saturating_add(1))).unwrap_or_default()
     }
 
     /// How many functions are on the stack of the site at `index`.
@@ -49,13 +70,13 @@ impl Stacks {
 
     /// The function on top of the site at `index`.
     pub fn top<'b>(&self, index: usize, books: &'b Books) -> Option<&'b FuncRow> {
-        books.funcs.get(self.stack(index).last()?.1 as usize)
+        books.funcs.get(*self.stack(index).last()? as usize)
     }
 
     /// The function directly below the one of `patch`.
     pub fn below<'b>(&self, index: usize, patch: u32, books: &'b Books) -> Option<&'b FuncRow> {
         let mut below = None;
-        for (_, position) in self.stack(index) {
+        for position in self.stack(index) {
             let func = books.funcs.get(*position as usize)?;
             if func.patch == patch && func.plan.hook == HOOK_NONE {
                 break;

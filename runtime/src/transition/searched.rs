@@ -72,7 +72,7 @@ pub fn searched(
         let Some(index) = books.site_index(func.site) else { continue };
         let Some(site) = books.sites.get(index) else { continue };
         let below = stacks.below(index, t.patch, books).map(|f| f.patch);
-        for range in books.ranges.iter().filter(|r| r.site == func.site) {
+        for range in books.ranges_of(func.site) {
             let counts = match range.kind {
                 RANGE_OLD => range.patch == t.patch,
                 RANGE_NEW => match towards {
