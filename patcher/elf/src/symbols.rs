@@ -77,6 +77,9 @@ pub(crate) struct Table {
     strings: [Range<usize>; 2],
     searches: AtomicUsize,
     index: OnceLock<HashMap<u64, Vec<u32>>>,
+    /// The same for questions about addresses: address and position, sorted.
+    searches_at: AtomicUsize,
+    places: OnceLock<Vec<(u64, u32)>>,
 }
 
 impl Table {
@@ -88,6 +91,8 @@ impl Table {
             rows: symtab.rows,
             searches: AtomicUsize::new(0),
             index: OnceLock::new(),
+            searches_at: AtomicUsize::new(0),
+            places: OnceLock::new(),
         };
         let mut by_addr: Vec<(u64, usize)> = table.rows.iter().map(|r| r.addr).zip(0..).collect();
         by_addr.sort_unstable();
@@ -133,6 +138,22 @@ impl Table {
         });
         let same = index.get(&hash(name)).into_iter().flatten().copied();
         same.filter(|&i| self.is_named(data, &self.rows[i as usize], name)).collect()
+    }
+
+    /// Positions of the symbols at an address, ascending.
+    fn rows_at(&self, addr: u64) -> Vec<u32> {
+        let searched = self.searches_at.fetch_add(1, Ordering::Relaxed);
+        let rows = || (0u32..).zip(&self.rows);
+        if searched < SEARCHES && self.places.get().is_none() {
+            return rows().filter(|(_, r)| r.addr == addr).map(|(i, _)| i).collect();
+        }
+        let places = self.places.get_or_init(|| {
+            let mut places: Vec<(u64, u32)> = rows().map(|(i, r)| (r.addr, i)).collect();
+            places.sort_unstable();
+            places
+        });
+        let from = places.partition_point(|(at, _)| *at < addr);
+        places[from..].iter().take_while(|(at, _)| *at == addr).map(|(_, i)| *i).collect()
     }
 }
 
@@ -184,7 +205,7 @@ impl<'f> Symbols<'f> {
 
     /// All symbols at that address.
     pub fn at(self, addr: Vaddr) -> impl Iterator<Item = Symbol<'f>> {
-        self.places().filter(move |(_, at, _)| *at == addr).filter_map(move |(i, ..)| self.get(i))
+        self.table.rows_at(addr.0).into_iter().filter_map(move |i| self.get(i as usize))
     }
 
     /// All symbols of that name, in `sympos` order.
