@@ -1,5 +1,6 @@
 //! What the planner knows of one object file.
 
+use crate::Refusal;
 use crate::refs::{self, References};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
 use std::borrow::Cow;
@@ -27,6 +28,29 @@ struct Inner {
     /// Padding behind functions that were looked at, by the function's range. Each function is the
     /// neighbour of many, and to know its last instruction all of it has to be decoded.
     paddings: Mutex<HashMap<Range<Vaddr>, Range<Vaddr>>>,
+    /// What rule 4 says of functions and their replacements: the same in every process of a program. With each verdict
+    /// the new function's file, which is told apart by where its analysis lies.
+    registers: Mutex<HashMap<(Vaddr, Question), Verdict>>,
+}
+
+type Verdict = (Result<(), Refusal>, Option<ObjectAnalysis>);
+
+/// What takes the place of a function, as far as rule 4 is about it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum NewCode<'a> {
+    /// It destroys every register it may.
+    Unknown,
+    /// It leaves every register as it was.
+    Transparent,
+    /// A function of a file.
+    At(&'a ObjectAnalysis, Vaddr),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    Unknown,
+    Transparent,
+    At(usize, Vaddr),
 }
 
 impl ObjectAnalysis {
@@ -41,6 +65,7 @@ impl ObjectAnalysis {
             special: OnceLock::new(),
             restartable: OnceLock::new(),
             paddings: Mutex::default(),
+            registers: Mutex::default(),
         }))
     }
 
@@ -188,6 +213,32 @@ impl ObjectAnalysis {
         let start = self.0.frames.at(addr).map_or(addr, |f| f.start);
         let named = self.symbols_at(start).next();
         named.map_or_else(|| format!("the function at {start}"), |s| suture_elf::demangle(s.name))
+    }
+
+    /// What rule 4 says of a function and its replacement, found by `look` the first time.
+    pub(crate) fn registers(
+        &self,
+        entry: Vaddr,
+        new: NewCode<'_>,
+        look: impl FnOnce() -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let (question, file) = match new {
+            NewCode::Unknown => (Question::Unknown, None),
+            NewCode::Transparent => (Question::Transparent, None),
+            NewCode::At(file, entry) => {
+                (Question::At(Arc::as_ptr(&file.0).addr(), entry), Some(file.clone()))
+            }
+        };
+        let known = |(verdict, _): &Verdict| verdict.clone();
+        let key = (entry, question);
+        if let Some(known) = self.0.registers.lock().ok().and_then(|all| all.get(&key).map(known)) {
+            return known;
+        }
+        let verdict = look();
+        if let Ok(mut all) = self.0.registers.lock() {
+            all.insert(key, (verdict.clone(), file));
+        }
+        verdict
     }
 
     /// References into the ranges.

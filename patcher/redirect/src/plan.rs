@@ -7,7 +7,7 @@ use self::emit::Hop;
 pub(crate) use self::site::pun_target;
 pub(crate) use self::site::{Tried, displaced};
 use self::site::{aim, first_target, skeleton};
-use crate::analysis::ObjectAnalysis;
+use crate::analysis::{NewCode, ObjectAnalysis};
 use crate::arena::Arena;
 use crate::callers;
 use crate::check::{check, neighbourhood};
@@ -17,10 +17,11 @@ use crate::function::Function;
 use crate::kept::Kept;
 use crate::options::{Class, Options};
 use crate::pages::{PAGE, Pages};
-use crate::process::{Claims, ProcessView, Room, check_bytes, claimed};
+use crate::process::{Claims, ExistingSite, ProcessView, Room, check_bytes, claimed};
 use crate::refs::References;
 use crate::stub::SLOT_JUMP;
 use crate::window::{Boundary, Candidate, JUMP, boundaries, candidates};
+use rustc_hash::FxHashMap;
 use std::borrow::Cow;
 use std::ops::Range;
 use suture_abi::batch::{Mapping, Site};
@@ -166,7 +167,10 @@ pub(crate) struct Planner<'a> {
     arenas: Vec<Arena>,
     pages: Pages,
     page_limit: usize,
-    planned: Vec<PlannedSite>,
+    /// What is planned already, by entry.
+    planned: FxHashMap<u64, PlannedSite>,
+    /// The process's sites, by entry.
+    existing: FxHashMap<u64, &'a ExistingSite>,
 }
 
 impl<'a> Planner<'a> {
@@ -196,7 +200,9 @@ impl<'a> Planner<'a> {
             arenas: Vec::new(),
             pages: Pages::default(),
             page_limit,
-            planned: Vec::new(),
+            planned: FxHashMap::default(),
+            // The first of each entry counts.
+            existing: process.existing.iter().rev().map(|e| (e.site.entry, e)).collect(),
         }
     }
 
@@ -215,10 +221,10 @@ impl<'a> Planner<'a> {
         // Of a site that is there too: another new function may destroy what the first one keeps.
         check_registers(subject, flow, request.replacement.as_ref())?;
         let entry = (subject.loaded.base + subject.function.entry).0;
-        if let Some(twin) = self.planned.iter().find(|p| p.site.entry == entry) {
+        if let Some(twin) = self.planned.get(&entry) {
             return Ok(PlannedSite { name: name.to_owned(), ..twin.clone() });
         }
-        if let Some(existing) = self.process.existing.iter().find(|e| e.site.entry == entry) {
+        if let Some(existing) = self.existing.get(&entry) {
             let class = Class::ALL.into_iter().find(|c| c.letter() == existing.site.class);
             let site = Site { id: existing.id, ..existing.site };
             // The copy that is there was made of the bytes that lay there then.
@@ -238,7 +244,7 @@ impl<'a> Planner<'a> {
                     self.claims.add(&site);
                     let undo = subject.places[candidate.boundary].undo.len();
                     let planned = self.describe(subject, name, candidate.class, site, undo);
-                    self.planned.push(planned.clone());
+                    self.planned.insert(entry, planned.clone());
                     return Ok(planned);
                 }
                 Err(Failure::Refused(why)) => tried.add(&candidate, why),
@@ -367,6 +373,20 @@ fn image(object: &LoadedObject) -> Range<u64> {
 
 /// Rule 4.
 pub(crate) fn check_registers(
+    subject: &Subject<'_>,
+    flow: &mut Flow<'_>,
+    replacement: Option<&Replacement>,
+) -> Result<(), Refusal> {
+    let new = match replacement {
+        None => NewCode::Unknown,
+        Some(Replacement::Transparent) => NewCode::Transparent,
+        Some(Replacement::Code { analysis, entry }) => NewCode::At(analysis, *entry),
+    };
+    let look = || look_at_registers(subject, flow, replacement);
+    subject.loaded.analysis.registers(subject.function.entry, new, look)
+}
+
+fn look_at_registers(
     subject: &Subject<'_>,
     flow: &mut Flow<'_>,
     replacement: Option<&Replacement>,

@@ -1,6 +1,7 @@
 //! The process a plan is made for.
 
 use crate::error::{Refusal, TargetFault};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use suture_abi::batch::Site;
 use suture_abi::dispatch::Constants;
@@ -37,7 +38,12 @@ impl std::fmt::Debug for ProcessView<'_> {
 
 /// Address ranges that belong to sites: what they change, and what must stay as it is for them.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Claims(Vec<Range<u64>>);
+pub(crate) struct Claims {
+    /// Ends by start; of ranges with one start the longest.
+    ends: BTreeMap<u64, u64>,
+    /// Length of the longest range: no other that begins further in front can reach an address.
+    longest: u64,
+}
 
 impl Claims {
     pub fn of_existing(existing: &[ExistingSite]) -> Self {
@@ -49,13 +55,19 @@ impl Claims {
     }
 
     pub fn add(&mut self, site: &Site) {
-        self.0.extend(claimed(site));
+        for Range { start, end } in claimed(site) {
+            let longest = self.ends.entry(start).or_insert(end);
+            *longest = end.max(*longest);
+            self.longest = self.longest.max(end - start);
+        }
     }
 
     /// A claimed byte among the ranges.
     pub fn conflict(&self, ranges: &[Range<u64>]) -> Option<u64> {
-        let overlap = |a: &Range<u64>, b: &Range<u64>| a.start < b.end && b.start < a.end;
-        ranges.iter().find_map(|r| self.0.iter().find(|c| overlap(r, c)).map(|c| c.start.max(r.start)))
+        ranges.iter().find_map(|r| {
+            let mut near = self.ends.range(r.start.saturating_sub(self.longest)..r.end.max(r.start));
+            near.find(|(_, end)| r.start < **end).map(|(start, _)| r.start.max(*start))
+        })
     }
 }
 
@@ -158,6 +170,23 @@ mod tests {
         claims.add(&site);
         assert_eq!(claims.conflict(&[0x0ff8..0x1000, 0x1008..0x1010]), None);
         assert_eq!(claims.conflict(&[0x1007..0x100c, 0..1]), Some(0x1007));
+    }
+
+    #[test]
+    fn claims_of_different_lengths_are_all_found() {
+        let of = |at: u64, len: u8| Site { pad_addr: at, pad_len: len, ..Site::default() };
+        let mut claims = Claims::default();
+        for site in [of(0x1000, 16), of(0x1004, 1), of(0x1004, 5), of(0x1020, 8)] {
+            claims.add(&site);
+        }
+        let plain = [(0x1000, 16), (0x1004, 5), (0x1020, 8)];
+        for start in 0xff8..0x1030 {
+            for len in 1..10 {
+                let asked = start..start + len;
+                let expected = plain.iter().any(|(at, len)| asked.start < at + len && *at < asked.end);
+                assert_eq!(claims.conflict(&[0..1, asked.clone()]).is_some(), expected, "{asked:x?}");
+            }
+        }
     }
 
     #[test]

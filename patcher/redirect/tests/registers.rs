@@ -3,7 +3,7 @@
 mod common;
 
 use common::{build, function};
-use suture_elf::{Base, ObjectFile};
+use suture_elf::{Base, ObjectFile, Vaddr};
 use suture_redirect::{LoadedObject, ObjectAnalysis, Options, ProcessView, Replacement, Request, plan_sites};
 
 const LEAF: &str = "lea 1(%rdi),%rax\nnop\nnop\nret";
@@ -15,14 +15,27 @@ fn judged(source: &str) -> Result<(), String> {
 
 /// The same, when the function `new` of the library takes its place.
 fn judged_with(source: &str, new: Option<&str>) -> Result<(), String> {
+    let object = library(source);
+    let new = new.map(|new| (&object, new));
+    judged_in(&object, new)
+}
+
+fn library(source: &str) -> ObjectAnalysis {
     let flags = ["-nostdlib", "-Wl,-Bsymbolic,--unresolved-symbols=ignore-all"];
-    let file = ObjectFile::open(&build(&format!("{source}.p2align 12\n"), "s", &flags)).unwrap();
-    let entry = file.symbols().named("leaf").next().unwrap().addr;
-    let analysis = ObjectAnalysis::new(&file);
-    let replacement = new.map(|new| Replacement::Code {
-        analysis: analysis.clone(),
-        entry: file.symbols().named(new).next().unwrap().addr,
-    });
+    let file = build(&format!("{source}.p2align 12\n"), "s", &flags);
+    ObjectAnalysis::new(&ObjectFile::open(&file).unwrap())
+}
+
+fn entry_of(object: &ObjectAnalysis, name: &str) -> Vaddr {
+    object.file().symbols().named(name).next().unwrap().addr
+}
+
+/// The same of an analysis, when a function of an analysis takes the place.
+fn judged_in(analysis: &ObjectAnalysis, new: Option<(&ObjectAnalysis, &str)>) -> Result<(), String> {
+    let entry = entry_of(analysis, "leaf");
+    let code = |(new, name): (&ObjectAnalysis, &str)| (new.clone(), entry_of(new, name));
+    let replacement = new.map(code).map(|(analysis, entry)| Replacement::Code { analysis, entry });
+    let analysis = analysis.clone();
     let object = LoadedObject { analysis, base: Base(0x7f00_0000_0000) };
     let request = Request { object: 0, entry, name: "leaf".into(), replacement };
     let plan = plan_sites(&[object], &[request], &ProcessView::default(), &Options::default());
@@ -226,5 +239,24 @@ fn new_code_that_destroys_a_kept_register_is_refused() {
     ] {
         let said = replaced_by(new).expect_err(new);
         assert!(said.contains("its caller caller keeps r9 across the call"), "{new}: {said}");
+    }
+}
+
+/// What an analysis remembers is about one function and one new code.
+#[test]
+fn a_verdict_is_not_taken_for_that_of_other_new_code() {
+    let caller = function("caller", "mov $7,%r9d\ncall leaf\nadd %r9,%rax\nret");
+    let keeps = function("keeps", "lea 2(%rdi),%rax\nret");
+    let spoils = function("spoils", "mov $5,%r9d\nret");
+    let old = library(&(function("leaf", LEAF) + &caller));
+    // At one offset in two files.
+    let good = library(&(keeps.replace("keeps", "new") + &spoils));
+    let bad = library(&(spoils.replace("spoils", "new") + &keeps));
+    for _ in 0..2 {
+        assert!(judged_in(&old, None).is_err());
+        judged_in(&old, Some((&good, "new"))).unwrap();
+        assert!(judged_in(&old, Some((&good, "spoils"))).is_err());
+        assert!(judged_in(&old, Some((&bad, "new"))).is_err());
+        judged_in(&old, Some((&bad, "keeps"))).unwrap();
     }
 }
