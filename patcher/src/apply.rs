@@ -7,12 +7,12 @@ use crate::disable::micros;
 use crate::doorbell::Ring;
 use crate::error::Error;
 use crate::inject;
+use crate::names;
 use crate::operation::{self, Moved, see_through};
 use crate::patch::Patch;
 use crate::plan::{self, Plan, PlannedFunction};
 use crate::session::Session;
 use crate::states::Callbacks;
-use crate::status;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
@@ -199,6 +199,6 @@ pub fn check(
 
 fn name_of(plan: &Plan, books: &Books, entry: u64) -> String {
     let own = plan.functions.iter().find(|f| f.old == entry).map(|f| f.name.clone());
-    let known = || status::known_function(books, entry);
+    let known = || names::known_function(books, entry);
     own.or_else(known).unwrap_or_else(|| "a function of the C library".into())
 }

@@ -27,6 +27,7 @@ pub mod host;
 pub mod inject;
 pub mod late;
 pub mod log;
+pub mod names;
 pub mod operation;
 pub mod patch;
 pub mod plan;

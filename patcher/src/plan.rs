@@ -12,9 +12,11 @@ use crate::replace;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
+use crate::transition::look::PageCache;
 use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
+use std::collections::HashMap;
 use suture_abi::batch::{
     Func, HOOK_DL_DEBUG_STATE, HOOK_NONE, MAPPING_FILE, Mapping, NamedObject, RANGE_CONTEXT, RANGE_NEW,
     RANGE_OLD, Range,
@@ -273,10 +275,12 @@ fn redirect(
     let existing: Vec<ExistingSite> =
         books.sites.iter().filter(|s| !books.is_nowhere(&s.plan)).map(existing_site).collect();
     let dispatch = dispatch(books, layout);
+    // Functions lie close to each other.
+    let memory = PageCache::new(target);
     let process = suture_redirect::ProcessView {
         maps: Some(&maps),
         existing: &existing,
-        memory: Some(&target.memory),
+        memory: Some(&memory),
         dispatch,
     };
     plan_sites(&objects, &requests, &process, &options(classes))
@@ -352,9 +356,10 @@ fn assemble(
     }
     let watched = |index: usize| late.watched.iter().find(|(at, _)| *at == index).map_or(0, |(_, row)| *row);
     let mut functions = Vec::new();
+    let mut placed = HashMap::new();
     let (own, hooked) = redirect.sites.split_at(linked.funcs.len().min(redirect.sites.len()));
     for (func, planned) in linked.funcs.iter().zip(own) {
-        let site = site_index(&mut batch, planned);
+        let site = site_index(&mut batch, &mut placed, planned);
         batch.sites[site as usize].recipe = watched(linked.objects[func.object as usize].index);
         batch.funcs.push(Func {
             site,
@@ -376,7 +381,7 @@ fn assemble(
         });
     }
     for (hook, planned) in hooks.iter().zip(hooked) {
-        let site = site_index(&mut batch, planned);
+        let site = site_index(&mut batch, &mut placed, planned);
         let func = Func { site, hook: hook.kind, old_size: planned.size, ..Func::default() };
         batch.funcs.push(func);
     }
@@ -404,8 +409,7 @@ fn relative_ranges(batch: &mut Batch, books: &Books) {
     let Batch { ranges, funcs, sites, .. } = batch;
     for range in ranges.iter_mut().filter(|r| r.kind == RANGE_OLD) {
         let site = funcs.get(range.func as usize).and_then(|f| sites.get(f.site as usize));
-        let known =
-            site.and_then(|s| books.relative.iter().find(|r| s.id != 0 && r.id == s.id && r.late != 0));
+        let known = site.and_then(|s| books.relative_site(s.id));
         if let Some(row) = known.and_then(|s| books.recipe(s)) {
             (range.start, range.end) = (range.start.wrapping_sub(row.base), range.end.wrapping_sub(row.base));
         }
@@ -467,23 +471,20 @@ fn ranges(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, cache: &Cach
     ranges
 }
 
-/// The site's place in the batch; functions at one entry share it.
-fn site_index(batch: &mut Batch, planned: &PlannedSite) -> u32 {
-    let known = batch.sites.iter().position(|s| s.entry == planned.site.entry);
-    let index = known.unwrap_or_else(|| {
+/// The site's place in the batch; functions at one entry share it. `placed` are those so far, by entry.
+fn site_index(batch: &mut Batch, placed: &mut HashMap<u64, u32>, planned: &PlannedSite) -> u32 {
+    *placed.entry(planned.site.entry).or_insert_with(|| {
         batch.sites.push(planned.site);
-        batch.sites.len() - 1
-    });
-    u32::try_from(index).unwrap_or(u32::MAX)
+        u32::try_from(batch.sites.len() - 1).unwrap_or(u32::MAX)
+    })
 }
 
 fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, late: &late::LatePlan) -> Description {
     let objects = patch.descriptor.objects.iter().map(|wanted| {
         let found = view.objects_named(wanted.name.as_deref()).first().map(|&i| &view.objects[i]);
-        let funcs = linked.funcs.iter().filter(|f| {
-            let holder = view.objects_named(wanted.name.as_deref());
-            holder.contains(&linked.objects[f.object as usize].index)
-        });
+        let holders = view.objects_named(wanted.name.as_deref());
+        let is_in = |f: &&ResolvedFunc| holders.contains(&linked.objects[f.object as usize].index);
+        let funcs = linked.funcs.iter().filter(is_in);
         let waits = late.awaited.iter().find(|a| Some(a.name.as_str()) == wanted.name.as_deref());
         let id = found.and_then(|o| o.file.build_id()).or_else(|| waits?.build_id.as_ref());
         ObjectDescription {
@@ -492,7 +493,12 @@ fn describe(patch: &Patch, view: &ProcessView<'_>, linked: &LinkPlan, late: &lat
             awaited: waits.map(|a| a.path.clone()),
             build_id: id.map(ToString::to_string),
             functions: match (found, waits) {
-                (Some(_), _) => funcs.map(|f| described(wanted, f)).collect(),
+                (Some(_), _) => {
+                    // The first of each name counts.
+                    let named = wanted.funcs.iter().rev().map(|w| (w.old_name.as_str(), w.sympos));
+                    let positions = named.collect();
+                    funcs.map(|f| described(&positions, f)).collect()
+                }
                 (None, Some(a)) => {
                     wanted.funcs.iter().zip(&a.functions).map(|(w, f)| awaited(w, f)).collect()
                 }
@@ -524,10 +530,11 @@ fn named(patch: &Patch, view: &ProcessView<'_>, late: &late::LatePlan) -> Vec<Na
     patch.descriptor.objects.iter().map(row).collect()
 }
 
-fn described(wanted: &ObjectDescriptor, func: &ResolvedFunc) -> FunctionDescription {
+/// `positions` are those the descriptor asks for, by name.
+fn described(positions: &HashMap<&str, u64>, func: &ResolvedFunc) -> FunctionDescription {
     FunctionDescription {
         name: func.symbol.clone(),
-        sympos: wanted.funcs.iter().find(|w| w.old_name == func.symbol).map_or(1, |w| w.sympos.max(1)),
+        sympos: positions.get(func.symbol.as_str()).map_or(1, |position| *position.max(&1)),
         old: func.old_addr.0,
         offset: func.old_entry.0,
         new: func.new_addr.0,

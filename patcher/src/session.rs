@@ -40,7 +40,7 @@ impl<'t> Session<'t> {
     pub fn open(target: &'t Target) -> Result<Self, Error> {
         let block = runtime::block(target)?;
         let deadline = Deadline::after(START);
-        let entry = books::read(target, block)?.doorbell;
+        let entry = books::doorbell(target, block)?;
         loop {
             let rung = match living_worker(target, block, Deadline::after(Duration::from_secs(3)))? {
                 true => None,

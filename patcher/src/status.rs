@@ -7,6 +7,7 @@ use crate::description::{Description, FunctionDescription, ObjectDescription};
 use crate::drain;
 use crate::error::Error;
 use crate::late::{self, status::LateStatus};
+use crate::names::{self, Names, Place};
 use crate::shadow;
 use crate::states::{self, CallbackStatus, Callbacks, StateStatus};
 use crate::stores::{self, Live};
@@ -22,7 +23,6 @@ use suture_abi::block::{
     IMAGE_LEFT, MappingRow, PATCH_ENABLED, PATCH_FORCED, PATCH_REPLACE, SITE_ARMED, SiteRow,
 };
 use suture_abi::late::{PLACE_FREE, PLACE_REFUSED};
-use suture_elf::demangle;
 
 /// What the main executable is called.
 pub const MAIN: &str = "main";
@@ -160,9 +160,10 @@ pub fn read(target: &Target, threads: bool, cache: &Cache) -> Result<ProcessStat
     let block = runtime::block(target)?;
     let books = books::read(target, block)?;
     let callbacks = Callbacks::read(target, block)?;
-    let descriptions =
-        books.patches.iter().map(|p| Description::from_bytes(&p.description).unwrap_or_default()).collect();
-    let reading = Reading { target, books: &books, rules: books.as_runtime(), callbacks, descriptions };
+    let descriptions = names::descriptions(&books);
+    let names = descriptions.iter().map(Names::of).collect();
+    let rules = books.as_runtime();
+    let reading = Reading { target, books: &books, rules, callbacks, descriptions: &descriptions, names };
     Ok(ProcessStatus {
         pid: target.pid(),
         comm: target.facts.comm.clone(),
@@ -192,7 +193,9 @@ struct Reading<'a> {
     rules: suture_runtime::books::Books,
     callbacks: Callbacks,
     /// What the patches say of themselves, in the order of the books.
-    descriptions: Vec<Description>,
+    descriptions: &'a [Description],
+    /// The functions in them.
+    names: Vec<Names<'a>>,
 }
 
 impl Reading<'_> {
@@ -212,7 +215,7 @@ impl Reading<'_> {
         let (id, row) = (patch.row.id, &patch.row);
         let image = books.images.iter().find(|i| i.id == row.image);
         let gdb = image.map(|i| format!("add-symbol-file {} -o {:#x}", description.file, i.plan.base));
-        let functions = self.functions(id, description)?;
+        let functions = self.functions(id, &self.names[index])?;
         let absent = description.objects.iter().filter(|o| o.path.is_none() && o.awaited.is_none());
         let awaited = description.objects.iter().filter(|o| o.awaited.is_some());
         Ok(PatchStatus {
@@ -224,7 +227,7 @@ impl Reading<'_> {
             replace: row.flags & PATCH_REPLACE != 0,
             forced: row.flags & PATCH_FORCED != 0,
             objects: objects(description, row.state == PATCH_ENABLED, &functions),
-            late: late::status::of_patch(books, id, &self.descriptions),
+            late: late::status::of_patch(books, id, self.descriptions),
             states: states::of_patch(books, id),
             last_callback: self.callbacks.last(id),
             since_ns: row.time_ns,
@@ -237,27 +240,27 @@ impl Reading<'_> {
         })
     }
 
-    fn functions(&self, patch: u32, description: &Description) -> Result<Vec<FunctionStatus>, Error> {
+    fn functions(&self, patch: u32, own: &Names<'_>) -> Result<Vec<FunctionStatus>, Error> {
         let books = self.books;
         let mut functions = Vec::new();
         for func in books.funcs_of(patch) {
             let Some(site) = books.site(func.site) else { continue };
             let entry = site.plan.entry;
-            let offset = late_offset(books, site);
-            if offset.is_some() && hides(books, patch, site) {
+            let place = Place::of(books, site);
+            let is_relative = matches!(place, Place::Offset(..));
+            if is_relative && hides(books, patch, site) {
                 continue;
             }
             // A nop has its name from the patch it undoes.
-            let named = |d: &Description| names(d, entry, offset.map(|at| (at, object_of(books, site))));
-            let found = named(description).or_else(|| self.descriptions.iter().find_map(named));
+            let found = own.at(&place).or_else(|| self.names.iter().find_map(|names| names.at(&place)));
             let (name, object) = found.unwrap_or_else(|| (format!("{entry:#x}"), "?".into()));
             let mut row = function_status(self.target, site, name, object, func.plan.new_func)?;
             if books.is_nowhere(&site.plan) {
-                row.site = match offset {
-                    Some(_) if is_refused(books, site) => "refused",
-                    Some(_) => "waiting",
+                row.site = match is_relative {
+                    true if is_refused(books, site) => "refused",
+                    true => "waiting",
                     // Whatever lies there now is none of it.
-                    None => "gone",
+                    false => "gone",
                 };
             }
             functions.push(FunctionStatus { nop: func.plan.flags & FUNC_NOP != 0, ..row });
@@ -293,22 +296,13 @@ fn kept_images(books: &books::Books) -> Vec<KeptImage> {
     kept.map(|i| KeptImage { patch: i.patch, bytes: mapped(i.patch), why: drain::reason(i.flags) }).collect()
 }
 
-/// Offset of the function of a relative site.
-fn late_offset(books: &books::Books, site: &SiteRow) -> Option<u64> {
-    books.relative.iter().find(|s| s.id == site.id && s.late != 0).map(|s| s.entry)
-}
-
-fn object_of(books: &books::Books, site: &SiteRow) -> String {
-    books.object_name(u64::from(site.plan.recipe)).unwrap_or_default()
-}
-
 /// Of the mappings of one file that a patch is ready for, those that are there are shown, else the first.
 fn hides(books: &books::Books, patch: u32, site: &SiteRow) -> bool {
     let there = |s: &SiteRow| books.recipe(&s.plan).is_some_and(|r| r.state != PLACE_FREE);
     if there(site) {
         return false;
     }
-    let key = |s: &SiteRow| (late_offset(books, s), object_of(books, s));
+    let key = |s: &SiteRow| Place::of(books, s);
     let sites = books.funcs_of(patch).filter_map(|f| books.site(f.site));
     let twins: Vec<&SiteRow> = sites.filter(|s| key(s) == key(site)).collect();
     twins.iter().any(|s| there(s)) || twins.iter().map(|s| s.id).min() != Some(site.id)
@@ -334,38 +328,6 @@ fn objects(description: &Description, applied: bool, shown: &[FunctionStatus]) -
         functions: functions(o),
     };
     description.objects.iter().map(show).collect()
-}
-
-/// Name of the function at an entry, as the patches of the process call it.
-#[must_use]
-pub fn function_name(books: &books::Books, entry: u64) -> String {
-    known_function(books, entry).unwrap_or_else(|| format!("{entry:#x}"))
-}
-
-/// The same, if a patch names it.
-#[must_use]
-pub fn known_function(books: &books::Books, entry: u64) -> Option<String> {
-    let mut descriptions = books.patches.iter().filter_map(|p| Description::from_bytes(&p.description));
-    let row = books.sites.iter().find(|s| s.plan.entry == entry);
-    let late = row.and_then(|s| Some((late_offset(books, s)?, object_of(books, s))));
-    descriptions.find_map(|d| names(&d, entry, late.clone())).map(|(name, _)| name)
-}
-
-/// Name of the function at an entry, or at an offset in an object that may come and go.
-fn names(description: &Description, entry: u64, late: Option<(u64, String)>) -> Option<(String, String)> {
-    let file_name =
-        |o: &ObjectDescription| o.name.as_deref().map(|n| n.rsplit('/').next().unwrap_or(n).to_owned());
-    for object in &description.objects {
-        let is_it = |f: &&FunctionDescription| match &late {
-            Some((offset, name)) => f.offset == *offset && file_name(object).as_ref() == Some(name),
-            None => f.old == entry,
-        };
-        if let Some(function) = object.functions.iter().find(is_it) {
-            let object = object.name.clone().unwrap_or_else(|| MAIN.into());
-            return Some((demangle(&function.name), object));
-        }
-    }
-    None
 }
 
 fn function_status(

@@ -11,7 +11,7 @@ use crate::sys::proc::ThreadFacts;
 use crate::sys::ptrace::Registers;
 use crate::target::Target;
 use crate::threads;
-use crate::transition::look::{StackCache, modules, registers};
+use crate::transition::look::{PageCache, modules, registers};
 use std::cell::RefCell;
 use std::ops::Range;
 use suture_link::{LoadedObject, ProcessView};
@@ -152,7 +152,7 @@ impl<'t> Point<'t> {
     }
 
     fn walk(&self, start: suture_unwind::Registers) -> Option<Walk> {
-        let stack = StackCache::new(self.target);
+        let stack = PageCache::new(self.target);
         self.unwinder.borrow_mut().walk(suture_stack::beneath(start, &stack), &stack).ok()
     }
 

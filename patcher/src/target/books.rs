@@ -123,15 +123,13 @@ pub struct Books {
     pub version: String,
     /// Generation the copy belongs to.
     pub generation: u64,
-    /// Entry of the doorbell.
-    pub doorbell: u64,
     /// errno of the membarrier registration.
     pub membarrier_errno: u32,
     /// Worker word: 0 none, `u32::MAX` being made, else its id.
     pub worker: u32,
     /// Patches in list order.
     pub patches: Vec<PatchEntry>,
-    /// Sites.
+    /// Sites in order of their ids.
     pub sites: Vec<SiteRow>,
     /// Functions.
     pub funcs: Vec<FuncRow>,
@@ -236,7 +234,14 @@ impl Books {
     /// Whether a site is one of a recipe.
     #[must_use]
     pub fn is_relative(&self, id: u32) -> bool {
-        self.relative.iter().any(|s| s.id == id && s.late != 0)
+        self.relative_site(id).is_some()
+    }
+
+    /// The site of that number as the runtime has it, if it is one of a recipe.
+    #[must_use]
+    pub fn relative_site(&self, id: u32) -> Option<&Site> {
+        let at = self.relative.binary_search_by_key(&id, |s| s.id).ok()?;
+        self.relative.get(at).filter(|s| s.late != 0)
     }
 
     /// Whether a site's object is not there now.
@@ -248,7 +253,7 @@ impl Books {
     /// A site by its id.
     #[must_use]
     pub fn site(&self, id: u32) -> Option<&SiteRow> {
-        self.sites.iter().find(|s| s.id == id)
+        self.sites.get(self.sites.binary_search_by_key(&id, |s| s.id).ok()?)
     }
 }
 
@@ -316,14 +321,15 @@ fn placed(mut books: Books) -> Books {
     books.relative_ranges.clone_from(&books.ranges);
     let recipes = std::mem::take(&mut books.recipes);
     let bound = |site: &Site| recipes.iter().find(|r| r.row.id == site.recipe && r.state == PLACE_BOUND);
-    let of_site = |id: u32| books.relative.iter().find(|s| s.id == id && s.late != 0);
-    books.ranges.retain_mut(|range| match of_site(range.site).filter(|_| range.kind == RANGE_OLD) {
+    let mut ranges = std::mem::take(&mut books.ranges);
+    ranges.retain_mut(|range| match books.relative_site(range.site).filter(|_| range.kind == RANGE_OLD) {
         None => true,
         Some(site) => bound(site).is_some_and(|r| {
             (range.start, range.end) = (r.base.wrapping_add(range.start), r.base.wrapping_add(range.end));
             true
         }),
     });
+    books.ranges = ranges;
     for site in books.sites.iter_mut().filter(|s| s.plan.late != 0) {
         let there = bound(&site.plan).and_then(|r| site.plan.placed(r.base, r.delta));
         site.plan = there.unwrap_or(Site { store_addr: NOWHERE, pad_addr: 0, pad_len: 0, ..site.plan });
@@ -375,7 +381,6 @@ fn read_once(target: &Target, block: Addr) -> Result<Books, Error> {
     Ok(Books {
         version: text(&head.at::<[u8; 16]>(offset_of!(RuntimeBlock, version))),
         generation: head.quad(offset_of!(RuntimeBlock, generation)),
-        doorbell: head.quad(offset_of!(RuntimeBlock, doorbell_entry)),
         membarrier_errno: head.word(offset_of!(RuntimeBlock, membarrier_errno)),
         worker: head.word(offset_of!(RuntimeBlock, worker)),
         patches: patches.collect::<Result<_, Error>>()?,
@@ -455,6 +460,14 @@ pub fn moved(target: &Target, block: Addr) -> Result<[u64; 3], Error> {
         word(offset_of!(Moved, by_command))?,
         word(offset_of!(Moved, by_themselves))?,
     ])
+}
+
+/// Reads the address of the doorbell's entry.
+///
+/// # Errors
+/// When the process is gone.
+pub fn doorbell(target: &Target, block: Addr) -> Result<u64, Error> {
+    quad(target, block, offset_of!(RuntimeBlock, doorbell_entry))
 }
 
 /// Reads one word of the block.

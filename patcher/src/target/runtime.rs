@@ -5,6 +5,7 @@
 
 use super::Target;
 use crate::error::Error;
+use crate::transition::look::PageCache;
 use suture_abi::block::{BLOCK_MAGIC, RuntimeBlock};
 use suture_abi::{ABI_VERSION, BLOCK_SYMBOL, RUNTIME_SONAME};
 use suture_elf::{Addr, MapsSnapshot, Memory, Region};
@@ -122,7 +123,8 @@ fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
 
 /// The defined symbols of the library's own dynamic symbol table.
 fn symbols(target: &Target, base: Addr) -> Option<Exports> {
-    let memory = &target.memory;
+    // Names lie side by side.
+    let memory = PageCache::new(target);
     let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let quad = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let header = memory.read_vec(base, 64).ok()?;

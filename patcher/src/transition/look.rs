@@ -12,6 +12,7 @@ use super::records::Records;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
 use crate::error::Error;
+use crate::names::{self, Names, Place};
 use crate::sys::proc;
 use crate::sys::ptrace::{StopError, StoppedThread};
 use crate::sys::time::Deadline;
@@ -26,7 +27,7 @@ use std::fs;
 use std::ops::Range;
 use std::time::{Duration, Instant};
 use suture_abi::batch::{PROT_EXEC, RANGE_CONTEXT, ROLE_ARENA};
-use suture_abi::block::PATCH_OWN_STACKS;
+use suture_abi::block::{PATCH_OWN_STACKS, SiteRow};
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
 use suture_elf::{Addr, Base, Memory, MemoryError, Pages};
@@ -301,7 +302,7 @@ impl<'t> Looker<'t> {
             }
             _ => return Some(Err(Why::Running)),
         };
-        let stack = StackCache::new(self.target);
+        let stack = PageCache::new(self.target);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         let after = file("schedstat").ok().and_then(|text| run_count(&text));
         if after != Some(before) {
@@ -418,9 +419,15 @@ impl<'t> Looker<'t> {
 /// Names of the searched code: functions by what their patches say of them, and the engine's own.
 fn named(books: &Books) -> Vec<(Range<u64>, String)> {
     let mut named = Vec::new();
+    let descriptions = names::descriptions(books);
+    let names: Vec<Names<'_>> = descriptions.iter().map(Names::of).collect();
+    let name_of = |site: &SiteRow| {
+        let place = Place::of(books, site);
+        let name = names.iter().find_map(|names| names.at(&place));
+        name.map_or_else(|| format!("{:#x}", site.plan.entry), |(name, _)| name)
+    };
     for range in books.ranges.iter().filter(|r| r.kind != RANGE_CONTEXT) {
-        let entry = books.site(range.site).map_or(0, |s| s.plan.entry);
-        let mut name = crate::status::function_name(books, entry);
+        let mut name = books.site(range.site).map_or_else(|| "0x0".into(), name_of);
         if range.kind == suture_abi::batch::RANGE_NEW {
             let patch = books.patches.iter().find(|p| p.row.id == range.patch);
             name = format!("{name} [{}]", patch.map_or("?", |p| p.name.as_str()));
@@ -428,7 +435,7 @@ fn named(books: &Books) -> Vec<(Range<u64>, String)> {
         named.push((range.start..range.end, name));
     }
     for site in &books.sites {
-        let name = crate::status::function_name(books, site.plan.entry);
+        let name = name_of(site);
         named.push((site.plan.copy..site.plan.copy + site.plan.copy_len, name));
     }
     for image in &books.images {
@@ -487,22 +494,23 @@ pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
     pairs.into_iter().fold(Registers::from_pc_sp(regs.rip, regs.rsp), |r, (register, v)| r.with(register, v))
 }
 
-/// The target's memory, of which pages of a stack are read in one piece: a walk reads it word by word.
+/// The target's memory, of which pages are read in one piece, and once: a walk reads its stack word by word, a plan the
+/// code of functions that lie side by side.
 /// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
 /// and whoever reads it waits.
-pub(crate) struct StackCache<'t> {
+pub(crate) struct PageCache<'t> {
     pages: Pages<'t>,
     target: &'t Target,
 }
 
-impl<'t> StackCache<'t> {
+impl<'t> PageCache<'t> {
     /// Nothing is read yet.
     pub(crate) fn new(target: &'t Target) -> Self {
         Self { pages: Pages::new(&target.memory), target }
     }
 }
 
-impl Memory for StackCache<'_> {
+impl Memory for PageCache<'_> {
     fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
         // Not all of a page may be there for others to read.
         self.pages.read(addr, buf).or_else(|_| self.target.memory.read(addr, buf))

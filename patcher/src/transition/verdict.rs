@@ -1,6 +1,6 @@
 //! The verdict on a thread ([`suture_stack`]), in words.
 
-use super::look::{Looker, StackCache, Why, registers};
+use super::look::{Looker, PageCache, Why, registers};
 use super::threads::Thread;
 use crate::sys::ptrace;
 use suture_elf::Memory;
@@ -27,7 +27,7 @@ impl Looker<'_> {
     /// Decides on a thread that is held.
     pub(super) fn verdict_held(&self, thread: Thread, regs: &ptrace::Registers) -> Result<By, Why> {
         let own = OwnThread { block: Some(regs.fs_base), ..self.own(thread) };
-        self.verdict_on(own, registers(regs), &StackCache::new(self.target))
+        self.verdict_on(own, registers(regs), &PageCache::new(self.target))
     }
 
     fn verdict_on(&self, own: OwnThread, registers: Registers, memory: &dyn Memory) -> Result<By, Why> {
