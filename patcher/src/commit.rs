@@ -9,12 +9,19 @@ use crate::channel::RequestError;
 use crate::direct;
 use crate::error::Error;
 use crate::session::{Session, explain};
-use crate::stores::{self, Live};
+use crate::stores;
 use crate::target::books;
 use crate::transition::follow::State;
+use crate::transition::look::PageCache;
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use suture_abi::block::SiteRow;
 use suture_abi::channel::{error, op};
+
+/// Sites that are compared, written and read back together. They are compared right before they are written: the more
+/// there are, the longer somebody else's write may fall in between and be overwritten.
+const AT_ONCE: usize = 16;
 
 /// Why a batch was not committed.
 #[derive(Debug)]
@@ -40,6 +47,9 @@ pub struct Begun {
     pub transition: u32,
     /// How far it is.
     pub state: State,
+    /// From the message with the batch until the answer that the transition has begun, the stores in between
+    /// included.
+    pub took: Duration,
 }
 
 /// Commits a batch: afterwards the transition of its patch has begun. `name_of` names the function at an entry
@@ -55,6 +65,7 @@ pub fn commit(
     missed_none: &dyn Fn() -> Result<bool, Error>,
 ) -> Result<Begun, CommitError> {
     session.code_file(&format!("suture:{}", batch.name), &batch.code)?;
+    let started = Instant::now();
     let patch = prepare(session, batch)?;
     let mut armed = Vec::new();
     let done = arm_all(session, batch, interrupted, name_of, &mut armed).map_err(CommitError::from);
@@ -65,7 +76,8 @@ pub fn commit(
         Ok(()) => match session.request(op::ENABLE, [u64::from(patch), session.may, 0, 0], &[])? {
             Ok(results) => {
                 let state = State::new(results);
-                return Ok(Begun { patch, transition: state.transition(), state });
+                let took = started.elapsed();
+                return Ok(Begun { patch, transition: state.transition(), state, took });
             }
             Err(refusal) => explain(session.target, "enabling", RequestError::Refused(refusal)).into(),
         },
@@ -104,26 +116,39 @@ fn arm_all(
         true => Err(Error::Interrupted { pid: target.pid() }),
         false => Ok(()),
     };
-    let wanted = |row: &SiteRow| batch.sites.iter().any(|s| s.id == row.id || s.entry == row.plan.entry);
+    let ids: HashSet<u32> = batch.sites.iter().map(|s| s.id).collect();
+    let entries: HashSet<u64> = batch.sites.iter().map(|s| s.entry).collect();
+    let wanted = |row: &SiteRow| ids.contains(&row.id) || entries.contains(&row.plan.entry);
     let books = books::read(target, session.block)?;
     // Who loads an object arms its sites.
     let wanted = |row: &SiteRow| wanted(row) && !books.is_nowhere(&row.plan);
     let rows: Vec<SiteRow> = books.sites.iter().filter(|row| wanted(row)).copied().collect();
     direct::put_back(session, &rows, name_of)?;
-    for row in &rows {
-        stores::write_pad(session, &row.plan, &name_of(row.plan.entry))?;
+    for rows in rows.chunks(AT_ONCE) {
+        let before = PageCache::new(target);
+        for row in rows {
+            stores::write_pad(session, &before, &row.plan, name_of)?;
+        }
     }
     // The jumps in the padding, and the stubs, are to be seen by everybody before the first thread
     // is sent there.
     session.sync()?;
-    for row in &rows {
+    for rows in rows.chunks(AT_ONCE) {
         stop_here()?;
-        // A site under another patch stands already, unless a probe took our byte with it.
-        if stores::look(target, &row.plan)? != Live::Armed {
-            stores::arm(session, &row.plan, &name_of(row.plan.entry))?;
+        let before = PageCache::new(target);
+        let mut stored = Vec::new();
+        for row in rows {
+            // A site under another patch stands already, unless a probe took our byte with it.
+            if stores::arm(session, &before, &row.plan, name_of)? {
+                stored.push(&row.plan);
+            }
+            if row.depth == 0 {
+                armed.push(*row);
+            }
         }
-        if row.depth == 0 {
-            armed.push(*row);
+        let after = PageCache::new(target);
+        for site in stored {
+            stores::check_armed(target, &after, site, name_of)?;
         }
     }
     session.sync()?;

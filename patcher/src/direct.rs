@@ -53,8 +53,12 @@ pub fn put_back(
         }
         let (at, stub) = (Addr(jump.word), jump.to_stub(word));
         if !jump.is_straight_to(word, row.direct) {
-            let name = name_of(row.plan.entry);
-            return Err(stores::foreign(&name, at, &word.to_le_bytes(), &stub.to_le_bytes()));
+            return Err(stores::foreign(
+                name_of(row.plan.entry),
+                at,
+                &word.to_le_bytes(),
+                &stub.to_le_bytes(),
+            ));
         }
         store(session, &jump, word, stub)?;
     }

@@ -5,9 +5,9 @@ use crate::context::Context;
 use crate::description::Description;
 use crate::direct;
 use crate::error::Error;
+use crate::names;
 use crate::operation::{Moved, help_along, see_through};
 use crate::session::{Session, explain};
-use crate::status;
 use crate::target::books::Books;
 use crate::target::lock::Exclusive;
 use crate::target::{Target, books, runtime};
@@ -83,7 +83,8 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
         let of_patch = |site: &&SiteRow| books.funcs_of(patch).any(|func| func.site == site.id);
         let sites: Vec<SiteRow> =
             books.sites.iter().filter(|s| s.direct != 0).filter(of_patch).copied().collect();
-        direct::put_back(&mut session, &sites, &|entry| status::function_name(&books, entry))?;
+        let name_of = |entry| names::known_function(&books, entry).unwrap_or_else(|| format!("{entry:#x}"));
+        direct::put_back(&mut session, &sites, &name_of)?;
     }
     let ring = session.ring;
     // A disable that is under way, perhaps by a command that died, is joined.

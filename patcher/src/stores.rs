@@ -142,16 +142,16 @@ fn only_old_or_new(site: &Site, live: u64) -> bool {
     (0..8).filter(|i| mask >> (8 * i) & 0xff != 0).all(|i| live[i] == old[i] || live[i] == new[i])
 }
 
-fn read_word(target: &Target, site: &Site) -> Result<u64, Error> {
+fn read_word(target: &Target, memory: &dyn Memory, site: &Site) -> Result<u64, Error> {
     let mut word = [0; 8];
     let addr = Addr(site.store_addr);
-    target.memory.read(addr, &mut word[..store_len(site)]).map_err(|e| Error::from_memory(target, e))?;
+    memory.read(addr, &mut word[..store_len(site)]).map_err(|e| Error::from_memory(target, e))?;
     Ok(u64::from_le_bytes(word))
 }
 
 /// The word of a site, or `None` where nothing is mapped any more.
 fn mapped_word(target: &Target, site: &Site) -> Result<Option<u64>, Error> {
-    unless_gone(target, Addr(site.store_addr), read_word(target, site))
+    unless_gone(target, Addr(site.store_addr), read_word(target, &target.memory, site))
 }
 
 /// What was read at an address, or `None` where nothing is mapped any more.
@@ -173,11 +173,16 @@ pub(crate) fn unless_gone(
 /// When the process is gone or its memory cannot be read.
 pub fn look(target: &Target, site: &Site) -> Result<Live, Error> {
     let Some(live) = mapped_word(target, site)? else { return Ok(Live::Gone) };
+    judge(target, &target.memory, site, live)
+}
+
+/// What a site is whose word was just read.
+fn judge(target: &Target, memory: &dyn Memory, site: &Site, live: u64) -> Result<Live, Error> {
     let mask = own_mask(site);
     // Of a punned jump the bytes behind the store are part of the jump: a breakpoint in them sends it into
     // nowhere.
     if live & mask == site.new_word & mask {
-        return Ok(if pun_intact(target, site)? { Live::Armed } else { Live::Foreign(live) });
+        return Ok(if pun_intact(target, memory, site)? { Live::Armed } else { Live::Foreign(live) });
     }
     Ok(if live & mask == site.old_word & mask { Live::Original } else { Live::Foreign(live) })
 }
@@ -193,58 +198,85 @@ pub fn look_at(target: &Target, row: &SiteRow) -> Result<(Live, bool), Error> {
     }
 }
 
-fn pun_intact(target: &Target, site: &Site) -> Result<bool, Error> {
+fn pun_intact(target: &Target, memory: &dyn Memory, site: &Site) -> Result<bool, Error> {
     if !site.is_pun() {
         return Ok(true);
     }
     let mut jump = [0; 8];
     let len = usize::from(site.window_len).min(jump.len());
     let jump = &mut jump[..len];
-    target.memory.read(Addr(site.site), jump).map_err(|e| Error::from_memory(target, e))?;
+    memory.read(Addr(site.site), jump).map_err(|e| Error::from_memory(target, e))?;
     Ok(jump == &site.pad_new[..len])
 }
 
-/// Writes the jump into the padding (classes P and S). Nobody runs there before the site is armed.
+/// Writes the jump into the padding (classes P and S). Nobody runs there before the site is armed. `memory` shows what
+/// lay there a moment ago; `name_of` names the function at an entry.
 ///
 /// # Errors
 /// When the padding is no longer what the plan saw, or cannot be written.
-pub fn write_pad(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), Error> {
-    let target = writer.target();
+pub fn write_pad(
+    writer: &mut impl Writer,
+    memory: &dyn Memory,
+    site: &Site,
+    name_of: &dyn Fn(u64) -> String,
+) -> Result<(), Error> {
     let len = usize::from(site.pad_len).min(8);
     if len == 0 {
         return Ok(());
     }
     let addr = Addr(site.pad_addr);
-    let live = target.memory.read_vec(addr, len).map_err(|e| Error::from_memory(target, e))?;
+    let live = memory.read_vec(addr, len).map_err(|e| Error::from_memory(writer.target(), e))?;
     if live == site.pad_new[..len] {
         return Ok(());
     }
     if live != site.pad_old[..len] {
-        return Err(foreign(function, addr, &live, &site.pad_old[..len]));
+        return Err(foreign(name_of(site.entry), addr, &live, &site.pad_old[..len]));
     }
     writer.store(addr, &live, &site.pad_new[..len])
 }
 
-/// Makes the arming store.
+/// Makes the arming store, unless the site is armed; true if it was made and [`check_armed`] is to follow. `memory` shows
+/// what stood there a moment ago; `name_of` names the function at an entry.
 ///
 /// # Errors
-/// When the live word is not the planned one, or the store did not take.
-pub fn arm(writer: &mut impl Writer, site: &Site, function: &str) -> Result<(), Error> {
+/// When the live word is not the planned one, or cannot be written.
+pub fn arm(
+    writer: &mut impl Writer,
+    memory: &dyn Memory,
+    site: &Site,
+    name_of: &dyn Fn(u64) -> String,
+) -> Result<bool, Error> {
     let len = store_len(site);
     let addr = Addr(site.store_addr);
-    let live = read_word(writer.target(), site)?;
+    let live = read_word(writer.target(), memory, site)?;
+    if judge(writer.target(), memory, site, live)? == Live::Armed {
+        return Ok(false);
+    }
     let (old, new) = (site.old_word.to_le_bytes(), site.new_word.to_le_bytes());
     let mask = own_mask(site);
     if live & !mask != site.old_word & !mask || !only_old_or_new(site, live) {
-        return Err(foreign(function, addr, &live.to_le_bytes()[..len], &old[..len]));
+        return Err(foreign(name_of(site.entry), addr, &live.to_le_bytes()[..len], &old[..len]));
     }
     writer.store(addr, &live.to_le_bytes()[..len], &new[..len])?;
-    let now = read_word(writer.target(), site)?;
+    Ok(true)
+}
+
+/// Reads back what [`arm`] has stored; `memory` shows what stands there since.
+///
+/// # Errors
+/// When the store did not take.
+pub fn check_armed(
+    target: &Target,
+    memory: &dyn Memory,
+    site: &Site,
+    name_of: &dyn Fn(u64) -> String,
+) -> Result<(), Error> {
+    let now = read_word(target, memory, site)?;
     if now == site.new_word {
-        Ok(())
-    } else {
-        Err(foreign(function, addr, &now.to_le_bytes()[..len], &new[..len]))
+        return Ok(());
     }
+    let (len, now, new) = (store_len(site), now.to_le_bytes(), site.new_word.to_le_bytes());
+    Err(foreign(name_of(site.entry), Addr(site.store_addr), &now[..len], &new[..len]))
 }
 
 /// Gives a site its old bytes back, if they are still ours; where nothing is any more there is nothing to be done.
@@ -271,7 +303,7 @@ pub fn restore(writer: &mut impl Writer, site: &Site) -> Result<bool, Error> {
 }
 
 /// What to say of bytes that are not what they should be.
-pub(crate) fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8]) -> Error {
+pub(crate) fn foreign(function: String, addr: Addr, found: &[u8], expected: &[u8]) -> Error {
     let whose = match found.iter().zip(expected).find(|(f, e)| f != e) {
         Some((0xcc, _)) => "a breakpoint or probe",
         Some((0xf1, _)) => "a debug trap",
@@ -279,7 +311,7 @@ pub(crate) fn foreign(function: &str, addr: Addr, found: &[u8], expected: &[u8])
         _ => "unknown",
     };
     Error::Foreign {
-        function: function.to_owned(),
+        function,
         addr: addr.0,
         found: hex(found),
         expected: hex(expected),
@@ -296,11 +328,11 @@ mod tests {
     use super::*;
 
     /// Writes its own memory.
-    struct Own(Target);
+    struct Own(&'static Target);
 
     impl Writer for Own {
         fn target(&self) -> &Target {
-            &self.0
+            self.0
         }
 
         fn store(&mut self, addr: Addr, _: &[u8], new: &[u8]) -> Result<(), Error> {
@@ -310,7 +342,13 @@ mod tests {
     }
 
     fn own_target() -> Own {
-        Own(Target::open(std::process::id().cast_signed()).unwrap())
+        Own(Box::leak(Box::new(Target::open(std::process::id().cast_signed()).unwrap())))
+    }
+
+    fn arm(own: &mut Own, site: &Site) -> Result<(), Error> {
+        let (memory, name_of) = (&own.0.memory, |_| "f".to_owned());
+        assert!(super::arm(own, memory, site, &name_of)?);
+        check_armed(own.0, memory, site, &name_of)
     }
 
     fn site(word: &u64, old: u64, new: u64, len: u8) -> Site {
@@ -329,9 +367,9 @@ mod tests {
         let mut own = own_target();
         let word = 0x1111_2222_3333_4444u64;
         let site = site(&word, word, 0x1111_2222_3333_55eb, 8);
-        assert_eq!(look(&own.0, &site).unwrap(), Live::Original);
-        arm(&mut own, &site, "f").unwrap();
-        assert_eq!(look(&own.0, &site).unwrap(), Live::Armed);
+        assert_eq!(look(own.0, &site).unwrap(), Live::Original);
+        arm(&mut own, &site).unwrap();
+        assert_eq!(look(own.0, &site).unwrap(), Live::Armed);
         // A neighbour changes while the site is armed: restoring must not undo that.
         let at = Addr(site.store_addr);
         own.0.memory.write(at + 7, &[0x99]).unwrap();
@@ -346,11 +384,11 @@ mod tests {
         let word = 0x1111_2222_3333_4455u64;
         let site = site(&word, word, 0x1111_2222_3333_7aeb, 8);
         let at = Addr(site.store_addr);
-        arm(&mut own, &site, "f").unwrap();
+        arm(&mut own, &site).unwrap();
         own.0.memory.write(at, &[0x55]).unwrap();
-        assert_eq!(look(&own.0, &site).unwrap(), Live::Foreign(0x1111_2222_3333_7a55));
-        arm(&mut own, &site, "f").unwrap();
-        assert_eq!(look(&own.0, &site).unwrap(), Live::Armed);
+        assert_eq!(look(own.0, &site).unwrap(), Live::Foreign(0x1111_2222_3333_7a55));
+        arm(&mut own, &site).unwrap();
+        assert_eq!(look(own.0, &site).unwrap(), Live::Armed);
         own.0.memory.write(at, &[0x55]).unwrap();
         assert!(restore(&mut own, &site).unwrap());
         assert_eq!(own.0.memory.read_u64(at).unwrap(), 0x1111_2222_3333_4455);
@@ -364,9 +402,9 @@ mod tests {
         let site = site(&word, 0x55, 0xe9, 1);
         let at = Addr(site.store_addr);
         own.0.memory.write(at, &[0xcc]).unwrap();
-        assert!(arm(&mut own, &site, "f").unwrap_err().to_string().contains("a breakpoint or probe"));
+        assert!(arm(&mut own, &site).unwrap_err().to_string().contains("a breakpoint or probe"));
         assert!(!restore(&mut own, &site).unwrap());
-        assert_eq!(look(&own.0, &site).unwrap(), Live::Foreign(0xcc));
+        assert_eq!(look(own.0, &site).unwrap(), Live::Foreign(0xcc));
         std::hint::black_box(&word);
     }
 }
