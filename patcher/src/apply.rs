@@ -51,6 +51,8 @@ pub struct Applied {
     pub moved: Moved,
     /// Microseconds until the thread that made the worker was seen asleep in its call again, if it was.
     pub away_us: Option<u64>,
+    /// Microseconds from the message with the whole plan until the process had it and its transition had begun.
+    pub commit_us: u64,
     /// Microseconds from start to end in this process.
     pub wall_us: u64,
 }
@@ -122,6 +124,7 @@ pub fn apply(
                     held_us: rings.iter().map(|r| micros(r.held)).sum(),
                     away_us: ring.and_then(|r| r.away).map(micros),
                     moved,
+                    commit_us: micros(begun.took),
                     wall_us: micros(started.elapsed()),
                     functions: plan.functions,
                     own_stacks: plan.own_stacks,

@@ -1,7 +1,8 @@
 //! What installing 1, 100 and 10 000 functions costs, per function.
 //!
 //! Ours is the whole command: process start, reading both files, planning, linking, shipping,
-//! storing, switching. The baseline is what hook libraries do for the store alone, inside the
+//! storing, switching. `inside` is the part of it from the message with the plan until the process has it and
+//! the transition has begun: mapping, comparing, storing, the books. The baseline is what hook libraries do for the store alone, inside the
 //! process and without any of the rest: make the page writable, write a jump, make it executable
 //! again, for each function, while another thread runs.
 
@@ -26,13 +27,14 @@ const HOOKS: &str = "mprotect, write, mprotect per function, in-process";
 /// When a target or the command fails, or a patch does not do what it says.
 pub fn install(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     for (count, rounds) in [(1, 60), (100, 60), (INSTALL_FUNCTIONS, 15)] {
-        let mut warm = Samples::default();
+        let (mut warm, mut inside) = (Samples::default(), Samples::default());
         let (cold, hooks) = interleave(
             lab.rounds(rounds),
             || {
                 let (first, again) = ours(lab, count)?;
-                warm.push(again);
-                Ok(first)
+                warm.push(again.wall);
+                inside.push(again.inside);
+                Ok(first.wall)
             },
             || hook_library(count),
         )?;
@@ -40,14 +42,23 @@ pub fn install(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
             Row::new(format!("install.{name}.{count}"), "us/fn", samples, &hooks).against(HOOKS)
         };
         let budget = if count == INSTALL_FUNCTIONS { Budget::AtMost(5.0) } else { Budget::None };
-        rows.extend([row("cold", &cold), row("warm", &warm).budget(budget)]);
+        rows.extend([row("cold", &cold), row("warm", &warm), row("inside", &inside).budget(budget)]);
     }
     Ok(())
 }
 
+/// Microseconds per function.
+#[derive(Clone, Copy, Debug)]
+struct Took {
+    /// The whole command.
+    wall: f64,
+    /// From the message with the plan to the begin of the transition.
+    inside: f64,
+}
+
 /// Applies a patch to a fresh process (every text page is touched for the first time), disables it
-/// and applies it again. Microseconds per function.
-fn ours(lab: &Lab, count: usize) -> Result<(f64, f64), Error> {
+/// and applies it again.
+fn ours(lab: &Lab, count: usize) -> Result<(Took, Took), Error> {
     let patch = lab.patch(count)?;
     let mut subject = Subject::start(&lab.subject(INSTALL_FUNCTIONS, SPACING)?, Some(&lab.runtime))?;
     let (pid, sum) = (subject.pid(), format!("sum {count}"));
@@ -55,7 +66,9 @@ fn ours(lab: &Lab, count: usize) -> Result<(f64, f64), Error> {
     let mut once = || {
         let run = suture::apply(lab, &patch, &[pid], Some("PSA"))?;
         check("apply", old + count as f64, subject.ask(&sum)?)?;
-        Ok::<f64, Error>(run.wall.as_secs_f64() * 1e6 / count as f64)
+        let per_function = |us: f64| us / count as f64;
+        let inside = per_function(run.detail("commit_us")?);
+        Ok::<Took, Error>(Took { wall: per_function(run.wall.as_secs_f64() * 1e6), inside })
     };
     let first = once()?;
     suture::disable(lab, &Lab::patch_name(count), &[pid])?;
