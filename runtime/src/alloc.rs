@@ -86,6 +86,44 @@ impl Arena {
         Arena(UnsafeCell::new(Talc::new(Chunks { first: Some(FIRST_CHUNK.0.get().cast()) })))
     }
 
+    /// Gives the pages of free memory back to the kernel. The chunks stay mapped: what was free is free, and reads as
+    /// zeros. A program that forks copies each page that was touched.
+    ///
+    /// What is free is found by asking for it: blocks of whole pages, large ones first, until there are none.
+    ///
+    /// # Safety
+    ///
+    /// Only the worker may call it.
+    pub unsafe fn purge(&self) {
+        /// Blocks at a time. What is left when they are used up stays touched.
+        const MOST: usize = 64;
+        /// Largest block, and the alignment of all.
+        const LARGEST: usize = 64 << 20;
+        const PAGE: usize = mem::PAGE as usize;
+        let sizes = core::iter::successors(Some(LARGEST), |size| Some(size / 2).filter(|s| *s >= PAGE));
+        let mut layouts = sizes.filter_map(|size| Layout::from_size_align(size, PAGE).ok()).peekable();
+        let mut held = [const { None::<(*mut u8, Layout)> }; MOST];
+        for place in &mut held {
+            while let Some(layout) = layouts.peek().copied() {
+                // SAFETY: one thread (the caller's promise); the size is not 0.
+                let Some(block) = (unsafe { (*self.0.get()).try_allocate(layout) }) else {
+                    layouts.next();
+                    continue;
+                };
+                let addr = block.as_ptr().expose_provenance() as u64;
+                // SAFETY: whole pages of a block that was just allocated, and that nobody has looked at. The chunks are
+                // private memory of the runtime. Refused, the pages stay as they are.
+                let _ = unsafe { mem::forget(addr, layout.size() as u64) };
+                *place = Some((block.as_ptr(), layout));
+                break;
+            }
+        }
+        for (block, layout) in held.into_iter().flatten() {
+            // SAFETY: one thread; allocated above with this layout.
+            unsafe { (*self.0.get()).deallocate(block, layout) };
+        }
+    }
+
     /// Forgets all chunks: what was allocated stays readable for ever and must not be freed.
     ///
     /// # Safety
@@ -170,6 +208,56 @@ mod tests {
                 unsafe { block.write_bytes(fill, layout.size()) };
                 live.insert(addr, (layout, fill));
             }
+        }
+    }
+
+    /// Pages of a range that are in memory.
+    fn resident(addr: usize, len: usize) -> usize {
+        let mut pages = vec![0u8; len.div_ceil(4096)];
+        // SAFETY: the vector has a byte for each page of the range.
+        let done = unsafe { libc::mincore(addr as *mut libc::c_void, len, pages.as_mut_ptr()) };
+        assert_eq!(done, 0);
+        pages.iter().filter(|page| **page & 1 != 0).count()
+    }
+
+    #[test]
+    fn purged_memory_is_given_back_and_what_is_in_use_stays() {
+        const LEN: usize = 64 << 10;
+        let arena = Arena::new();
+        let layout = Layout::from_size_align(LEN, 16).unwrap();
+        // SAFETY: the layout is not empty; blocks are freed once, and only this thread uses the arena.
+        unsafe {
+            let blocks: Vec<*mut u8> = (0..8).map(|_| arena.alloc(layout)).collect();
+            for (fill, block) in (1u8..).zip(&blocks) {
+                assert!(!block.is_null());
+                block.write_bytes(fill, LEN);
+            }
+            let (free, kept): (Vec<_>, Vec<_>) = (1u8..).zip(blocks).partition(|(fill, _)| fill % 4 != 0);
+            for (_, block) in &free {
+                arena.dealloc(*block, layout);
+            }
+            let inner = |block: *mut u8| (block.addr().next_multiple_of(4096), LEN - 2 * 4096);
+            let touched = |blocks: &[(u8, *mut u8)]| {
+                blocks
+                    .iter()
+                    .map(|(_, block)| inner(*block))
+                    .map(|(at, len)| resident(at, len))
+                    .sum::<usize>()
+            };
+            assert_eq!(touched(&free), 6 * 14);
+            arena.purge();
+            // Where a free range begins and ends talc has written its length.
+            assert!(touched(&free) <= 8, "{}", touched(&free));
+            assert_eq!(touched(&kept), 2 * 14);
+            for (fill, block) in &kept {
+                let bytes = core::slice::from_raw_parts(*block, LEN);
+                assert!(bytes.iter().all(|byte| byte == fill));
+                arena.dealloc(*block, layout);
+            }
+            let again: Vec<*mut u8> = (0..8).map(|_| arena.alloc(layout)).collect();
+            let mut sorted: Vec<usize> = again.iter().map(|block| block.addr()).collect();
+            sorted.sort_unstable();
+            assert!(sorted.windows(2).all(|pair| pair[0] + LEN <= pair[1]));
         }
     }
 

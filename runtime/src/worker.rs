@@ -16,6 +16,7 @@ use crate::block::{BLOCK, NO_CHANNEL};
 use crate::channel::Channel;
 use crate::commit::{self, Engine};
 use crate::publish;
+use crate::sys::mem::{PROT_READ, PROT_WRITE};
 use crate::sys::{self, ENOMEM, Errno};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
@@ -72,8 +73,24 @@ pub extern "C" fn worker_main() -> ! {
         BLOCK.worker_errno().store(errno.0, Ordering::Relaxed);
     }
     BLOCK.channel_fd().store(NO_CHANNEL, Ordering::Release);
+    leave_stack();
     // SAFETY: this is the worker.
     unsafe { sys::thread::exit_thread() }
+}
+
+/// Gives the stack back but for what is still needed of it, and lets its mapping be one again. Every fork of the
+/// program would copy the pages and the mappings.
+fn leave_stack() {
+    let stack = WORKER_STACK.0.get().expose_provenance() as u64;
+    // SAFETY: adds rights to a page of the runtime's own.
+    let _ = unsafe { sys::mem::protect(stack, sys::mem::PAGE, PROT_READ | PROT_WRITE) };
+    let here = 0u64;
+    let used = (&raw const here).expose_provenance() as u64 & !(sys::mem::PAGE - 1);
+    // The page below is for what is called from here on.
+    let len = used.saturating_sub(sys::mem::PAGE).saturating_sub(stack);
+    // SAFETY: this thread's own stack, below all its frames; the kernel puts no signal frame there, because all signals
+    // but those of a fault are blocked.
+    let _ = unsafe { sys::mem::forget(stack, len) };
 }
 
 fn work() -> Result<(), Errno> {
@@ -97,6 +114,9 @@ fn serve() -> Result<(), Errno> {
     let mut engine = Engine::default();
     let served = Channel::open().map(|mut channel| channel.serve(&mut engine));
     engine.client_gone();
+    drop(engine);
+    // SAFETY: this is the worker.
+    unsafe { ARENA.purge() };
     served
 }
 
