@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 /// Addresses in ranges. Asking takes a binary search.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct AddressSet(Vec<Range<u64>>);
 
 impl AddressSet {

@@ -3,9 +3,8 @@
 use crate::Refusal;
 use crate::refs::{self, References};
 use iced_x86::{Decoder, DecoderOptions, Instruction};
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, OnceLock};
 use suture_elf::{AddressSet, Frame, Frames, ObjectFile, SymbolKind, Vaddr};
 
@@ -31,6 +30,31 @@ struct Inner {
     /// What rule 4 says of functions and their replacements: the same in every process of a program. With each verdict
     /// the new function's file, which is told apart by where its analysis lies.
     registers: Mutex<HashMap<(Vaddr, Question), Verdict>>,
+    /// What was found by searches, by the ranges that were asked for.
+    searches: Mutex<HashMap<AddressSet, Arc<References>>>,
+}
+
+/// Searches that are remembered. An apply to many processes asks for the same few in each.
+const MAX_SEARCHES: usize = 256;
+
+/// References that somebody asked for.
+#[derive(Clone, Debug)]
+pub(crate) enum Found<'a> {
+    /// All there are, or what the caller has.
+    Borrowed(&'a References),
+    /// Those of a search.
+    Searched(Arc<References>),
+}
+
+impl Deref for Found<'_> {
+    type Target = References;
+
+    fn deref(&self) -> &References {
+        match self {
+            Self::Borrowed(references) => references,
+            Self::Searched(references) => references,
+        }
+    }
 }
 
 type Verdict = (Result<(), Refusal>, Option<ObjectAnalysis>);
@@ -66,6 +90,7 @@ impl ObjectAnalysis {
             restartable: OnceLock::new(),
             paddings: Mutex::default(),
             registers: Mutex::default(),
+            searches: Mutex::default(),
         }))
     }
 
@@ -242,13 +267,26 @@ impl ObjectAnalysis {
     }
 
     /// References into the ranges.
-    pub(crate) fn references(&self, ranges: Vec<Range<Vaddr>>) -> Cow<'_, References> {
+    pub(crate) fn references(&self, ranges: Vec<Range<Vaddr>>) -> Found<'_> {
         let ranges = AddressSet::new(ranges.into_iter().map(|r| r.start.0..r.end.0).collect());
         match self.0.index.get() {
-            Some(index) => Cow::Borrowed(index),
-            None if ranges.ranges().len() > SEARCH_LIMIT => Cow::Borrowed(self.index()),
-            None => Cow::Owned(refs::search(self, &ranges)),
+            Some(index) => Found::Borrowed(index),
+            None if ranges.ranges().len() > SEARCH_LIMIT => Found::Borrowed(self.index()),
+            None => Found::Searched(self.search(ranges)),
         }
+    }
+
+    fn search(&self, ranges: AddressSet) -> Arc<References> {
+        if let Some(known) = self.0.searches.lock().ok().and_then(|all| all.get(&ranges).cloned()) {
+            return known;
+        }
+        let found = Arc::new(refs::search(self, &ranges));
+        if let Ok(mut all) = self.0.searches.lock()
+            && all.len() < MAX_SEARCHES
+        {
+            all.insert(ranges, found.clone());
+        }
+        found
     }
 
     /// Whether references come from decoded code, so that each is what it looks like.

@@ -5,7 +5,7 @@
 //! function does not know that. Hand-written assembly does the same, and passes values in flags.
 
 use crate::Refusal;
-use crate::analysis::ObjectAnalysis;
+use crate::analysis::{Found, ObjectAnalysis};
 use crate::effects::RegSet;
 use crate::flow::{Flow, caller_saved};
 use crate::function::Function;
@@ -81,7 +81,7 @@ pub(crate) fn check_callers(
     while !open.is_empty() {
         let level = std::mem::take(&mut open);
         let sources = if depth == 0 {
-            std::borrow::Cow::Borrowed(references)
+            Found::Borrowed(references)
         } else {
             object.references(level.keys().map(|f| *f..*f + 1).collect())
         };

@@ -2,7 +2,7 @@
 
 use crate::analysis::ObjectAnalysis;
 use crate::error::Refusal;
-use crate::flow::Flow;
+use crate::flow::LazyFlow;
 use crate::function::Function;
 use crate::options::Options;
 use crate::plan::{LoadedObject, Planner, Subject, Tried, check_registers, displaced};
@@ -58,7 +58,7 @@ pub fn census(
     let object = [LoadedObject { analysis: analysis.clone(), base }];
     let planner = Planner::new(&object, 1, process, options);
     let references = analysis.index();
-    let mut flow = Flow::new(analysis);
+    let mut flow = LazyFlow::new(analysis);
     let mut census = Census::default();
     for start in analysis.frames().starts() {
         if is_part(analysis, references, start) {
@@ -92,7 +92,7 @@ fn judge(
     planner: &Planner<'_>,
     loaded: &LoadedObject,
     references: &References,
-    flow: &mut Flow<'_>,
+    flow: &mut LazyFlow<'_>,
     entry: Vaddr,
 ) -> Result<(char, usize), Refusal> {
     let function = Function::new(&loaded.analysis, entry)?;

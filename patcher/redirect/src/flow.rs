@@ -34,6 +34,22 @@ pub(crate) struct Flow<'a> {
     descriptors: bool,
 }
 
+/// The flow of an object for when there is a question: an analysis often knows the answers.
+pub(crate) struct LazyFlow<'a> {
+    object: &'a ObjectAnalysis,
+    flow: Option<Flow<'a>>,
+}
+
+impl<'a> LazyFlow<'a> {
+    pub fn new(object: &'a ObjectAnalysis) -> Self {
+        Self { object, flow: None }
+    }
+
+    pub fn get(&mut self) -> &mut Flow<'a> {
+        self.flow.get_or_insert_with(|| Flow::new(self.object))
+    }
+}
+
 /// What a call of a function does to registers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Callee {

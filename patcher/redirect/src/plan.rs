@@ -12,7 +12,7 @@ use crate::arena::Arena;
 use crate::callers;
 use crate::check::{check, neighbourhood};
 use crate::error::{PlanError, Refusal, TargetFault};
-use crate::flow::Flow;
+use crate::flow::LazyFlow;
 use crate::function::Function;
 use crate::kept::Kept;
 use crate::options::{Class, Options};
@@ -22,7 +22,6 @@ use crate::refs::References;
 use crate::stub::SLOT_JUMP;
 use crate::window::{Boundary, Candidate, JUMP, boundaries, candidates};
 use rustc_hash::FxHashMap;
-use std::borrow::Cow;
 use std::ops::Range;
 use suture_abi::batch::{Mapping, Site};
 use suture_elf::{Base, Vaddr};
@@ -120,8 +119,8 @@ pub fn plan_sites(
             }
         }
         let ranges = functions.iter().map(|(_, places, f)| neighbourhood(f, places)).collect();
-        let references: Cow<'_, References> = loaded.analysis.references(ranges);
-        let mut flow = Flow::new(&loaded.analysis);
+        let references = loaded.analysis.references(ranges);
+        let mut flow = LazyFlow::new(&loaded.analysis);
         for (index, places, function) in &functions {
             let subject = Subject { object, loaded, function, places, references: &references };
             match planner.site(&subject, &requests[*index], &mut flow) {
@@ -215,7 +214,7 @@ impl<'a> Planner<'a> {
         &mut self,
         subject: &Subject<'_>,
         request: &Request,
-        flow: &mut Flow<'_>,
+        flow: &mut LazyFlow<'_>,
     ) -> Result<PlannedSite, Failure> {
         let name = request.name.as_str();
         // Of a site that is there too: another new function may destroy what the first one keeps.
@@ -374,7 +373,7 @@ fn image(object: &LoadedObject) -> Range<u64> {
 /// Rule 4.
 pub(crate) fn check_registers(
     subject: &Subject<'_>,
-    flow: &mut Flow<'_>,
+    flow: &mut LazyFlow<'_>,
     replacement: Option<&Replacement>,
 ) -> Result<(), Refusal> {
     let new = match replacement {
@@ -388,9 +387,10 @@ pub(crate) fn check_registers(
 
 fn look_at_registers(
     subject: &Subject<'_>,
-    flow: &mut Flow<'_>,
+    flow: &mut LazyFlow<'_>,
     replacement: Option<&Replacement>,
 ) -> Result<(), Refusal> {
+    let flow = flow.get();
     callers::check_entry(flow, subject.function)?;
     let mut check = |kept: Kept| {
         let (analysis, function) = (&subject.loaded.analysis, subject.function);
