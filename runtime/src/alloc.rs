@@ -89,7 +89,8 @@ impl Arena {
     /// Gives the pages of free memory back to the kernel. The chunks stay mapped: what was free is free, and reads as
     /// zeros. A program that forks copies each page that was touched.
     ///
-    /// What is free is found by asking for it: blocks of whole pages, large ones first, until there are none.
+    /// What is free is found by asking for it: for the largest block of whole pages that is to be had, until there is
+    /// none.
     ///
     /// # Safety
     ///
@@ -97,31 +98,45 @@ impl Arena {
     pub unsafe fn purge(&self) {
         /// Blocks at a time. What is left when they are used up stays touched.
         const MOST: usize = 64;
-        /// Largest block, and the alignment of all.
-        const LARGEST: usize = 64 << 20;
-        const PAGE: usize = mem::PAGE as usize;
-        let sizes = core::iter::successors(Some(LARGEST), |size| Some(size / 2).filter(|s| *s >= PAGE));
-        let mut layouts = sizes.filter_map(|size| Layout::from_size_align(size, PAGE).ok()).peekable();
         let mut held = [const { None::<(*mut u8, Layout)> }; MOST];
         for place in &mut held {
-            while let Some(layout) = layouts.peek().copied() {
-                // SAFETY: one thread (the caller's promise); the size is not 0.
-                let Some(block) = (unsafe { (*self.0.get()).try_allocate(layout) }) else {
-                    layouts.next();
-                    continue;
-                };
-                let addr = block.as_ptr().expose_provenance() as u64;
-                // SAFETY: whole pages of a block that was just allocated, and that nobody has looked at. The chunks are
-                // private memory of the runtime. Refused, the pages stay as they are.
-                let _ = unsafe { mem::forget(addr, layout.size() as u64) };
-                *place = Some((block.as_ptr(), layout));
-                break;
-            }
+            // SAFETY: one thread (the caller's promise).
+            let Some((block, layout)) = (unsafe { self.largest() }) else { break };
+            // SAFETY: whole pages of a block that was just allocated, and that nobody has looked at. The chunks are
+            // private memory of the runtime. Refused, the pages stay as they are.
+            let _ = unsafe { mem::forget(block.expose_provenance() as u64, layout.size() as u64) };
+            *place = Some((block, layout));
         }
         for (block, layout) in held.into_iter().flatten() {
             // SAFETY: one thread; allocated above with this layout.
             unsafe { (*self.0.get()).deallocate(block, layout) };
         }
+    }
+
+    /// Allocates the largest block of whole pages that is free.
+    ///
+    /// # Safety
+    ///
+    /// Only the worker may call it.
+    unsafe fn largest(&self) -> Option<(*mut u8, Layout)> {
+        /// Gaps are at most twice as long, or are taken in pieces.
+        const LARGEST: usize = 64 << 20;
+        const PAGE: usize = mem::PAGE as usize;
+        let mut best: Option<(*mut u8, Layout)> = None;
+        for more in core::iter::successors(Some(LARGEST), |size| Some(size / 2).filter(|s| *s >= PAGE)) {
+            let size = best.map_or(0, |(_, layout)| layout.size()).saturating_add(more);
+            let Ok(layout) = Layout::from_size_align(size, PAGE) else { continue };
+            if let Some((block, layout)) = best {
+                // SAFETY: one thread (the caller's promise); allocated below with this layout.
+                unsafe { (*self.0.get()).deallocate(block, layout) };
+            }
+            // SAFETY: one thread; sizes are not 0. What was freed a moment ago is to be had again.
+            let take = |layout| unsafe { (*self.0.get()).try_allocate(layout) };
+            let found = take(layout).map(|block| (block, layout));
+            let found = found.or_else(|| best.and_then(|(_, layout)| Some((take(layout)?, layout))));
+            best = found.map(|(block, layout)| (block.as_ptr(), layout));
+        }
+        best
     }
 
     /// Forgets all chunks: what was allocated stays readable for ever and must not be freed.
