@@ -5,6 +5,7 @@ use procfs::process::Process;
 use std::fs;
 use std::io::{self, Read};
 use std::time::Duration;
+use suture_scan::proc::seccomp;
 
 /// Facts about a process that decide whether and how it can be worked on.
 #[derive(Clone, Debug)]
@@ -187,14 +188,22 @@ pub fn blocked(pid: i32, tid: i32) -> Option<Blocked> {
     Blocked::parse(&line)
 }
 
-/// Seccomp mode of a thread: 0 off, 1 strict, 2 filter. Asked of every thread of a process, hence the effort.
+/// Seccomp mode of a thread: 0 off, 1 strict, 2 filter. `None` when it is gone, or the kernel knows no filters. Asked of
+/// every thread of a process, hence the effort.
 #[must_use]
 pub fn seccomp_mode(tid: i32) -> Option<u32> {
-    let mut text = [0; 4096];
-    let length = fs::File::open(format!("/proc/{tid}/status")).ok()?.read(&mut text).ok()?;
-    let lines = text.get(..length)?.split(|byte| *byte == b'\n');
-    let mode = lines.filter_map(|line| line.strip_prefix(b"Seccomp:")).next()?.trim_ascii();
-    str::from_utf8(mode).ok()?.parse().ok()
+    let mut file = fs::File::open(format!("/proc/{tid}/status")).ok()?;
+    let (mut text, mut length) = (vec![0; 4096], 0);
+    loop {
+        let got = file.read(text.get_mut(length..)?).ok()?;
+        length += got;
+        let mode = seccomp(text.get(..length)?);
+        if mode.is_some() || got == 0 {
+            return mode.and_then(|mode| u32::try_from(mode).ok());
+        }
+        // The groups of a thread stand in front of it, and there may be 65 536 of them.
+        text.resize(2 * (length + 1024), 0);
+    }
 }
 
 /// Whether a thread was sent SIGKILL and has not died of it yet.
@@ -321,6 +330,31 @@ mod tests {
         assert_eq!((own.kernel, own.tracer, own.seccomp), (false, 0, seccomp_mode(own.pid).unwrap_or(0)));
         assert!(own.threads >= 1 && !own.comm.is_empty() && own.start_time > 0, "{own:?}");
         assert_eq!(facts(0).unwrap_err().raw_os_error(), Some(libc::ENOENT));
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn filters_are_seen_behind_any_number_of_groups() {
+        let check = || {
+            // SAFETY: no arguments, no memory.
+            let tid = unsafe { libc::gettid() };
+            assert_eq!(seccomp_mode(tid), Some(0));
+            let groups: Vec<u32> = (0..3000).map(|n| 4_000_000_000 + n).collect();
+            // The bare call: of this thread alone.
+            // SAFETY: as many numbers as it says.
+            let done = unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) };
+            assert_eq!(done, 0, "{}", io::Error::last_os_error());
+            assert_eq!(seccomp_mode(tid), Some(0));
+            const ALLOW: libc::sock_filter = libc::sock_filter { code: 6, jt: 0, jf: 0, k: 0x7fff_0000 };
+            let mut allow = [ALLOW];
+            let program = libc::sock_fprog { len: 1, filter: allow.as_mut_ptr() };
+            // SAFETY: a program of one instruction, for this thread, which ends with the test.
+            let done = unsafe { libc::syscall(libc::SYS_seccomp, 1, 0, &raw const program) };
+            assert_eq!(done, 0, "{}", io::Error::last_os_error());
+            assert_eq!(seccomp_mode(tid), Some(2));
+        };
+        std::thread::spawn(check).join().unwrap();
+        assert_eq!(seccomp_mode(0), None);
     }
 
     #[test]
