@@ -9,6 +9,7 @@ use super::guard::Guard;
 use super::late::Late;
 use super::looks::Looks;
 use super::records::Records;
+use super::runs::Runs;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
 use crate::error::Error;
@@ -34,7 +35,7 @@ use suture_elf::{Addr, Base, Memory, MemoryError, Pages};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
-use suture_scan::proc::{Stat, Syscall, run_count};
+use suture_scan::proc::{Stat, Syscall};
 use suture_stack::By;
 use suture_unwind::{Module, Register, Registers, Unwinder};
 
@@ -129,6 +130,8 @@ pub struct Looker<'t> {
     /// Count of objects that came late, of which the above knows.
     pub(super) epoch: u64,
     pub(super) layout: ThreadLayout,
+    /// What proves that a thread did not run.
+    runs: Runs,
     /// What can be read without a gap, as it was mapped when this was made.
     pub(super) readable: Vec<Range<u64>>,
     pub(super) named: Vec<(Range<u64>, String)>,
@@ -201,6 +204,7 @@ impl<'t> Looker<'t> {
             searched,
             epoch: books.late_epoch,
             layout: crate::threads::layout(target, &view)?,
+            runs: Runs::known(),
             readable,
             named: named(books),
             contexts,
@@ -264,9 +268,10 @@ impl<'t> Looker<'t> {
 
     /// `by` stays `None` when a clear thread has no stack.
     fn look_now(&self, thread: Thread, by: &mut Option<By>) -> Seen {
-        let file = |name: &str| fs::read(format!("/proc/{}/task/{}/{name}", self.target.pid(), thread.tid));
-        let Some(before) = file("schedstat").ok().and_then(|text| run_count(&text)) else {
-            return Seen::Gone;
+        let before = match self.runs.of(self.target.pid(), thread.tid) {
+            None => return Seen::Gone,
+            Some(None) => return Seen::Held(Why::Running),
+            Some(Some(before)) => before,
         };
         // Without a record of its own nobody can tell whether it passes a dispatcher meanwhile.
         let Some(word) = self.records.word(self.target, thread.own) else { return Seen::Held(Why::Running) };
@@ -304,8 +309,7 @@ impl<'t> Looker<'t> {
         };
         let stack = PageCache::new(self.target);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
-        let after = file("schedstat").ok().and_then(|text| run_count(&text));
-        if after != Some(before) {
+        if self.runs.of(self.target.pid(), thread.tid) != Some(Some(before)) {
             return Some(Err(Why::Running));
         }
         Some(verdict.map(Some))
@@ -316,9 +320,11 @@ impl<'t> Looker<'t> {
     /// # Errors
     /// Why it is not, or cannot be told.
     pub fn outside(&self, thread: Thread) -> Result<(), Why> {
-        let path = format!("/proc/{}/task/{}/schedstat", self.target.pid(), thread.tid);
-        let Some(before) = fs::read(path).ok().and_then(|text| run_count(&text)) else { return Ok(()) };
-        self.while_off(thread, before).unwrap_or(Ok(None)).map(drop)
+        match self.runs.of(self.target.pid(), thread.tid) {
+            None => Ok(()),
+            Some(None) => Err(Why::Running),
+            Some(Some(before)) => self.while_off(thread, before).unwrap_or(Ok(None)).map(drop),
+        }
     }
 
     /// The same of a thread that runs, which is stopped for it.

@@ -14,6 +14,7 @@ pub mod looks;
 pub mod own_stacks;
 pub mod progress;
 pub mod records;
+pub mod runs;
 pub mod threads;
 mod verdict;
 

@@ -72,10 +72,11 @@ impl Lookout {
         self.dir.read(|tid| if tid == self.own { Ok(()) } else { each(tid) })
     }
 
-    fn runs(&self, file: &Fd) -> Option<u64> {
+    /// `ESRCH`: the thread is gone. `EINVAL`: nothing says, as where the groups of a thread take up all that was read.
+    fn runs(&self, file: &Fd) -> Result<u64, Errno> {
         let mut buffer = [0; SMALL];
-        let text = read_small(file, &mut buffer).ok()?;
-        if self.counts { run_count(text) } else { switches(text) }
+        let text = read_small(file, &mut buffer)?;
+        if self.counts { run_count(text) } else { switches(text) }.ok_or(EINVAL)
     }
 
     /// Looks at one thread.
@@ -85,7 +86,10 @@ impl Lookout {
             Err(ENOENT) => return Ok(Verdict::Gone),
             other => other?,
         };
-        let Some(before) = self.runs(&counter) else { return Ok(Verdict::Gone) };
+        let before = match self.runs(&counter) {
+            Err(ESRCH) => return Ok(Verdict::Gone),
+            other => other?,
+        };
         let seen = DIRECTORY.ensure(tid)?.load(Ordering::Acquire);
         let line = match self.dir.file(tid, "syscall") {
             Err(ENOENT) => return Ok(Verdict::Gone),
@@ -110,9 +114,8 @@ impl Lookout {
             None => self.stack_is_clear(tid, sp, ranges),
         };
         let clear = found.is_ok() && !stacks::any() && own::is_complete();
-        match self.runs(&counter) {
-            Some(after) if after == before => {}
-            _ => return Ok(Verdict::Running),
+        if self.runs(&counter) != Ok(before) {
+            return Ok(Verdict::Running);
         }
         Ok(if clear { Verdict::Clear(seen) } else { Verdict::Unclear(found.err().unwrap_or(0)) })
     }
