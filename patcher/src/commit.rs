@@ -12,12 +12,12 @@ use crate::session::{Session, explain};
 use crate::stores;
 use crate::target::books;
 use crate::transition::follow::State;
-use crate::transition::look::PageCache;
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use suture_abi::block::SiteRow;
 use suture_abi::channel::{error, op};
+use suture_elf::Pages;
 
 /// Sites that are compared, written and read back together. They are compared right before they are written: the more
 /// there are, the longer somebody else's write may fall in between and be overwritten.
@@ -125,7 +125,7 @@ fn arm_all(
     let rows: Vec<SiteRow> = books.sites.iter().filter(|row| wanted(row)).copied().collect();
     direct::put_back(session, &rows, name_of)?;
     for rows in rows.chunks(AT_ONCE) {
-        let before = PageCache::new(target);
+        let before = Pages::new(&target.memory);
         for row in rows {
             stores::write_pad(session, &before, &row.plan, name_of)?;
         }
@@ -135,7 +135,7 @@ fn arm_all(
     session.sync()?;
     for rows in rows.chunks(AT_ONCE) {
         stop_here()?;
-        let before = PageCache::new(target);
+        let before = Pages::new(&target.memory);
         let mut stored = Vec::new();
         for row in rows {
             // A site under another patch stands already, unless a probe took our byte with it.
@@ -146,7 +146,7 @@ fn arm_all(
                 armed.push(*row);
             }
         }
-        let after = PageCache::new(target);
+        let after = Pages::new(&target.memory);
         for site in stored {
             stores::check_armed(target, &after, site, name_of)?;
         }

@@ -12,7 +12,6 @@ use crate::replace;
 use crate::target::books::Books;
 use crate::target::{Target, runtime};
 use crate::threads::{self, ThreadLayout};
-use crate::transition::look::PageCache;
 use crate::transition::own_stacks::{self, OwnStacks};
 use crate::view::{self, Cache};
 use serde::Serialize;
@@ -23,7 +22,7 @@ use suture_abi::batch::{
 };
 use suture_abi::block::{PATCH_PREPARED, SiteRow};
 use suture_abi::dispatch::Constants;
-use suture_elf::{Addr, MapsSnapshot, ObjectFile, Region, Vaddr};
+use suture_elf::{Addr, MapsSnapshot, ObjectFile, Pages, Region, Vaddr};
 use suture_link::{
     DebugFile, FuncDescriptor, FunctionError, LinkError, LinkOptions, LinkPlan, ObjectDescriptor,
     ProcessView, ResolvedFunc,
@@ -276,7 +275,7 @@ fn redirect(
         books.sites.iter().filter(|s| !books.is_nowhere(&s.plan)).map(existing_site).collect();
     let dispatch = dispatch(books, layout);
     // Functions lie close to each other.
-    let memory = PageCache::new(target);
+    let memory = Pages::new(&target.memory);
     let process = suture_redirect::ProcessView {
         maps: Some(&maps),
         existing: &existing,

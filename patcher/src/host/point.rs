@@ -11,9 +11,10 @@ use crate::sys::proc::ThreadFacts;
 use crate::sys::ptrace::Registers;
 use crate::target::Target;
 use crate::threads;
-use crate::transition::look::{PageCache, modules, registers};
+use crate::transition::look::{modules, registers};
 use std::cell::RefCell;
 use std::ops::Range;
+use suture_elf::Pages;
 use suture_link::{LoadedObject, ProcessView};
 use suture_unwind::{Bottom, Frame, Module, Unwinder, Walk};
 
@@ -152,7 +153,7 @@ impl<'t> Point<'t> {
     }
 
     fn walk(&self, start: suture_unwind::Registers) -> Option<Walk> {
-        let stack = PageCache::new(self.target);
+        let stack = Pages::new(&self.target.memory);
         self.unwinder.borrow_mut().walk(suture_stack::beneath(start, &stack), &stack).ok()
     }
 

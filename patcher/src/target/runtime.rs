@@ -5,10 +5,9 @@
 
 use super::Target;
 use crate::error::Error;
-use crate::transition::look::PageCache;
 use suture_abi::block::{BLOCK_MAGIC, RuntimeBlock};
 use suture_abi::{ABI_VERSION, BLOCK_SYMBOL, RUNTIME_SONAME};
-use suture_elf::{Addr, MapsSnapshot, Memory, Region};
+use suture_elf::{Addr, MapsSnapshot, Memory, Pages, Region};
 use suture_link::Exports;
 
 const PT_DYNAMIC: u32 = 2;
@@ -124,7 +123,7 @@ fn block_symbol(target: &Target, base: Addr) -> Option<Addr> {
 /// The defined symbols of the library's own dynamic symbol table.
 fn symbols(target: &Target, base: Addr) -> Option<Exports> {
     // Names lie side by side.
-    let memory = PageCache::new(target);
+    let memory = Pages::new(&target.memory);
     let half = |bytes: &[u8], at: usize| u16::from_le_bytes([bytes[at], bytes[at + 1]]);
     let quad = |bytes: &[u8], at: usize| bytes[at..at + 8].try_into().map_or(0, u64::from_le_bytes);
     let header = memory.read_vec(base, 64).ok()?;

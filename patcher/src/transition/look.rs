@@ -31,7 +31,7 @@ use suture_abi::batch::{PROT_EXEC, RANGE_CONTEXT, ROLE_ARENA};
 use suture_abi::block::{PATCH_OWN_STACKS, SiteRow};
 use suture_abi::channel::Move;
 use suture_abi::dispatch::side;
-use suture_elf::{Addr, Base, Memory, MemoryError, Pages};
+use suture_elf::{Addr, Base, Pages};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
@@ -307,7 +307,9 @@ impl<'t> Looker<'t> {
             }
             _ => return Some(Err(Why::Running)),
         };
-        let stack = PageCache::new(self.target);
+        // Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd), and
+        // whoever reads it waits.
+        let stack = Pages::new(&self.target.memory);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
         if self.runs.of(self.target.pid(), thread.tid) != Some(Some(before)) {
             return Some(Err(Why::Running));
@@ -498,27 +500,4 @@ pub(crate) fn registers(regs: &crate::sys::ptrace::Registers) -> Registers {
         (Register(11), regs.r11),
     ];
     pairs.into_iter().fold(Registers::from_pc_sp(regs.rip, regs.rsp), |r, (register, v)| r.with(register, v))
-}
-
-/// The target's memory, of which pages are read in one piece, and once: a walk reads its stack word by word, a plan the
-/// code of functions that lie side by side.
-/// Never a page that is not asked for: behind the end of a stack may lie one that nobody fills (userfaultfd),
-/// and whoever reads it waits.
-pub(crate) struct PageCache<'t> {
-    pages: Pages<'t>,
-    target: &'t Target,
-}
-
-impl<'t> PageCache<'t> {
-    /// Nothing is read yet.
-    pub(crate) fn new(target: &'t Target) -> Self {
-        Self { pages: Pages::new(&target.memory), target }
-    }
-}
-
-impl Memory for PageCache<'_> {
-    fn read(&self, addr: Addr, buf: &mut [u8]) -> Result<(), MemoryError> {
-        // Not all of a page may be there for others to read.
-        self.pages.read(addr, buf).or_else(|_| self.target.memory.read(addr, buf))
-    }
 }

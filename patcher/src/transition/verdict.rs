@@ -1,9 +1,9 @@
 //! The verdict on a thread ([`suture_stack`]), in words.
 
-use super::look::{Looker, PageCache, Why, registers};
+use super::look::{Looker, Why, registers};
 use super::threads::Thread;
 use crate::sys::ptrace;
-use suture_elf::Memory;
+use suture_elf::{Memory, Pages};
 use suture_scan::Ranges;
 use suture_stack::ends::OwnThread;
 use suture_stack::{By, Refusal, StackCheck};
@@ -27,7 +27,7 @@ impl Looker<'_> {
     /// Decides on a thread that is held.
     pub(super) fn verdict_held(&self, thread: Thread, regs: &ptrace::Registers) -> Result<By, Why> {
         let own = OwnThread { block: Some(regs.fs_base), ..self.own(thread) };
-        self.verdict_on(own, registers(regs), &PageCache::new(self.target))
+        self.verdict_on(own, registers(regs), &Pages::new(&self.target.memory))
     }
 
     fn verdict_on(&self, own: OwnThread, registers: Registers, memory: &dyn Memory) -> Result<By, Why> {
