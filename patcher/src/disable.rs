@@ -80,9 +80,8 @@ pub fn act(target: &Target, name: &str, action: Action, context: &Context<'_>) -
     };
     let functions = books.funcs_of(patch).count();
     if op == op::DISABLE {
-        let of_patch = |site: &&SiteRow| books.funcs_of(patch).any(|func| func.site == site.id);
         let sites: Vec<SiteRow> =
-            books.sites.iter().filter(|s| s.direct != 0).filter(of_patch).copied().collect();
+            books.funcs_of(patch).filter_map(|func| books.site(func.site)).copied().collect();
         let name_of = |entry| names::known_function(&books, entry).unwrap_or_else(|| format!("{entry:#x}"));
         direct::put_back(&mut session, &sites, &name_of)?;
     }
