@@ -170,15 +170,20 @@ pub fn state(pid: i32, tid: i32) -> Option<char> {
 /// or hidden from us.
 #[must_use]
 pub fn parent(pid: i32) -> Option<i32> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(1)?.parse().ok()
+    stat_behind_name(&format!("/proc/{pid}/stat"))?.split(' ').nth(1)?.parse().ok()
 }
 
 fn state_and_flags(pid: i32, tid: i32) -> Option<(char, u32)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    let rest = stat.get(stat.rfind(')')? + 2..)?;
+    let rest = stat_behind_name(&format!("/proc/{pid}/task/{tid}/stat"))?;
     let mut fields = rest.split(' ');
     Some((fields.next()?.chars().next()?, fields.nth(5)?.parse().ok()?))
+}
+
+/// The fields of a `stat` from the state on. The name in front of them may hold anything.
+fn stat_behind_name(path: &str) -> Option<String> {
+    let mut stat = fs::read_to_string(path).ok()?;
+    let state = stat.rfind(')')? + 2;
+    stat.is_char_boundary(state).then(|| stat.split_off(state))
 }
 
 /// The system call that a thread is blocked in; `None` when it runs, is gone, or is hidden from us.
@@ -244,8 +249,7 @@ pub fn slept(pid: i32, tid: i32, sleep: &Sleep) -> Option<Duration> {
 
 /// The processor that a thread ran on last.
 fn last_processor(pid: i32, tid: i32) -> Option<usize> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
-    stat.get(stat.rfind(')')? + 2..)?.split(' ').nth(36)?.parse().ok()
+    stat_behind_name(&format!("/proc/{pid}/task/{tid}/stat"))?.split(' ').nth(36)?.parse().ok()
 }
 
 fn parse_sleep(text: &str) -> Option<Sleep> {
