@@ -27,6 +27,42 @@ pub fn switches(status: &[u8]) -> Option<u64> {
     Some(of(b"voluntary_ctxt_switches:")?.wrapping_add(of(b"nonvoluntary_ctxt_switches:")?))
 }
 
+/// What proves that a thread did not run between two readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Runs {
+    /// [`run_count`].
+    Counted,
+    /// [`switches`].
+    Switches,
+}
+
+impl Runs {
+    /// What this kernel counts, by the `schedstat` of a thread that runs: it was put on a processor at least once. A
+    /// kernel that does not count (`CONFIG_SCHEDSTATS` is off, and delay accounting) says 0 of everybody.
+    #[must_use]
+    pub fn by(own_schedstat: &[u8]) -> Self {
+        if run_count(own_schedstat).is_some_and(|count| count > 0) { Self::Counted } else { Self::Switches }
+    }
+
+    /// The thread's file that says it.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Counted => "schedstat",
+            Self::Switches => "status",
+        }
+    }
+
+    /// The count, from the text of that file.
+    #[must_use]
+    pub fn of(self, text: &[u8]) -> Option<u64> {
+        match self {
+            Self::Counted => run_count(text),
+            Self::Switches => switches(text),
+        }
+    }
+}
+
 /// Whether a thread is under system call filters, from `status`: 0 = no, 1 = all but a few calls are forbidden,
 /// 2 = filters. `None` where the line is missing: the kernel knows no filters, or only the beginning was read.
 #[must_use]

@@ -9,7 +9,7 @@ use super::guard::Guard;
 use super::late::Late;
 use super::looks::Looks;
 use super::records::Records;
-use super::runs::Runs;
+use super::runs;
 use super::threads::{Thread, name as thread_name};
 use crate::doorbell;
 use crate::error::Error;
@@ -35,7 +35,7 @@ use suture_elf::{Addr, Base, Pages};
 use suture_link::ProcessView;
 use suture_runtime::transition::searched::{Late as SearchedLate, searched};
 use suture_scan::Interval;
-use suture_scan::proc::{Stat, Syscall};
+use suture_scan::proc::{Runs, Stat, Syscall};
 use suture_stack::By;
 use suture_unwind::{Module, Register, Registers, Unwinder};
 
@@ -204,7 +204,7 @@ impl<'t> Looker<'t> {
             searched,
             epoch: books.late_epoch,
             layout: crate::threads::layout(target, &view)?,
-            runs: Runs::known(),
+            runs: runs::known(),
             readable,
             named: named(books),
             contexts,
@@ -266,9 +266,13 @@ impl<'t> Looker<'t> {
         self.looks.set(looks);
     }
 
+    fn runs_of(&self, thread: Thread) -> Option<Option<u64>> {
+        runs::of(self.runs, self.target.pid(), thread.tid)
+    }
+
     /// `by` stays `None` when a clear thread has no stack.
     fn look_now(&self, thread: Thread, by: &mut Option<By>) -> Seen {
-        let before = match self.runs.of(self.target.pid(), thread.tid) {
+        let before = match self.runs_of(thread) {
             None => return Seen::Gone,
             Some(None) => return Seen::Held(Why::Running),
             Some(Some(before)) => before,
@@ -311,7 +315,7 @@ impl<'t> Looker<'t> {
         // whoever reads it waits.
         let stack = Pages::new(&self.target.memory);
         let verdict = self.verdict(thread, Registers::from_pc_sp(pc, sp), &stack);
-        if self.runs.of(self.target.pid(), thread.tid) != Some(Some(before)) {
+        if self.runs_of(thread) != Some(Some(before)) {
             return Some(Err(Why::Running));
         }
         Some(verdict.map(Some))
@@ -322,7 +326,7 @@ impl<'t> Looker<'t> {
     /// # Errors
     /// Why it is not, or cannot be told.
     pub fn outside(&self, thread: Thread) -> Result<(), Why> {
-        match self.runs.of(self.target.pid(), thread.tid) {
+        match self.runs_of(thread) {
             None => Ok(()),
             Some(None) => Err(Why::Running),
             Some(Some(before)) => self.while_off(thread, before).unwrap_or(Ok(None)).map(drop),

@@ -26,7 +26,7 @@ use crate::sys::fd::Fd;
 use crate::sys::task::{PAGE_WORDS, SMALL, TaskDir, copy_some, read_small};
 use crate::sys::{EINVAL, ENOENT, ESRCH, Errno, thread};
 use core::sync::atomic::Ordering;
-use suture_scan::proc::{Stat, Syscall, run_count, seccomp, switches};
+use suture_scan::proc::{Runs, Stat, Syscall, seccomp};
 use suture_scan::{End, Hit, Ranges, Scanner, Step};
 
 /// What a look says.
@@ -47,7 +47,7 @@ pub enum Verdict {
 pub struct Lookout {
     dir: TaskDir,
     ends: StackEnds,
-    counts: bool,
+    runs: Runs,
     own: u32,
     /// Number of the process, and of its main thread.
     pid: u32,
@@ -62,9 +62,8 @@ impl Lookout {
         let mut buffer = [0; SMALL];
         // The directory may be that of another namespace, with other numbers.
         let file = dir.file(own, "schedstat")?;
-        // This thread was put on a processor at least once.
-        let counts = run_count(read_small(&file, &mut buffer)?).is_some_and(|count| count > 0);
-        Ok(Lookout { dir, ends, counts, own, pid: thread::getpid() })
+        let runs = Runs::by(read_small(&file, &mut buffer)?);
+        Ok(Lookout { dir, ends, runs, own, pid: thread::getpid() })
     }
 
     /// Calls `each` with every thread of the program that one reading of the directory shows.
@@ -75,14 +74,12 @@ impl Lookout {
     /// `ESRCH`: the thread is gone. `EINVAL`: nothing says, as where the groups of a thread take up all that was read.
     fn runs(&self, file: &Fd) -> Result<u64, Errno> {
         let mut buffer = [0; SMALL];
-        let text = read_small(file, &mut buffer)?;
-        if self.counts { run_count(text) } else { switches(text) }.ok_or(EINVAL)
+        self.runs.of(read_small(file, &mut buffer)?).ok_or(EINVAL)
     }
 
     /// Looks at one thread.
     pub fn look(&self, tid: u32, ranges: &Ranges<'_>) -> Result<Verdict, Errno> {
-        let name = if self.counts { "schedstat" } else { "status" };
-        let counter = match self.dir.file(tid, name) {
+        let counter = match self.dir.file(tid, self.runs.file()) {
             Err(ENOENT) => return Ok(Verdict::Gone),
             other => other?,
         };
