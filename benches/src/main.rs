@@ -6,6 +6,7 @@
 
 mod error;
 mod groups;
+mod interrupts;
 mod lab;
 mod maps;
 mod processor;

@@ -12,7 +12,7 @@ use std::hint::black_box;
 use std::sync::Barrier;
 
 /// Calls of a sample of one or two threads; of more, who take turns anyway, half of them each.
-const CALLS: u64 = 100_000;
+const CALLS: u64 = 300_000;
 /// What is measured, with the budgets of one thread and of two.
 const KINDS: [(&str, Kind, [Budget; 2]); 5] = [
     ("hit", Kind::Hit, [Budget::AtMost(12.0); 2]),

@@ -2,10 +2,12 @@
 //!
 //! The time stamp counter is read around each call. A thread that the scheduler took the processor from shows it
 //! in whatever call it was in, so the reader asks for its context switches after each slow call, and every so often:
-//! calls that came with one do not count, and a row says how many those were. What is left of a busy machine
-//! (interrupts, the hypervisor) shows in the rows beside an empty loop, timed in the same way.
+//! calls that came with one do not count, and a row says how many those were. Nor do calls in which the timer
+//! interrupted the processor ([`crate::interrupts`]). What is left of a busy machine shows in the rows beside an empty
+//! loop, timed in the same way.
 
 use crate::error::Error;
+use crate::interrupts::Interrupts;
 use crate::lab::Lab;
 use crate::maps::{Key, Shadow, Table};
 use crate::row::{Budget, Row};
@@ -71,7 +73,7 @@ impl FreshPages {
     const EACH: u64 = 96 + 64;
 
     fn new() -> Self {
-        let len = (Self::EACH * (MOST + FIRST)) as usize;
+        let len = (Self::EACH * 2 * (MOST + FIRST)) as usize;
         // SAFETY: new memory, wherever the system likes.
         let pages = unsafe {
             let (kind, access) =
@@ -100,6 +102,16 @@ impl Table for FreshPages {
     }
 }
 
+/// Makes every table begin alike: what others left to the C library goes back to the system, and the system has more
+/// memory at hand than any table needs. (A virtual machine may have to ask its host for pages that were not
+/// used for long, which takes 50 us and more for each.)
+fn level_ground() {
+    // SAFETY: gives free memory back to the system.
+    unsafe { libc::malloc_trim(0) };
+    let pages = FreshPages::new();
+    (0..2 * MOST).for_each(|n| pages.make(key(n / 2, 0)));
+}
+
 /// Lookups while somebody makes and removes variables (`churn`) or makes them (`grow`), and what making one takes
 /// while the table grows.
 ///
@@ -111,9 +123,11 @@ pub fn tails(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     let empty: Rival = ("an empty loop", || Box::new(Nothing));
     let pages: Rival = ("fresh pages alone", || Box::new(FreshPages::new()));
     for (id, what, grow) in [(11, "churn", false), (12, "grow", true)] {
-        let own = tail(&ours, id, grow, looks);
+        let interrupts = Interrupts::learn();
+        let own = tail(&ours, id, grow, looks, &interrupts);
         for (name, new) in RIVALS.into_iter().chain([empty]).chain(grow.then_some(pages)) {
-            let theirs = tail(&*new(), id, grow, looks);
+            let interrupts = Interrupts::learn();
+            let theirs = tail(&*new(), id, grow, looks, &interrupts);
             let mut row = |part: &str, unit, a, b, budget| {
                 rows.push(single(format!("tail.{what}.{part}"), unit, a, b).against(name).budget(budget));
             };
@@ -126,6 +140,8 @@ pub fn tails(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
             }
             let switched = |tail: &Tail| tail.gets.switched() * 1e6;
             row("switched", "ppm", switched(&own), switched(&theirs), Budget::None);
+            let interrupted = |tail: &Tail| tail.gets.interrupted() * 1e6;
+            row("interrupted", "ppm", interrupted(&own), interrupted(&theirs), Budget::None);
         }
     }
     Ok(())
@@ -147,20 +163,23 @@ fn switches() -> i64 {
 
 /// Times of calls in ticks, but for those the scheduler had a part in.
 #[derive(Debug)]
-struct Times {
+struct Times<'i> {
+    interrupts: &'i Interrupts,
     per_ns: f64,
     known: i64,
     asked: u64,
     counted: Vec<u64>,
-    dropped: u64,
+    switched: u64,
+    interrupted: u64,
 }
 
-impl Times {
-    fn new(most: usize) -> Self {
+impl<'i> Times<'i> {
+    fn new(most: usize, interrupts: &'i Interrupts) -> Self {
         let (started, first) = (Instant::now(), ticks());
         while started.elapsed().as_millis() < 20 {}
         let per_ns = (ticks() - first) as f64 / started.elapsed().as_nanos() as f64;
-        Self { per_ns, known: switches(), asked: 0, counted: Vec::with_capacity(most), dropped: 0 }
+        let counted = Vec::with_capacity(most);
+        Self { interrupts, per_ns, known: switches(), asked: 0, counted, switched: 0, interrupted: 0 }
     }
 
     fn time<R>(&mut self, call: impl FnOnce() -> R) -> R {
@@ -171,9 +190,12 @@ impl Times {
         let before = ticks();
         let result = call();
         let took = ticks() - before;
-        if took as f64 > SLOW * self.per_ns && switches() != self.known {
+        let nanoseconds = took as f64 / self.per_ns;
+        if nanoseconds > SLOW && self.interrupts.were_in_the_last(nanoseconds as u64) {
+            self.interrupted += 1;
+        } else if nanoseconds > SLOW && switches() != self.known {
             self.known = switches();
-            self.dropped += 1;
+            self.switched += 1;
         } else {
             self.counted.push(took);
         }
@@ -191,23 +213,33 @@ impl Times {
         self.counted.get(place).map_or(0.0, |ticks| *ticks as f64 / self.per_ns)
     }
 
-    /// The share of calls that do not count.
+    fn all(&self) -> f64 {
+        (self.switched + self.interrupted) as f64 + self.counted.len() as f64
+    }
+
+    /// The share of calls that do not count because the scheduler had a part in them.
     fn switched(&self) -> f64 {
-        self.dropped as f64 / (self.dropped as f64 + self.counted.len() as f64)
+        self.switched as f64 / self.all()
+    }
+
+    /// The share of calls that do not count because of a timer.
+    fn interrupted(&self) -> f64 {
+        self.interrupted as f64 / self.all()
     }
 }
 
-struct Tail {
-    gets: Times,
-    makes: Times,
+struct Tail<'i> {
+    gets: Times<'i>,
+    makes: Times<'i>,
 }
 
-fn tail(table: &dyn Table, id: u64, grow: bool, looks: usize) -> Tail {
+fn tail<'i>(table: &dyn Table, id: u64, grow: bool, looks: usize, interrupts: &'i Interrupts) -> Tail<'i> {
+    level_ground();
     (0..FIRST).for_each(|n| table.make(key(n, id)));
     let (stop, made) = (AtomicBool::new(false), AtomicU64::new(FIRST));
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
-            let mut times = Times::new(MOST as usize);
+            let mut times = Times::new(MOST as usize, interrupts);
             let mut n = FIRST;
             while !stop.load(Ordering::Relaxed) && n < MOST {
                 times.time(|| table.make(key(n, id)));
@@ -220,7 +252,7 @@ fn tail(table: &dyn Table, id: u64, grow: bool, looks: usize) -> Tail {
             }
             times
         });
-        let mut gets = Times::new(looks);
+        let mut gets = Times::new(looks, interrupts);
         for n in 0..looks as u64 {
             let there = key(scatter(n, made.load(Ordering::Acquire)), id);
             let found = gets.time(|| table.get(there));
