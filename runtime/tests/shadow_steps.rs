@@ -11,7 +11,7 @@ use suture_runtime::shadow::api::{
     suture_shadow_alloc, suture_shadow_enter, suture_shadow_free, suture_shadow_free_all, suture_shadow_get,
     suture_shadow_get_or_alloc, suture_shadow_leave,
 };
-use suture_table::memory::Memory;
+use suture_table::memory::{Level, Memory};
 
 /// Variables the interrupted thread makes and frees.
 const ID: u64 = 1;
@@ -21,6 +21,8 @@ const CONSTANT: u64 = 2;
 const CONSTANTS: u64 = 190;
 /// Variables of the handler.
 const OWN: u64 = 3;
+/// Variables that make the table large.
+const BALLAST: u64 = 4;
 
 /// The handler changes something after so many instructions: a prime, so that it comes to all of them.
 const CHANGES: u64 = 331;
@@ -62,6 +64,7 @@ extern "C" fn on_trap(_: i32) {
         (1, true) => SEEN.store(2, Ordering::Relaxed),
         _ => check(false),
     }
+    check(suture_shadow_get(n | 1 << 40, CONSTANT).is_null());
     let there = suture_shadow_get(n % CONSTANTS, CONSTANT);
     check(!there.is_null() && value(there) == (n % CONSTANTS) ^ 0x55);
     // Changes are rarer: an operation that finds its bucket changed begins again, and would do so for ever.
@@ -106,12 +109,39 @@ fn every_instruction_can_be_interrupted() {
         assert!(!suture_shadow_alloc(obj, CONSTANT, 8, Some(fill), null_mut()).is_null());
     }
     // Until the table has grown under it, and somewhat longer.
-    let level = || MAP.current().load(Ordering::Relaxed);
-    let (first, mut obj, mut after) = (level(), 0u64, 0);
-    while after < 15 {
+    let (first, mut after) = (current(), 0);
+    make_and_free(1, |n| {
+        assert!(n < 2000, "the table does not grow");
+        after += u64::from(current() != first);
+        after == 15
+    });
+    // While everything moves into the first level whose buckets have marks, with those, and while it moves on.
+    let until: [fn() -> bool; 3] =
+        [|| current().is_marked(), is_settled, || !is_settled() && current().is_marked()];
+    let mut ballast = 0;
+    for (turn, is_reached) in (1..).zip(until) {
+        while !is_reached() {
+            assert!(!suture_shadow_alloc(ballast, BALLAST, 8, None, null_mut()).is_null());
+            ballast += 1;
+        }
+        make_and_free(turn << 32, |n| n == 40);
+    }
+}
+
+fn current() -> Level {
+    Level(MAP.current().load(Ordering::Relaxed))
+}
+
+fn is_settled() -> bool {
+    MAP.settled().load(Ordering::Relaxed) == current().0
+}
+
+/// Does so step by step with one object after the other, from this one on, until it is over after so many.
+fn make_and_free(first_obj: u64, mut is_over: impl FnMut(u64) -> bool) {
+    let steps_before = STEPS.load(Ordering::Relaxed);
+    let mut obj = first_obj - 1;
+    while !is_over(obj - (first_obj - 1)) {
         obj += 1;
-        assert!(obj < 2000, "the table does not grow");
-        after += u64::from(level() != first);
         CURRENT.store(obj * 64, Ordering::Relaxed);
         SEEN.store(0, Ordering::Relaxed);
         let mut made = null_mut();
@@ -124,13 +154,13 @@ fn every_instruction_can_be_interrupted() {
             assert!(suture_shadow_get(obj * 64, ID).is_null());
         }
     }
-    let steps = STEPS.load(Ordering::Relaxed);
-    println!("{steps} instructions were interrupted, {obj} variables made");
-    assert!(steps > obj * 200, "{steps}");
+    let (steps, made) = (STEPS.load(Ordering::Relaxed) - steps_before, obj - first_obj + 1);
+    println!("{steps} instructions were interrupted, {made} variables made");
+    assert!(steps > made * 200, "{steps}");
     // Nothing was lost: each variable is there until it is freed.
-    for obj in 1..=obj {
+    for obj in first_obj..=obj {
         assert_eq!(!suture_shadow_get(obj * 64, ID).is_null(), !obj.is_multiple_of(4));
     }
     suture_shadow_free_all(ID, None);
-    assert!((1..=obj).all(|obj| suture_shadow_get(obj * 64, ID).is_null()));
+    assert!((first_obj..=obj).all(|obj| suture_shadow_get(obj * 64, ID).is_null()));
 }

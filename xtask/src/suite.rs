@@ -49,7 +49,7 @@ pub fn models(project: &Project) -> Result<()> {
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     let mut command = project.cargo(["test", "--quiet", "--release", "--package", "suture-table", "--lib"]);
     command.arg("--target-dir").arg(project.target.join("loom"));
-    run_command(command.arg("loom_tests").env("RUSTFLAGS", format!("{flags} --cfg loom")))
+    run_command(command.arg("loom_").env("RUSTFLAGS", format!("{flags} --cfg loom")))
 }
 
 fn prepare(project: &Project) -> Result<()> {

@@ -3,54 +3,62 @@
 //! # Safety
 //!
 //! The address of a level is in a [`Level`] only after its pages are mapped, and they are never unmapped.
-//! All of it is read and written by atomics; zeroed pages are lines and spills that are not set up.
+//! All of it is read and written by atomics; zeroed pages are cells, lines and spills that are not set up.
 #![allow(unsafe_code)]
 
 use super::blocks::Blocks;
 use crate::arch;
 use crate::sys::{mem, thread};
-use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use core::sync::atomic::{AtomicU32, AtomicU64};
 use suture_table::guard::{self, Guards};
 use suture_table::hash::{MIX, Seeds, fold};
-use suture_table::levels::{move_bucket, open};
+use suture_table::levels::{move_bucket, move_buckets, open};
 use suture_table::memory::{Header, Level, Line, Memory, NoMemory, Place, Spill};
 use suture_table::word::{Block, Me, Meta};
 
 /// Bits of the first level: with its spills it is a little less than a page.
 const FIRST_BITS: u32 = 4;
+/// Bits of the first level whose buckets have cells. The half megabyte of lines of a smaller one is in the
+/// processor's cache without them, a lookup of what is not there takes 3.5 ns instead of 5 then, and threads would
+/// meet in a few lines of cells. Unit tests come to it sooner.
+const FIRST_MARKED_BITS: u32 = if cfg!(test) { FIRST_BITS + 1 } else { 13 };
 /// Bits of the last one.
 const LAST_BITS: u32 = 36;
 const LEVELS: usize = (LAST_BITS + 1) as usize;
-/// Buckets that an insertion moves while the table grows. Half a page of the new level: few enough for a pause of
-/// some microseconds, and many enough that a growth is soon over. Lookups take twice as long until then, and for ever
-/// if nothing more is inserted.
-const SHARE: u64 = 16;
+/// Buckets that an insertion moves while the table grows: an eighth of a page of the new level. Few enough for a pause
+/// that is shorter than the system's for a fresh page, and many enough that a growth is over after a tenth of the
+/// insertions until the next.
+const SHARE: u64 = 4;
+/// Buckets of which an insertion then sees whether they have moved.
+const SEEN_SHARE: u64 = 64;
 /// Longest sleep until a sleeper looks again whether who he waits for still lives, in nanoseconds.
 const NAP: u32 = 100_000_000;
 
 /// How far the move into a level is.
 #[derive(Debug)]
 struct Progress {
-    /// Buckets of the level below that were given to somebody to move.
+    /// Buckets of the level below that were given to somebody to move. A fork may take him away.
     given: AtomicU64,
-    /// How many of those have moved.
-    moved: AtomicU64,
+    /// Buckets of which, from the first on, somebody has seen that they have moved.
+    seen: AtomicU64,
 }
 
 /// A table.
 #[repr(C, align(64))]
 #[derive(Debug)]
 pub struct Map {
-    /// The current level, 0 before the first variable.
-    current: AtomicU64,
+    /// The settled level, 0 before the first variable.
+    settled: AtomicU64,
     /// Set before there is a level, never changed.
     seeds: [AtomicU64; 2],
+    /// The current level.
+    current: AtomicU64,
     /// Address of the word of this process ([`Map::generation`]), or 0.
     own_word: AtomicU64,
     /// Generations given so far.
     generations: AtomicU64,
-    /// Addresses of the levels' lines by bits; spills lie behind them.
+    /// Addresses of the levels' lines by bits; spills lie behind them, and cells before them, the first one last.
     levels: [AtomicU64; LEVELS],
     progress: [Progress; LEVELS],
     /// Memory of the variables.
@@ -68,10 +76,11 @@ impl Map {
         #[allow(clippy::declare_interior_mutable_const)] // to repeat it
         const ZERO: AtomicU64 = AtomicU64::new(0);
         #[allow(clippy::declare_interior_mutable_const)]
-        const NONE: Progress = Progress { given: ZERO, moved: ZERO };
+        const NONE: Progress = Progress { given: ZERO, seen: ZERO };
         Map {
-            current: ZERO,
+            settled: ZERO,
             seeds: [ZERO; 2],
+            current: ZERO,
             own_word: ZERO,
             generations: ZERO,
             levels: [ZERO; LEVELS],
@@ -140,74 +149,70 @@ impl Map {
         let place = self.levels.get(bits as usize).ok_or(NoMemory)?;
         let known = place.load(Acquire);
         if known != 0 {
-            return Ok(Level::new(known, bits));
+            return Ok(level_at(known, bits));
         }
-        let len = level_len(bits).ok_or(NoMemory)?;
-        let base = mem::map_sparse(len).map_err(|_| NoMemory)?;
+        let (cells, len) = level_len(bits).ok_or(NoMemory)?;
+        let start = mem::map_sparse(len).map_err(|_| NoMemory)?;
+        let base = start.wrapping_add(cells);
         if bits == FIRST_BITS {
-            let level = Level::new(base, bits);
-            (0..1u64 << FIRST_BITS).for_each(|index| open(self.line(Place { level, index })));
+            let level = level_at(base, bits);
+            (0..1u64 << FIRST_BITS).for_each(|index| open(self, Place { level, index }));
         }
         // Release: the open lines of the first level are seen with its address.
         match place.compare_exchange(0, base, AcqRel, Acquire) {
-            Ok(_) => Ok(Level::new(base, bits)),
+            Ok(_) => Ok(level_at(base, bits)),
             Err(known) => {
                 // SAFETY: just mapped, and nobody knows it.
-                let _ = unsafe { mem::unmap(base, len) };
-                Ok(Level::new(known, bits))
+                let _ = unsafe { mem::unmap(start, len) };
+                Ok(level_at(known, bits))
             }
         }
     }
 
+    /// How far the move into a level is, the level below, and how many buckets that has.
     fn progress(&self, level: Level) -> Option<(&Progress, Level, u64)> {
         let below = self.below(level)?;
         Some((self.progress.get(level.bits() as usize)?, below, 1u64.checked_shl(below.bits())?))
     }
 
-    /// Whether buckets are left to be given out. Asked at every insertion.
-    #[inline]
-    pub(super) fn is_moving(&self, level: Level) -> bool {
-        let bits = level.bits();
-        // The level below has half as many. The first one has none below.
-        let given = self.progress.get(bits as usize).map_or(u64::MAX, |p| p.given.load(Relaxed));
-        bits > FIRST_BITS && given < (1u64 << (bits & 63)) >> 1
-    }
-
-    /// Moves up to `share` buckets; false if none is left to be given out.
+    /// Does a part of the move into a level, of `share` buckets if they have to be moved.
+    #[cold]
     #[inline(never)]
-    fn move_some(&self, level: Level, share: u64) -> Result<bool, NoMemory> {
-        let Some((progress, below, count)) = self.progress(level) else { return Ok(false) };
-        if progress.given.load(Relaxed) >= count {
-            return Ok(false);
-        }
-        let first = progress.given.fetch_add(share, Relaxed);
-        let last = first.saturating_add(share).min(count);
-        for index in first..last {
-            move_bucket(self, Place { level: below, index }, level)?;
-        }
-        // Release: who sees the full count sees the buckets moved.
-        progress.moved.fetch_add(last.saturating_sub(first), Release);
-        Ok(true)
-    }
-
-    /// Moves whatever has not moved yet into a level.
-    fn finish_move(&self, level: Level) -> Result<(), NoMemory> {
+    fn move_some(&self, level: Level, share: u64) -> Result<(), NoMemory> {
         let Some((progress, below, count)) = self.progress(level) else { return Ok(()) };
-        if progress.moved.load(Acquire) >= count {
-            return Ok(());
+        if progress.given.load(Relaxed) < count {
+            let first = progress.given.fetch_add(share, Relaxed);
+            let last = first.saturating_add(share).min(count);
+            return if first < last { move_buckets(self, below, first..last, level) } else { Ok(()) };
         }
-        while self.move_some(level, 64)? {}
-        if progress.moved.load(Acquire) < count {
-            // Somebody has some of them in hand, or a fork took him away.
-            for index in 0..count {
-                let place = Place { level: below, index };
-                if !Meta(self.line(place).meta.load(Acquire)).is_moved() {
-                    move_bucket(self, place, level)?;
-                }
+        // Acquire, and the release below: whoever sees that all are seen sees all buckets moved.
+        let first = progress.seen.load(Acquire);
+        let last = first.saturating_add(SEEN_SHARE).min(count);
+        for index in first..last {
+            let place = Place { level: below, index };
+            if !Meta(self.line(place).meta.load(Acquire)).is_moved() {
+                move_bucket(self, place, level)?;
             }
-            progress.moved.fetch_max(count, Release);
+        }
+        // In order, so that nobody's part can be missing. Fails if somebody was faster.
+        let _ = progress.seen.compare_exchange(first, last, AcqRel, Relaxed);
+        if progress.seen.load(Acquire) >= count {
+            self.settle(level);
         }
         Ok(())
+    }
+
+    /// Everything has moved into this level.
+    fn settle(&self, level: Level) {
+        let mut known = Level(self.settled.load(Relaxed));
+        // Not back to a smaller one, by somebody who was asleep.
+        while known.is_none() || known.bits() < level.bits() {
+            // Release: the level's buckets are seen with it, and the seeds.
+            match self.settled.compare_exchange(known.0, level.0, Release, Relaxed) {
+                Ok(_) => return,
+                Err(now) => known = Level(now),
+            }
+        }
     }
 }
 
@@ -217,10 +222,19 @@ impl Default for Map {
     }
 }
 
-/// Bytes of lines and spills of a level.
-fn level_len(bits: u32) -> Option<u64> {
+fn level_at(base: u64, bits: u32) -> Level {
+    Level::new(base, bits, bits >= FIRST_MARKED_BITS)
+}
+
+const CELL: u64 = size_of::<AtomicU32>() as u64;
+
+/// Bytes of a level before its first line, and in all.
+fn level_len(bits: u32) -> Option<(u64, u64)> {
+    let count = 1u64.checked_shl(bits)?;
     let each = size_of::<Line>().checked_add(size_of::<Spill>())? as u64;
-    1u64.checked_shl(bits)?.checked_mul(each)?.checked_next_multiple_of(mem::PAGE)
+    let cells = if bits < FIRST_MARKED_BITS { 0 } else { count.checked_mul(CELL)? };
+    let cells = cells.checked_next_multiple_of(Level::ALIGN)?;
+    Some((cells, count.checked_mul(each)?.checked_add(cells)?.checked_next_multiple_of(mem::PAGE)?))
 }
 
 fn spill_addr(place: Place) -> u64 {
@@ -236,9 +250,24 @@ impl Memory for Map {
     }
 
     #[inline]
+    fn settled(&self) -> &AtomicU64 {
+        &self.settled
+    }
+
+    #[inline]
     fn seeds(&self) -> Seeds {
         let [first, second] = &self.seeds;
         Seeds(first.load(Relaxed), second.load(Relaxed))
+    }
+
+    #[inline]
+    fn cell(&self, place: Place) -> &AtomicU32 {
+        // `!i` is `-i - 1`.
+        let addr = place.level.base().wrapping_add((!place.index).wrapping_mul(CELL));
+        let cell = core::ptr::with_exposed_provenance::<AtomicU32>(addr as usize);
+        // SAFETY: `map_level` mapped `1 << bits` cells before the lines of a marked level for ever, the index has
+        // `bits` bits (`Level::place`), and the lines begin at a multiple of `Level::ALIGN`.
+        unsafe { &*cell }
     }
 
     #[inline]
@@ -246,7 +275,7 @@ impl Memory for Map {
         let addr = place.level.base().wrapping_add(place.index.wrapping_mul(size_of::<Line>() as u64));
         let line = core::ptr::with_exposed_provenance::<Line>(addr as usize);
         // SAFETY: `map_level` mapped `1 << bits` lines there for ever, the index has `bits` bits
-        // (`Level::place`), and the base is a page's.
+        // (`Level::place`), and the base is a multiple of `Level::ALIGN`.
         unsafe { &*line }
     }
 
@@ -269,13 +298,15 @@ impl Memory for Map {
 
     fn below(&self, level: Level) -> Option<Level> {
         let bits = level.bits().checked_sub(1).filter(|bits| *bits >= FIRST_BITS)?;
-        Some(Level::new(self.levels.get(bits as usize)?.load(Acquire), bits))
+        Some(level_at(self.levels.get(bits as usize)?.load(Acquire), bits))
     }
 
     fn begin(&self) -> Result<(), NoMemory> {
         self.prepare_generations()?;
         self.prepare_seeds();
         let first = self.map_level(FIRST_BITS)?;
+        // First, so that whoever is past this finds in it what he inserts.
+        self.settle(first);
         // Release: seeds and lines are seen with the level.
         let _ = self.current.compare_exchange(0, first.0, AcqRel, Acquire);
         Ok(())
@@ -285,7 +316,12 @@ impl Memory for Map {
         if self.current.load(Acquire) != level.0 {
             return Ok(());
         }
-        self.finish_move(level)?;
+        while self.settled.load(Acquire) != level.0 {
+            self.move_some(level, SEEN_SHARE)?;
+            if self.current.load(Acquire) != level.0 {
+                return Ok(());
+            }
+        }
         let next = self.map_level(level.bits().saturating_add(1))?;
         let _ = self.current.compare_exchange(level.0, next.0, AcqRel, Acquire);
         Ok(())
@@ -296,6 +332,11 @@ impl Memory for Map {
         let header = core::ptr::with_exposed_provenance::<Header>(block.addr as usize);
         // SAFETY: a slot names only blocks that `Blocks::take` gave, whose slabs are never unmapped.
         unsafe { &*header }
+    }
+
+    #[inline]
+    fn fetch(&self, block: Block) {
+        arch::prefetch(block.addr);
     }
 
     #[inline]
@@ -338,8 +379,8 @@ impl Memory for Map {
     #[inline]
     fn help(&self) {
         let level = Level(self.current.load(Acquire));
-        if self.is_moving(level) {
-            // What it has begun is finished by whoever grows the table next.
+        if self.settled.load(Relaxed) != level.0 && !level.is_none() {
+            // What it has begun and cannot finish, for want of memory, somebody else will.
             let _ = self.move_some(level, SHARE);
         }
     }

@@ -15,4 +15,6 @@ pub mod sweep;
 pub use map::MAP;
 
 #[cfg(test)]
+mod marks_tests;
+#[cfg(test)]
 mod tests;

@@ -116,7 +116,7 @@ impl<'m> Bucket<'m> {
     /// level.
     #[inline]
     pub fn find<M: Memory>(&self, mem: &M, key: Key, hash: u64) -> Result<Option<Found>, Moved> {
-        let home = mem.tagged(self.line, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.home_mask();
         let live = |look| if let Look::Is(found) = look { Some(found) } else { None };
         let found =
             first_of(home, |k| live(self.look::<M, true>(mem, self.line.slots.get(k)?, k, key, hash)));
@@ -138,7 +138,7 @@ impl<'m> Bucket<'m> {
         // pairs with: the move's MOVED. Nothing that was read may be older than it.
         fence(Acquire);
         let now = Meta(self.line.meta.load(Acquire));
-        if now.is_unset() || now.is_moved() { Err(Moved) } else { Ok(None) }
+        if now.is_moved() { Err(Moved) } else { Ok(None) }
     }
 
     /// The key's slot, whatever its variable is going through. [`Scan::Absent`] holds for as long as
@@ -149,7 +149,7 @@ impl<'m> Bucket<'m> {
             Look::Changed => Some(Scan::Changed),
             Look::Other => None,
         };
-        let home = mem.tagged(self.line, hash) & self.meta.mask();
+        let home = mem.tagged(self.line, hash) & self.meta.home_mask();
         first_of(home, |k| decided(self.look::<M, false>(mem, self.line.slots.get(k)?, k, key, hash)))
             .or_else(|| {
                 let spill = self.meta.has_spill().then(|| mem.spill(self.place)).flatten()?;
@@ -252,14 +252,15 @@ impl<'m> Bucket<'m> {
     /// A slot that does not count and is not free belongs to an insertion under way.
     #[inline]
     pub fn place_in<M: Memory>(&self, mem: &M, slot: Slot) -> Option<usize> {
-        claim(&self.line.slots, self.meta.mask(), slot).or_else(|| self.place_outside(mem, slot))
+        claim(&self.line.slots, self.meta.home_mask(), Slot::EMPTY, slot)
+            .or_else(|| self.place_outside(mem, slot))
     }
 
     #[cold]
     #[inline(never)]
     fn place_outside<M: Memory>(&self, mem: &M, slot: Slot) -> Option<usize> {
         let spill: &Spill = mem.make_spill(self.place).ok()?;
-        claim(&spill.0, self.spill_mask(), slot).map(|k| k.wrapping_add(HOME))
+        claim(&spill.0, self.spill_mask(), Slot::UNSET, slot).map(|k| k.wrapping_add(HOME))
     }
 }
 
@@ -267,17 +268,18 @@ impl<'m> Bucket<'m> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved;
 
+/// Puts `slot` into one of those that are not taken and hold no block, which will nearly always be `free`. Not read
+/// before: a page of spills may be fresh, as in [`Bucket::unread`].
 #[inline]
-fn claim(slots: &[AtomicU64], taken: u32, slot: Slot) -> Option<usize> {
+fn claim(slots: &[AtomicU64], taken: u32, free: Slot, slot: Slot) -> Option<usize> {
     let all = 1u32.wrapping_shl(slots.len() as u32).wrapping_sub(1);
     // By the mask, not by a walk over those that count: how many there are is as good as random, and would be
     // guessed wrong by the processor every other time.
     first_of(!taken & all, |k| {
         let place = slots.get(k)?;
-        let now = place.load(Relaxed);
         // Acquire: what the last owner of the slot did with it is over.
-        let is_mine = Slot(now).is_free() && place.compare_exchange(now, slot.0, AcqRel, Relaxed).is_ok();
-        is_mine.then_some(k)
+        let put = |now: Slot| place.compare_exchange(now.0, slot.0, AcqRel, Relaxed).map_err(Slot);
+        put(free).or_else(|now| if now.is_free() { put(now) } else { Err(now) }).is_ok().then_some(k)
     })
 }
 

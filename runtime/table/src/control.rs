@@ -7,12 +7,20 @@
 pub enum Part {
     /// A commit compares the bucket's word with the one before the scan.
     CommitCompares,
+    /// An insertion adds its marks before it commits.
+    Marks,
+    /// A cleaning that was disturbed leaves all marks.
+    Disturbed,
+    /// One cleans at a time.
+    Claim,
     /// A lookup looks at the bucket's word again.
     LookAgain,
     /// A move freezes the old bucket first.
     Freeze,
-    /// A reader whose bucket is not ready looks below.
+    /// A reader who comes to a bucket that nothing has moved into looks below.
     LookBelow,
+    /// The cell of a bucket that moves is closed.
+    Close,
     /// A constructor that failed makes its variable leave.
     FailureLeaves,
     /// A variable is not visible while its constructor runs.

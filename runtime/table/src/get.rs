@@ -14,6 +14,12 @@
 //! If the state was *live*, the variable was visible and committed at that moment. If no slot that counts
 //! had the key's tag, it was not there at the moment of the first read.
 //!
+//! Most lookups of what is not there end before all this, with the bucket's cell ([`crate::marks`]): if it lacks the
+//! key's mark, the key was not visible at some moment of the call. For take a key that is visible throughout. Its
+//! bucket has not moved when the cell is read, and everything from below is in it since the level settled. So the key's
+//! variable is committed there, and its mark was added before. If it has moved the cell was closed before, by whoever
+//! moved it, and whoever inserted the variable further up has seen that it had moved: the cell lacks nothing.
+//!
 //! Whatever else is met is left to [`find`], which looks at everything again and needs no word to stand
 //! still: a thread that is interrupted here, or meets writers that never rest, waits for nobody.
 
@@ -22,17 +28,18 @@ use crate::atomic::fence;
 use crate::bucket::{Bucket, Found};
 use crate::control::{Part, is_left_out};
 use crate::hash::Key;
-use crate::levels::find;
-use crate::memory::{Level, Memory};
+use crate::levels::{find, first};
+use crate::marks::{self, Marks};
+use crate::memory::Memory;
 use crate::word::{Slot, State};
 
 /// Where the bytes of the key's variable are, if it is visible. No lock, no wait, no allocation, no system
 /// call.
 #[inline]
 pub fn get<M: Memory>(mem: &M, key: Key) -> Option<u64> {
-    match glance(mem, key) {
+    match glimpse(mem, key) {
         Glance::Found(found, _) => Some(found.data),
-        Glance::Absent(..) => None,
+        Glance::Absent(..) | Glance::Unmarked => None,
         Glance::Unsure => look_closer(mem, key),
     }
 }
@@ -51,35 +58,46 @@ pub enum Glance<'m> {
     Found(Found, u64),
     /// No slot that counts has the key's tag, for as long as the bucket's word is this one. With the hash.
     Absent(Bucket<'m>, u64),
+    /// It was not there.
+    Unmarked,
     /// Something is in the way.
     Unsure,
 }
 
-/// The short way.
+/// The short way, for who wants to know what is there. Begins with the marks.
+#[inline(always)]
+pub fn glimpse<M: Memory>(mem: &M, key: Key) -> Glance<'_> {
+    look::<M, true>(mem, key).unwrap_or(Glance::Unsure)
+}
+
+/// The short way, for who needs the bucket in any case.
 #[inline(always)]
 pub fn glance<M: Memory>(mem: &M, key: Key) -> Glance<'_> {
-    try_glance(mem, key).unwrap_or(Glance::Unsure)
+    look::<M, false>(mem, key).unwrap_or(Glance::Unsure)
 }
 
 #[inline(always)]
-fn try_glance<M: Memory>(mem: &M, key: Key) -> Option<Glance<'_>> {
-    let level = Level(mem.current().load(Acquire));
+fn look<M: Memory, const MARKS: bool>(mem: &M, key: Key) -> Option<Glance<'_>> {
+    let level = first(mem);
     if level.is_none() {
         return None;
     }
     let hash = mem.hash(key);
+    if MARKS && level.is_marked() && marks::read(mem.cell(level.place(hash))).lacks(Marks::of(hash)) {
+        return Some(Glance::Unmarked);
+    }
     let bucket = Bucket::at(mem, level.place(hash));
     if !bucket.meta.is_at_rest() {
         return None;
     }
-    let tagged = mem.tagged(bucket.line, hash) & bucket.meta.mask();
+    let tagged = mem.tagged(bucket.line, hash) & bucket.meta.home_mask();
     if tagged == 0 {
         return bucket.is_unchanged().then_some(Glance::Absent(bucket, hash));
     }
     let k = tagged.trailing_zeros() as usize;
     // Acquire: the block is seen as it was when it was placed here.
     let slot = Slot(bucket.line.slots.get(k)?.load(Acquire));
-    if slot.is_free() {
+    if slot.block().addr == 0 {
         return None;
     }
     let header = mem.header(slot.block());

@@ -20,6 +20,7 @@ use crate::control::{Part, is_left_out};
 use crate::get::{Glance, glance};
 use crate::hash::Key;
 use crate::levels::{find, writable};
+use crate::marks::{self, Marks};
 use crate::memory::{Memory, NoMemory, Place};
 use crate::remove;
 use crate::word::{Block, Extent, HOME, Me, Phase, Slot, State};
@@ -43,7 +44,7 @@ pub enum Inserted {
 }
 
 /// A slot of this number is taken: the table should be larger.
-const CROWDED: usize = if cfg!(loom) { usize::MAX } else { HOME + 4 };
+const CROWDED: usize = if cfg!(loom) { usize::MAX } else { HOME + 5 };
 
 /// The operation was cancelled.
 const ECANCELED: i32 = 125;
@@ -57,7 +58,7 @@ pub fn insert<M: Memory>(mem: &M, key: Key, size: usize, ctor: Option<Ctor<'_>>)
         Glance::Absent(bucket, hash) if !bucket.meta.is_frozen() => {
             insert_at_once(mem, key, hash, &bucket, size, ctor)
         }
-        Glance::Absent(..) | Glance::Unsure => insert_unsure(mem, key, size, ctor),
+        Glance::Absent(..) | Glance::Unmarked | Glance::Unsure => insert_unsure(mem, key, size, ctor),
     }
 }
 
@@ -272,6 +273,9 @@ impl<'m, M: Memory> Draft<'m, M> {
         }
         let k = bucket.place_in(self.mem, Slot::of(self.block, self.hash))?;
         self.at = Some((bucket.place, k));
+        if bucket.place.level.is_marked() {
+            marks::add(self.mem.cell(bucket.place), Marks::of(self.hash), k >= HOME);
+        }
         if k >= CROWDED {
             // Long before it is full: what lies outside the line makes lookups slow. Not for want of memory.
             let _ = self.mem.grow(bucket.place.level);

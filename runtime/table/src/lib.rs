@@ -12,6 +12,7 @@
 //! |---|---|
 //! | [`word`] | the words everything consists of |
 //! | [`bucket`] | who is in a bucket: reading and committing |
+//! | [`marks`] | who is not in a bucket, in four bytes |
 //! | [`levels`] | growth |
 //! | [`get`](mod@get) | looking a variable up |
 //! | [`insert`](mod@insert), [`remove`](mod@remove) | making and removing a variable |
@@ -39,10 +40,13 @@ pub mod guard;
 pub mod hash;
 pub mod insert;
 pub mod levels;
+pub mod marks;
 pub mod memory;
 pub mod remove;
 pub mod word;
 
+#[cfg(all(test, loom))]
+mod loom_marks;
 #[cfg(all(test, loom))]
 mod loom_tests;
 #[cfg(test)]

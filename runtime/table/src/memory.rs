@@ -4,7 +4,7 @@
 //! is *type-stable*: a line, spill or header that was handed out once can be read for ever, and always
 //! is one. What it holds may be from another life, which is why every reader checks what it read.
 
-use crate::atomic::AtomicU64;
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::hash::{Key, Seeds};
 use crate::word::{Block, HOME, Me, SPILL};
 
@@ -13,12 +13,12 @@ use crate::word::{Block, HOME, Me, SPILL};
 #[repr(C)]
 #[cfg_attr(not(loom), repr(align(64)))]
 pub struct Line {
-    /// A [`crate::word::Meta`]. Written by compare-and-swap only, by whoever has business with the
-    /// bucket.
-    pub meta: AtomicU64,
     /// [`crate::word::Slot`]s. A free one is claimed by compare-and-swap; one that holds a block is
     /// written only by the thread that placed it (before the commit) or that removed its variable.
     pub slots: [AtomicU64; HOME],
+    /// A [`crate::word::Meta`]. Written by compare-and-swap only, by whoever has business with the
+    /// bucket.
+    pub meta: AtomicU64,
 }
 
 /// More slots of a bucket, under the same rules.
@@ -45,17 +45,21 @@ pub struct Header {
     pub extent: AtomicU64,
 }
 
-/// One size of the table: `address of its lines | number of bits of the hash that choose one`. 0 is
-/// no level.
+/// One size of the table: `address of its lines | MARKED | 63 - number of bits of the hash that choose one`. 0 is no
+/// level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Level(pub u64);
 
 impl Level {
-    const BITS: u64 = 63;
+    const SHIFT: u64 = 63;
+    const MARKED: u64 = 1 << 6;
+    /// What the address of a level's first line is a multiple of.
+    pub const ALIGN: u64 = Self::MARKED * 2;
 
-    /// The level of `1 << bits` lines at `base`, a multiple of 64.
-    pub const fn new(base: u64, bits: u32) -> Self {
-        Level(base | bits as u64 & Self::BITS)
+    /// The level of `1 << bits` lines at `base`, a multiple of [`Level::ALIGN`]. `marked`: its buckets have cells.
+    pub const fn new(base: u64, bits: u32, marked: bool) -> Self {
+        let marked = if marked { Self::MARKED } else { 0 };
+        Level(base | marked | 63u32.wrapping_sub(bits) as u64 & Self::SHIFT)
     }
 
     /// Whether there is none.
@@ -65,19 +69,25 @@ impl Level {
 
     /// How many bits of the hash choose a bucket.
     pub const fn bits(self) -> u32 {
-        (self.0 & Self::BITS) as u32
+        63u32.wrapping_sub((self.0 & Self::SHIFT) as u32)
     }
 
     /// Where its lines are.
     pub const fn base(self) -> u64 {
-        self.0 & !Self::BITS
+        self.0 & !(Self::SHIFT | Self::MARKED)
+    }
+
+    /// Whether its buckets have cells.
+    #[inline]
+    pub const fn is_marked(self) -> bool {
+        self.0 & Self::MARKED != 0
     }
 
     /// The bucket of a hash.
     #[inline]
     pub const fn place(self, hash: u64) -> Place {
         // Two shifts, because one by 64 (no bits) is none at all.
-        Place { level: self, index: (hash >> 1) >> 63u32.wrapping_sub(self.bits()) }
+        Place { level: self, index: (hash >> 1) >> (self.0 & Self::SHIFT) }
     }
 }
 
@@ -96,16 +106,23 @@ pub struct NoMemory;
 
 /// Memory, identities and sleep.
 pub trait Memory {
-    /// The current [`Level`]. Written by compare-and-swap when the table grows.
+    /// The current [`Level`], which everything moves into. Written by compare-and-swap when the table grows.
     fn current(&self) -> &AtomicU64;
 
-    /// The secret of the hash. Constant once there is a level.
+    /// The largest [`Level`] that is known to be settled: everything from below has moved into it. There is one before
+    /// there is a current one, which is this or the next. Written by compare-and-swap.
+    fn settled(&self) -> &AtomicU64;
+
+    /// The secret of the hash. Constant once there is a settled level.
     fn seeds(&self) -> Seeds;
 
     /// The line of a bucket.
     fn line(&self, place: Place) -> &Line;
 
-    /// Slots of the line whose tag is that of the hash, as bits.
+    /// The cell of a bucket, a [`crate::marks::Cell`]. Of marked levels only.
+    fn cell(&self, place: Place) -> &AtomicU32;
+
+    /// Slots of the line whose tag is that of the hash, as bits, and whatever above those.
     ///
     /// Of slots that nobody writes meanwhile: for others either answer is right.
     #[inline]
@@ -125,11 +142,15 @@ pub trait Memory {
     /// Makes the first level.
     fn begin(&self) -> Result<(), NoMemory>;
 
-    /// A bucket is full: makes a larger level current, when the last growth is over (which it helps).
+    /// A bucket is full: makes a larger level current, when the last one is settled (which it helps).
     fn grow(&self, level: Level) -> Result<(), NoMemory>;
 
     /// The header of a block.
     fn header(&self, block: Block) -> &Header;
+
+    /// Says that the header of a block will be read soon.
+    #[inline]
+    fn fetch(&self, _: Block) {}
 
     /// Where the bytes of a block are. A reader checks it with the rest of what it read.
     fn data(&self, block: Block) -> u64;

@@ -2,14 +2,14 @@
 //!
 //! The key's object *is* its hash, so that a test chooses buckets and tags.
 
-use crate::atomic::AtomicU64;
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed};
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::bucket::begin_life;
 use crate::guard::Guards;
 use crate::hash::{Key, Seeds};
 use crate::levels;
 use crate::memory::{Header, Level, Line, Memory, NoMemory, Place, Spill};
-use crate::word::{Block, Extent, HOME, Me, SPILL, Slot};
+use crate::word::{Block, Extent, HOME, Me, Meta, SPILL, Slot};
 
 #[cfg(not(loom))]
 use std::sync::Mutex;
@@ -19,6 +19,7 @@ use loom::sync::Mutex;
 
 /// One level.
 struct Size {
+    cells: Vec<AtomicU32>,
     lines: Vec<Line>,
     spills: Vec<(AtomicU64, Spill)>,
 }
@@ -30,13 +31,15 @@ impl Size {
         let spill = || Spill(std::array::from_fn::<_, SPILL, _>(|_| AtomicU64::new(0)));
         let lines: Vec<Line> = (0..1 << bits).map(line).collect();
         let spills = lines.iter().map(|_| (AtomicU64::new(0), spill())).collect();
-        Size { lines, spills }
+        let cells = lines.iter().map(|_| AtomicU32::new(0)).collect();
+        Size { cells, lines, spills }
     }
 }
 
 /// A table of one bucket that can grow to `1 << last_bits`.
 pub struct Model {
     current: AtomicU64,
+    settled: AtomicU64,
     sizes: Vec<Size>,
     blocks: Vec<Header>,
     free: Mutex<Vec<u64>>,
@@ -48,20 +51,22 @@ impl Model {
     /// A table with `blocks` blocks.
     pub fn new(last_bits: u32, blocks: u64) -> Self {
         let sizes: Vec<Size> = (0..=last_bits).map(Size::new).collect();
-        sizes[0].lines.iter().for_each(levels::open);
         let header = |_| Header {
             state: AtomicU64::new(0),
             obj: AtomicU64::new(0),
             id: AtomicU64::new(0),
             extent: AtomicU64::new(0),
         };
-        Model {
+        let model = Model {
             current: AtomicU64::new(level(0).0),
+            settled: AtomicU64::new(level(0).0),
             sizes,
             blocks: (0..blocks).map(header).collect(),
             free: Mutex::new((0..blocks).rev().collect()),
             guards: Guards::new(),
-        }
+        };
+        levels::open(&model.thread(0, 0), Place { level: level(0), index: 0 });
+        model
     }
 
     /// The table as a thread sees it.
@@ -81,28 +86,33 @@ impl Model {
         self.free.lock().unwrap().len()
     }
 
-    /// Makes the next level current, if there is one and the last growth is over.
+    /// Makes the next level current, if there is one, when this one is settled.
     pub fn grow_now(&self) -> bool {
         let now = Level(self.current.load(Acquire));
         let is_last = now.bits() as usize + 1 >= self.sizes.len();
         if is_last {
             return false;
         }
-        let mem = self.thread(0, 0);
-        for index in 0..1 << now.bits() {
-            let place = Place { level: now, index };
-            if let Some(below) = mem.below(now)
-                && !crate::word::Meta(mem.line(place).meta.load(Acquire)).is_ready()
-            {
-                levels::move_bucket(&mem, Place { level: below, index: index / 2 }, now).unwrap();
-            }
-        }
+        self.settle_if(|mem, old| levels::move_bucket(mem, old, now).is_ok());
         self.current.compare_exchange(now.0, level(now.bits() + 1).0, AcqRel, Acquire).is_ok()
+    }
+
+    /// Says that the current level is settled, if this says of all buckets below that they have moved.
+    fn settle_if(&self, has_moved: impl Fn(&Thread<'_>, Place) -> bool) {
+        let mem = self.thread(0, 0);
+        let (known, now) = (self.settled.load(Acquire), Level(self.current.load(Acquire)));
+        if known == now.0 {
+            return;
+        }
+        let old = level(now.bits() - 1);
+        if (0..1 << old.bits()).all(|index| has_moved(&mem, Place { level: old, index })) {
+            let _ = self.settled.compare_exchange(old.0, now.0, AcqRel, Acquire);
+        }
     }
 }
 
 fn level(bits: u32) -> Level {
-    Level::new(64, bits)
+    Level::new(Level::ALIGN, bits, true)
 }
 
 /// A thread of a model.
@@ -125,6 +135,10 @@ impl Memory for Thread<'_> {
         &self.model.current
     }
 
+    fn settled(&self) -> &AtomicU64 {
+        &self.model.settled
+    }
+
     fn seeds(&self) -> Seeds {
         Seeds(1, 1)
     }
@@ -135,6 +149,10 @@ impl Memory for Thread<'_> {
 
     fn line(&self, place: Place) -> &Line {
         &self.model.sizes[place.level.bits() as usize].lines[place.index as usize]
+    }
+
+    fn cell(&self, place: Place) -> &AtomicU32 {
+        &self.model.sizes[place.level.bits() as usize].cells[place.index as usize]
     }
 
     fn spill(&self, place: Place) -> Option<&Spill> {
@@ -203,7 +221,9 @@ impl Memory for Thread<'_> {
         false
     }
 
-    fn help(&self) {}
+    fn help(&self) {
+        self.model.settle_if(|mem, old| Meta(mem.line(old).meta.load(Acquire)).is_moved());
+    }
 }
 
 /// Every slot of the table that counts, at rest: block numbers by key.

@@ -7,14 +7,16 @@
 //! slot himself (leaving).
 //!
 //! The order at the end is what lookups rely on: state, bit, slot, and only then a new life of the
-//! block.
+//! block. Marks that nobody needs any more are taken away after the slot. (Who withdraws for somebody else, and a draft
+//! that is dropped, leave theirs to the next one who cleans.)
 
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use crate::bucket::{Bucket, Found};
-use crate::get::{Glance, glance};
+use crate::get::{Glance, glimpse};
 use crate::hash::Key;
 use crate::insert::finish;
 use crate::levels::{find, writable};
+use crate::marks;
 use crate::memory::{Memory, NoMemory};
 use crate::word::{Block, Extent, Me, Phase, Slot, State};
 
@@ -40,8 +42,8 @@ pub fn remove<M: Memory>(
     mut dtor: Option<Dtor<'_>>,
     afterwards: Afterwards,
 ) -> Result<bool, NoMemory> {
-    match glance(mem, key) {
-        Glance::Absent(..) => return Ok(false),
+    match glimpse(mem, key) {
+        Glance::Absent(..) | Glance::Unmarked => return Ok(false),
         Glance::Found(found, hash) if remove_found(mem, &found, hash, &mut dtor, afterwards)? => {
             return Ok(true);
         }
@@ -152,16 +154,24 @@ pub fn bury_block<M: Memory>(mem: &M, block: Block, is_over: impl Fn(Me) -> bool
 #[inline]
 pub fn withdraw<M: Memory>(mem: &M, found: &Found, hash: u64) -> bool {
     let bucket = Bucket::at(mem, found.place);
-    let is_open = !bucket.meta.is_unset() && !bucket.meta.is_frozen();
-    if is_open
+    if !bucket.meta.is_frozen()
         && bucket.meta.has(found.k)
         && bucket.withdraw(found.k)
         && let Some(slot) = bucket.slot(mem, found.k)
     {
         slot.store(Slot::EMPTY.0, Release);
+        clean(mem, &bucket);
         return true;
     }
     withdraw_slowly(mem, found, hash)
+}
+
+/// Takes the marks away that nobody in the bucket needs any more.
+#[inline]
+fn clean<M: Memory>(mem: &M, bucket: &Bucket<'_>) {
+    if bucket.place.level.is_marked() {
+        marks::clean(mem.cell(bucket.place), &bucket.line.slots);
+    }
 }
 
 #[cold]
@@ -170,7 +180,7 @@ fn withdraw_slowly<M: Memory>(mem: &M, found: &Found, hash: u64) -> bool {
     let (mut place, mut k) = (found.place, found.k);
     loop {
         let mut bucket = Bucket::at(mem, place);
-        if bucket.meta.is_unset() || bucket.meta.is_frozen() {
+        if bucket.meta.is_frozen() {
             // On the move. If it counted in the old bucket it is in the new one.
             match writable(mem, hash) {
                 Ok(now) => bucket = now,
@@ -186,6 +196,7 @@ fn withdraw_slowly<M: Memory>(mem: &M, found: &Found, hash: u64) -> bool {
             if let Some(slot) = bucket.slot(mem, k) {
                 slot.store(Slot::EMPTY.0, Release);
             }
+            clean(mem, &bucket);
             return true;
         }
     }

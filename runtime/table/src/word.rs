@@ -4,6 +4,8 @@
 //! * [`Slot`]: several per bucket. Names a block, with some bits of the key's hash.
 //! * [`State`]: one per block. Says what its variable is going through, and who does it.
 
+use crate::marks::Marks;
+
 /// Slots in the line of a bucket: with its [`Meta`] a line of the processor's cache.
 pub const HOME: usize = if cfg!(loom) { 2 } else { 7 };
 /// Slots a bucket gets besides when its line is full.
@@ -11,19 +13,19 @@ pub const SPILL: usize = if cfg!(loom) { 2 } else { 16 };
 
 /// What a bucket is.
 ///
-/// `version | mask of committed slots | MOVED | FROZEN | READY | FILLED`. All zero: not set up yet, or
-/// the memory of a level that was given back.
+/// `version | MOVED | FROZEN | READY | FILLED | mask of committed slots`. All zero: not set up yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Meta(pub u64);
 
 impl Meta {
-    const FILLED: u64 = 1;
-    const READY: u64 = 1 << 1;
-    const FROZEN: u64 = 1 << 2;
-    const MOVED: u64 = 1 << 3;
-    const MASK_SHIFT: u32 = 4;
-    const MASK: u64 = ((1 << (HOME + SPILL)) - 1) << Self::MASK_SHIFT;
-    const SPILL_MASK: u64 = Self::MASK & !((1 << (Self::MASK_SHIFT as usize + HOME)) - 1);
+    const HOME_MASK: u64 = (1 << HOME) - 1;
+    const MASK: u64 = (1 << (HOME + SPILL)) - 1;
+    const SPILL_MASK: u64 = Self::MASK & !Self::HOME_MASK;
+    const FILLED: u64 = 1 << 23;
+    const READY: u64 = 1 << 24;
+    const FROZEN: u64 = 1 << 25;
+    const MOVED: u64 = 1 << 26;
+    const _APART: () = assert!(Self::MASK < Self::FILLED);
     /// One commit. 37 bits count them: a thread would have to stop between two of its instructions
     /// for exactly 2³⁷ commits to one bucket, which at 20 ns each is 46 minutes.
     const COMMIT: u64 = 1 << 27;
@@ -31,12 +33,7 @@ impl Meta {
     /// A bucket that is set up with `count` committed slots from the first on.
     pub const fn filled(count: usize) -> Self {
         let mask = (1u64 << count).wrapping_sub(1);
-        Meta(Self::FILLED | mask << Self::MASK_SHIFT)
-    }
-
-    /// Not set up, or given back.
-    pub const fn is_unset(self) -> bool {
-        self.0 == 0
+        Meta(Self::FILLED | mask)
     }
 
     /// In use: whatever was in it before the level existed has arrived.
@@ -49,9 +46,9 @@ impl Meta {
         self.0 & Self::FROZEN != 0
     }
 
-    /// In use, and neither moved nor with more than its line.
+    /// In use, if its level is settled, and neither moved nor with more than its line.
     pub const fn is_at_rest(self) -> bool {
-        self.0 & (Self::READY | Self::MOVED | Self::SPILL_MASK) == Self::READY
+        self.0 & (Self::FILLED | Self::MOVED | Self::SPILL_MASK) == Self::FILLED
     }
 
     /// Its content is in the next level.
@@ -64,9 +61,11 @@ impl Meta {
         Meta(self.0 | Self::READY)
     }
 
-    /// The same, frozen.
+    /// The same, frozen, and in use: only buckets of a settled level are ever frozen. So from here on the word changes
+    /// once, to [`Meta::moved`], and who cannot change it knows that somebody else has. (A helper of the move into
+    /// this level, who slept since, would else add READY, and the new buckets would open before this one has moved.)
     pub const fn frozen(self) -> Self {
-        Meta(self.0 | Self::FROZEN)
+        Meta(self.0 | Self::FROZEN | Self::READY)
     }
 
     /// The same, moved.
@@ -76,7 +75,13 @@ impl Meta {
 
     /// Committed slots, one bit each, the line's first.
     pub const fn mask(self) -> u32 {
-        ((self.0 & Self::MASK) >> Self::MASK_SHIFT) as u32
+        (self.0 & Self::MASK) as u32
+    }
+
+    /// The same of the line alone.
+    #[inline]
+    pub const fn home_mask(self) -> u32 {
+        (self.0 & Self::HOME_MASK) as u32
     }
 
     /// Whether a slot outside the line is committed.
@@ -90,7 +95,7 @@ impl Meta {
     }
 
     const fn bit(k: usize) -> u64 {
-        1u64.wrapping_shl(Self::MASK_SHIFT.wrapping_add(k as u32))
+        1u64.wrapping_shl(k as u32)
     }
 
     /// Slot `k` committed: one commit more.
@@ -122,6 +127,12 @@ impl Slot {
     pub const fn of(block: Block, hash: u64) -> Self {
         let large = if block.large { Self::LARGE } else { 0 };
         Slot(hash << Self::TAG_SHIFT | block.addr & Self::ADDRESS | large)
+    }
+
+    /// The marks of what it holds: none of no block.
+    #[inline]
+    pub fn marks(self) -> Marks {
+        if self.is_free() { Marks::NONE } else { Marks::of(self.0 >> Self::TAG_SHIFT) }
     }
 
     /// Whether the bits of the hash are those of `hash`. True of an empty slot for one hash in 65 536.
@@ -175,6 +186,8 @@ impl State {
     /// No variable.
     pub const FREE: State = State(0);
     const PHASE: u64 = 7;
+    /// No other phase is an odd number.
+    const LIVE: u64 = 1;
     const WAITED: u64 = 1 << 3;
     const PAYLOAD: u32 = 4;
 
@@ -184,7 +197,7 @@ impl State {
 
     /// Visible in this life.
     pub const fn live(life: u64) -> Self {
-        Self::new(1, life)
+        Self::new(Self::LIVE, life)
     }
 
     /// Under construction by `me`.
@@ -194,28 +207,28 @@ impl State {
 
     /// Under destruction by `me`.
     pub const fn dying(me: Me) -> Self {
-        Self::new(3, me.0)
+        Self::new(4, me.0)
     }
 
     /// Removed in this life.
     pub const fn leaving(life: u64) -> Self {
-        Self::new(4, life)
+        Self::new(6, life)
     }
 
     /// The phase.
     pub const fn phase(self) -> Phase {
         match self.0 & Self::PHASE {
-            1 => Phase::Live,
+            Self::LIVE => Phase::Live,
             2 => Phase::Building,
-            3 => Phase::Dying,
-            4 => Phase::Leaving,
+            4 => Phase::Dying,
+            6 => Phase::Leaving,
             _ => Phase::Free,
         }
     }
 
     /// Whether [`State::phase`] is [`Phase::Live`].
     pub const fn is_live(self) -> bool {
-        self.0 & Self::PHASE == 1
+        self.0 & Self::LIVE != 0
     }
 
     /// Somebody sleeps until the state changes.
@@ -307,7 +320,7 @@ mod tests {
     fn a_meta_keeps_its_parts_apart() {
         let mut meta = Meta::filled(3).ready();
         assert_eq!(meta.mask(), 0b111);
-        assert!(!meta.has_spill() && !meta.is_unset() && meta.is_ready() && !meta.is_frozen());
+        assert!(!meta.has_spill() && meta.is_ready() && !meta.is_frozen());
         for k in 3..HOME + SPILL {
             let before = meta;
             meta = meta.with(k);
@@ -321,6 +334,7 @@ mod tests {
         }
         assert_eq!(meta.mask(), 0);
         assert!(meta.frozen().is_frozen() && !meta.frozen().is_moved() && meta.frozen().moved().is_moved());
+        assert_eq!(Meta::filled(3).frozen().ready(), Meta::filled(3).frozen());
         // The count of commits wraps at its top and touches nothing else.
         let full = Meta(!Meta::MASK);
         assert_eq!(full.with(0).0, Meta::filled(1).ready().frozen().moved().0);
