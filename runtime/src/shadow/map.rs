@@ -19,9 +19,9 @@ use suture_table::word::{Block, Me, Meta};
 
 /// Bits of the first level: with its spills it is a little less than a page.
 const FIRST_BITS: u32 = 4;
-/// Bits of the first level whose buckets have cells. The half megabyte of lines of a smaller one is in the
-/// processor's cache without them, a lookup of what is not there takes 3.5 ns instead of 5 then, and threads would
-/// meet in a few lines of cells. Unit tests come to it sooner.
+/// Bits of the first level whose buckets have cells. The lines of a smaller one, a quarter of a megabyte, are in the
+/// processor's cache anyway, insertion and removal would take half as long again, and threads would meet in a few
+/// lines of cells. Unit tests come to it sooner.
 const FIRST_MARKED_BITS: u32 = if cfg!(test) { FIRST_BITS + 1 } else { 13 };
 /// Bits of the last one.
 const LAST_BITS: u32 = 36;
@@ -226,6 +226,7 @@ fn level_at(base: u64, bits: u32) -> Level {
     Level::new(base, bits, bits >= FIRST_MARKED_BITS)
 }
 
+/// Bytes of a cell.
 const CELL: u64 = size_of::<AtomicU32>() as u64;
 
 /// Bytes of a level before its first line, and in all.

@@ -14,11 +14,11 @@
 //! 4. **Ready** is set in the new words: who comes to them from here may use them.
 //!
 //! When all have moved the level is *settled*, and every bucket of it may be used, ready or not. Until then lookups
-//! begin in the one below, which is settled, and so do
-//! insertions and removals: a bucket that is not frozen is as good as any. A reader believes what it finds in a bucket
-//! unless the word says "moved" afterwards. Then it goes to the level below the current one, for the table may have
-//! grown more than once meanwhile, and to the current one if the bucket has moved on from there, too: each time to a higher
-//! level. So a lookup ends after as many rounds as the table has ever had levels, and nobody reads a page of a new level before somebody has written it. (The system would
+//! begin in the one below, which is settled, and so do insertions and removals: a bucket that is not frozen is as good
+//! as any. A reader believes what it finds in a bucket unless the word says "moved" afterwards. Then it goes to the
+//! level below the current one, for the table may have grown more than once meanwhile, and to the current one if the
+//! bucket has moved on from there, too: each time to a higher level. So a lookup ends after as many rounds as the table
+//! has ever had levels, and nobody reads a page of a new level before somebody has written it. (The system would
 //! map its page of zeros for the reader, and take it away from all processors at the first write, which takes ten
 //! microseconds and more.)
 //!

@@ -29,9 +29,8 @@
 //! the bucket is not cleaned any more until it moves. Neither is a bucket that ever had a slot outside its line
 //! ([`Cell::OUTSIDE`]), for the cleaner reads the line only. Nobody waits for anybody.
 
-use crate::atomic::AtomicU32;
-use crate::atomic::AtomicU64;
 use crate::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use crate::atomic::{AtomicU32, AtomicU64};
 use crate::control::{Part, is_left_out};
 use crate::hash::{MIX, fold};
 use crate::word::Slot;
@@ -39,8 +38,8 @@ use crate::word::Slot;
 /// Marks there are.
 const COUNT: u32 = 28;
 
-/// Four marks for each of 256 hashes. (A table, because to put them together would take twenty instructions more in
-/// every lookup, which is a third of it.)
+/// Four marks for each of 256 hashes, in no order. (A table, because to put them together would take twenty instructions
+/// more in every lookup, which is a third of it.)
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)] // by the compiler, which would refuse it
 static FOURS: [u32; 256] = {
     let (mut fours, mut n, mut random) = ([0u32; 256], 0, MIX);
