@@ -18,7 +18,7 @@ use core::ffi::{c_int, c_void};
 use core::ptr::{null_mut, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 use suture_abi::event::word;
-use suture_table::get::get;
+use suture_table::get::{Glance, get, glance};
 use suture_table::guard::Place;
 use suture_table::hash::Key;
 use suture_table::insert::{self, Inserted, insert};
@@ -67,6 +67,16 @@ pub extern "C" fn suture_shadow_get_or_alloc(
     ctor: Option<Ctor>,
     arg: *mut c_void,
 ) -> *mut c_void {
+    match glance(&MAP, Key { obj, id }) {
+        Glance::Found(found, _) => pointer(found.data),
+        _ => get_or_make(obj, id, size, ctor, arg),
+    }
+}
+
+/// [`suture_shadow_get_or_alloc`] of what was not found at once. By itself, so that nothing is prepared for it when it
+/// is; what it looks at again is in the processor's cache by now.
+#[inline(never)]
+fn get_or_make(obj: u64, id: u64, size: usize, ctor: Option<Ctor>, arg: *mut c_void) -> *mut c_void {
     match make(obj, id, size, ctor, arg) {
         Inserted::New(data) | Inserted::Exists(data) => pointer(data),
         other => refuse(id, other),
