@@ -107,7 +107,7 @@ pub enum Error {
         cgroup: String,
     },
     /// No runtime.
-    #[error("process {pid} was started without the runtime")]
+    #[error("process {pid} runs without the runtime")]
     NotPrepared {
         /// Process id.
         pid: i32,

@@ -50,7 +50,9 @@ impl Error {
                 format!("patch process {parent}, or wait until the child has executed its own program")
             }
             Self::NotPrepared { pid } => {
-                format!("put it in with: suture inject --pid {pid} (an apply does that by itself)")
+                format!(
+                    "there is no patch in it, then; an apply puts the runtime in by itself, and so does: suture inject --pid {pid}"
+                )
             }
             Self::NotReady { .. } | Self::Busy { .. } | Self::MovingTarget { .. } | Self::Executed { .. } => {
                 "try again in a moment".into()
