@@ -96,6 +96,43 @@ pub mod word {
     /// A library was loaded that cannot be patched and was left as it is for every patch; `subject` = object,
     /// `value` = errno. About the patch that could not have it.
     pub const OBJECT_REFUSED: u32 = 29;
+
+    /// The word of an event as scenarios spell it.
+    #[must_use]
+    pub const fn spelling(number: u32) -> &'static str {
+        match number {
+            ENABLE => "enable",
+            INIT_PATCH => "init+",
+            START_PATCH => "start+",
+            COMPLETING_PATCH => "completing+",
+            DONE_PATCH => "done+",
+            INIT_UNPATCH => "init-",
+            START_UNPATCH => "start-",
+            COMPLETING_UNPATCH => "completing-",
+            DONE_UNPATCH => "done-",
+            FAIL => "fail",
+            CANCEL => "cancel",
+            GONE => "gone",
+            SITE_LOST => "site-lost",
+            ROLLED_BACK => "rolled-back",
+            PRE_PATCH => "pre_patch",
+            POST_PATCH => "post_patch",
+            PRE_UNPATCH => "pre_unpatch",
+            POST_UNPATCH => "post_unpatch",
+            DTOR => "dtor",
+            REVERSE_TO_UNPATCH => "rev-",
+            REVERSE_TO_PATCH => "rev+",
+            STALLED => "signal",
+            FORCED => "forced",
+            APPLY_OBJECT => "apply",
+            REVERT_OBJECT => "revert",
+            OBJECT_REFUSED => "object-refused",
+            CALLBACK_CRASHED => "crashed",
+            SHADOW_REFUSED => "shadow-refused",
+            SHADOW_FREED => "shadow-freed",
+            _ => "unknown",
+        }
+    }
 }
 
 const _: () = assert!(size_of::<Event>() == 104);

@@ -33,50 +33,13 @@ impl From<Event> for EventText {
         Self {
             number: event.number,
             time_ns: event.time_ns,
-            event: spelling(event.word),
+            event: word::spelling(event.word),
             patch: String::from_utf8_lossy(&event.name[..end]).into_owned(),
             subject: event.subject,
             object: None,
             tid: event.tid,
             value: event.value,
         }
-    }
-}
-
-/// The word of an event as scenarios spell it.
-#[must_use]
-pub fn spelling(number: u32) -> &'static str {
-    match number {
-        word::ENABLE => "enable",
-        word::INIT_PATCH => "init+",
-        word::START_PATCH => "start+",
-        word::COMPLETING_PATCH => "completing+",
-        word::DONE_PATCH => "done+",
-        word::INIT_UNPATCH => "init-",
-        word::START_UNPATCH => "start-",
-        word::COMPLETING_UNPATCH => "completing-",
-        word::DONE_UNPATCH => "done-",
-        word::FAIL => "fail",
-        word::CANCEL => "cancel",
-        word::GONE => "gone",
-        word::SITE_LOST => "site-lost",
-        word::ROLLED_BACK => "rolled-back",
-        word::PRE_PATCH => "pre_patch",
-        word::POST_PATCH => "post_patch",
-        word::PRE_UNPATCH => "pre_unpatch",
-        word::POST_UNPATCH => "post_unpatch",
-        word::DTOR => "dtor",
-        word::REVERSE_TO_UNPATCH => "rev-",
-        word::REVERSE_TO_PATCH => "rev+",
-        word::STALLED => "signal",
-        word::FORCED => "forced",
-        word::APPLY_OBJECT => "apply",
-        word::REVERT_OBJECT => "revert",
-        word::OBJECT_REFUSED => "object-refused",
-        word::CALLBACK_CRASHED => "crashed",
-        word::SHADOW_REFUSED => "shadow-refused",
-        word::SHADOW_FREED => "shadow-freed",
-        _ => "unknown",
     }
 }
 

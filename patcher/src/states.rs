@@ -4,7 +4,6 @@
 //! callbacks).
 
 use crate::error::Error;
-use crate::log::spelling;
 use crate::target::Target;
 use crate::target::books::{self, Books};
 use serde::Serialize;
@@ -139,7 +138,7 @@ impl CallbackStatus {
             How::Ended => ("ended", 0),
         };
         let LastCallback { callback, state, since_ns, .. } = last;
-        Self { callback: spelling(callback), state, how, value, since_ns, last }
+        Self { callback: word::spelling(callback), state, how, value, since_ns, last }
     }
 
     /// The same with an errno in words.

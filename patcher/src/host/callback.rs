@@ -2,11 +2,11 @@
 
 use super::field;
 use crate::error::Error;
-use crate::log;
 use crate::target::{Target, books};
 use serde::Serialize;
 use std::mem::offset_of;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use suture_abi::event::word::spelling;
 use suture_abi::host::{GIVEN, Host, RUNNING};
 use suture_elf::{Addr, Memory};
 
@@ -53,7 +53,7 @@ pub fn at_work(target: &Target, block: Addr) -> Result<Option<Callback>, Error> 
     }
     let patch = word(offset_of!(Host, patch))?;
     Ok(Some(Callback {
-        phase: log::spelling(word(offset_of!(Host, kind))?),
+        phase: spelling(word(offset_of!(Host, kind))?),
         patch: books::read(target, block)?.name_of(patch),
         state: quad(offset_of!(Host, subject))?,
         tid: word(offset_of!(Host, tid))?,

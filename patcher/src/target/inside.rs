@@ -7,10 +7,10 @@
 use super::worker::task_dir;
 use super::{Target, books, runtime};
 use crate::error::Error;
-use crate::log::spelling;
 use crate::sys::proc;
 use std::mem::offset_of;
 use suture_abi::block::RuntimeBlock;
+use suture_abi::event::word::spelling;
 use suture_abi::host::{GIVEN, Host, RUNNING};
 
 /// Processes between this one and the first one of its container, at most.

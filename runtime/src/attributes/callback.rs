@@ -52,13 +52,7 @@ impl LastCallback {
 
     /// In words.
     pub fn show(&self, out: &mut impl Out) {
-        out.put(match self.callback {
-            word::PRE_PATCH => b"pre_patch".as_slice(),
-            word::POST_PATCH => b"post_patch",
-            word::PRE_UNPATCH => b"pre_unpatch",
-            word::POST_UNPATCH => b"post_unpatch",
-            _ => b"dtor",
-        });
+        out.put(word::spelling(self.callback).as_bytes());
         out.put(b"(");
         number(out, self.state);
         match self.how {
