@@ -117,6 +117,11 @@ fn destroy<M: Memory>(
 /// fork, or has ended. Neither is called, and the block is never used again ([`crate::insert`] says why).
 pub fn bury<M: Memory>(mem: &M, found: &Found, hash: u64) {
     let header = mem.header(found.block());
+    if mem.hash(Key { obj: header.obj.load(Acquire), id: header.id.load(Acquire) }) != hash {
+        // It was over after all, and meanwhile the block has gone to another key, and the thread's id perhaps to another
+        // thread, so that the state says the same again.
+        return;
+    }
     let leaving = State::leaving(Extent(header.extent.load(Relaxed)).life());
     if header.state.compare_exchange(found.state.0, leaving.0, AcqRel, Relaxed).is_ok() {
         if found.state.is_waited_for() {

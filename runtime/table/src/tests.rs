@@ -1,12 +1,13 @@
 //! The protocol over a table of vectors. (More threads: the models, and the tests of the runtime's own memory.)
 
+use crate::bucket::Scan;
 use crate::get::get;
 use crate::hash::Key;
 use crate::insert::{Inserted, insert};
-use crate::levels::find;
+use crate::levels::{find, writable};
 use crate::memory::Memory;
 use crate::model::{Model, committed};
-use crate::remove::{Afterwards::Reclaim, remove};
+use crate::remove::{Afterwards::Reclaim, bury, remove};
 use std::sync::atomic::{AtomicI64, Ordering};
 
 fn key(hash: u64) -> Key {
@@ -35,6 +36,28 @@ fn what_was_inserted_is_found_until_it_is_removed() {
         assert!(get(&mem, key(h)).is_none());
     }
     assert_eq!(model.free(), 100);
+}
+
+/// A thread that looked ended, and its constructor was over before it did. Its block and its id have gone to others.
+#[test]
+fn nobody_is_buried_for_another() {
+    let model = Model::new(0, 1);
+    let mem = model.thread(1, 1);
+    let (first, second) = (key(0x1_0000), key(0x2_0000));
+    let mut seen = None;
+    let mut fails = |_| {
+        let bucket = writable(&mem, first.obj).unwrap();
+        let Scan::Found(found) = bucket.scan(&mem, first, first.obj) else { panic!("not in its bucket") };
+        seen = Some(found);
+        22
+    };
+    assert_eq!(insert(&mem, first, 8, Some(&mut fails)), Inserted::Failed(22));
+    let mut late = |_| {
+        bury(&mem, &seen.unwrap(), first.obj);
+        0
+    };
+    assert!(matches!(insert(&mem, second, 8, Some(&mut late)), Inserted::New(_)));
+    assert!(get(&mem, second).is_some());
 }
 
 /// Three threads, few keys and blocks, so that everything is used again and again while the table grows. Made
