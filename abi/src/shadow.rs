@@ -21,7 +21,7 @@ pub const FUNCTIONS: &[&str] = &[
 /// Lists of ids.
 pub const HEADS: usize = 256;
 /// Stripes of an id: threads use different ones.
-pub const STRIPES: usize = 4;
+pub const STRIPES: usize = 16;
 /// Sizes of blocks.
 pub const CLASSES: usize = 14;
 /// Bytes of a block, header included, by class. The last class is that of variables whose bytes are in
@@ -72,6 +72,8 @@ pub struct SlabRow {
     pub capacity: u32,
     /// Blocks that were ever taken; more than `capacity` means all.
     pub used: u32,
+    /// The runtime's own.
+    pub stripe: u32,
 }
 
 /// The start of a block. The variable's bytes follow; in the last class, the address of the bytes and
@@ -104,7 +106,7 @@ impl BlockRow {
 }
 
 const _: () = {
-    assert!(size_of::<IdRow>() == 1088);
+    assert!(size_of::<IdRow>() == 64 + STRIPES * 256);
     assert!(size_of::<SlabRow>() == 64);
     assert!(size_of::<BlockRow>() == 32);
 };

@@ -19,7 +19,7 @@ use core::ptr::{null_mut, with_exposed_provenance_mut};
 use core::sync::atomic::Ordering::Relaxed;
 use suture_abi::event::word;
 use suture_table::get::{Glance, get, glance};
-use suture_table::guard::Place;
+use suture_table::guard::{self, Place};
 use suture_table::hash::Key;
 use suture_table::insert::{self, Inserted, insert};
 use suture_table::remove::{self, Afterwards, remove};
@@ -118,7 +118,7 @@ pub extern "C" fn suture_shadow_free_all(id: u64, dtor: Option<Dtor>) {
 /// Begins a guard: what is found from now on stays readable until [`suture_shadow_leave`].
 #[unsafe(no_mangle)]
 pub extern "C" fn suture_shadow_enter() -> u32 {
-    MAP.guards.enter(blocks::stripe()).0
+    MAP.guards.enter(blocks::stripe() % guard::STRIPES).0
 }
 
 /// Ends the guard that [`suture_shadow_enter`] gave. On any thread.

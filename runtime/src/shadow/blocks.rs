@@ -1,11 +1,15 @@
 //! Blocks: the memory of variables.
 //!
 //! Blocks of one id and size lie in slabs of 64 KiB that are never given back, so that a header is a
-//! header for ever. A thread takes a block
+//! header for ever. There are some stripes of slabs, so that threads seldom meet. A thread takes a block
 //!
-//! 1. from a stack of free blocks of that id and size; there are a few, so that threads seldom meet;
-//! 2. else from the part of the newest slab that was never used;
-//! 3. else from a new slab.
+//! 1. from the stack of free blocks of that id and size of its stripe;
+//! 2. else from the part of its stripe's newest slab that was never used;
+//! 3. else from another stripe's stack;
+//! 4. else from a new slab.
+//!
+//! A block goes back to the stripe its slab was made for, whoever gives it back: blocks of one slab share lines of
+//! the processor's cache, and two threads that took turns with two of them would wait for each other at every one.
 //!
 //! Every step is one compare-and-swap and nobody waits for anybody, so that it can be done in a handler
 //! and survives a fork at any instruction: a block that a vanished thread was about to take or give is
@@ -87,12 +91,15 @@ struct Slab {
     capacity: AtomicU32,
     /// Blocks that were ever taken; may run past the capacity.
     used: AtomicU32,
+    /// The stripe its free blocks go to.
+    stripe: AtomicU32,
 }
 
 const _: () = {
     assert!(size_of::<Id>() == size_of::<IdRow>() && size_of::<Slab>() == size_of::<SlabRow>());
     assert!(core::mem::offset_of!(Id, stripes) == core::mem::offset_of!(IdRow, stripes));
-    assert!(size_of::<Stripe>() == size_of::<StripeRow>() && STRIPES == suture_table::guard::STRIPES);
+    assert!(size_of::<Stripe>() == size_of::<StripeRow>() && STRIPES == 1 << STRIPE_BITS);
+    assert!(STRIPES.is_multiple_of(suture_table::guard::STRIPES));
     assert!(size_of::<Header>() == size_of::<BlockRow>());
 };
 
@@ -145,12 +152,15 @@ fn stride_of(class: usize) -> u64 {
     STRIDES.get(class).copied().unwrap_or(64)
 }
 
+/// Bits of a stripe's number.
+const STRIPE_BITS: u32 = 4;
+
 /// Which stripe the calling thread uses: by where its stack is.
 #[inline]
 pub fn stripe() -> usize {
     let here = 0u8;
     let addr = (&raw const here).addr() as u64;
-    (addr >> 20).wrapping_mul(MIX).checked_shr(62).unwrap_or(0) as usize % STRIPES
+    ((addr >> 20).wrapping_mul(MIX) >> 60) as usize % STRIPES
 }
 
 impl Default for Blocks {
@@ -274,7 +284,7 @@ impl Blocks {
     }
 
     /// A slab of its own for the caller, that knows the one before it.
-    fn make_slab(&self, owner: &Id, before: u64, class: usize) -> Result<u64, NoMemory> {
+    fn make_slab(&self, owner: &Id, stripe: usize, before: u64, class: usize) -> Result<u64, NoMemory> {
         let number = self.numbers.fetch_add(1, Relaxed);
         let place = self.tables.get((number / TABLE) as usize).ok_or(NoMemory)?;
         if place.load(Acquire) == 0 {
@@ -289,6 +299,7 @@ impl Blocks {
         slab.owner.store((&raw const *owner).expose_provenance() as u64, Relaxed);
         slab.number.store(number, Relaxed);
         slab.class.store(class as u32, Relaxed);
+        slab.stripe.store(stripe as u32, Relaxed);
         slab.capacity.store(capacity as u32, Relaxed);
         let entry = self.table(number).and_then(|t| t.get((number % TABLE) as usize)).ok_or(NoMemory)?;
         entry.store(addr, Release);
@@ -311,10 +322,17 @@ impl Blocks {
     #[inline(never)]
     pub fn take(&self, id: u64, size: usize) -> Result<Block, NoMemory> {
         let (class, entry, first) = (class_of(size), self.id(id)?, stripe());
-        let used = self.pop_any(entry, class, first);
+        let own = entry.stripes.get(first).ok_or(NoMemory)?;
+        let mut used = self.pop(own.free.get(class).ok_or(NoMemory)?, class);
         let (addr, index) = match used {
             Some(popped) => popped,
-            None => self.unused(entry, first, class)?,
+            None => match unused(own.newest.get(class).ok_or(NoMemory)?.load(Acquire), class) {
+                Some(fresh) => fresh,
+                None => {
+                    used = self.pop_other(entry, class, first);
+                    used.map_or_else(|| self.unused_of_new(entry, first, class), Ok)?
+                }
+            },
         };
         let block = Block { addr, large: class == LARGE_CLASS };
         let header = at::<Header>(addr).ok_or(NoMemory)?;
@@ -340,22 +358,18 @@ impl Blocks {
         words.iter().for_each(|word| word.store(0, Relaxed));
     }
 
-    /// A block that was never used, and its number in its slab.
+    /// A block that was never used, of a new slab, and its number in it.
+    #[cold]
     #[inline(never)]
-    fn unused(&self, entry: &Id, stripe: usize, class: usize) -> Result<(u64, u64), NoMemory> {
+    fn unused_of_new(&self, entry: &Id, stripe: usize, class: usize) -> Result<(u64, u64), NoMemory> {
         let newest = entry.stripes.get(stripe).and_then(|s| s.newest.get(class)).ok_or(NoMemory)?;
         loop {
             let addr = newest.load(Acquire);
-            if let Some(slab) = at::<Slab>(addr)
-                && slab.used.load(Relaxed) < slab.capacity.load(Relaxed)
-            {
-                let n = slab.used.fetch_add(1, Relaxed);
-                if n < slab.capacity.load(Relaxed) {
-                    let offset = u64::from(n).wrapping_mul(stride_of(class)).wrapping_add(FIRST_BLOCK);
-                    return Ok((addr.wrapping_add(offset), u64::from(n)));
-                }
+            // Somebody may have made one meanwhile.
+            if let Some(fresh) = unused(addr, class) {
+                return Ok(fresh);
             }
-            let made = self.make_slab(entry, addr, class)?;
+            let made = self.make_slab(entry, stripe, addr, class)?;
             if newest.compare_exchange(addr, made, AcqRel, Relaxed).is_err() {
                 self.drop_slab(made);
             }
@@ -424,9 +438,11 @@ impl Blocks {
         at(block.addr)
     }
 
-    /// A block that was used before, and its number in its slab.
-    fn pop_any(&self, entry: &Id, class: usize, first: usize) -> Option<(u64, u64)> {
-        (0..STRIPES).find_map(|n| {
+    /// A block of another stripe that was used before, and its number in its slab.
+    #[cold]
+    #[inline(never)]
+    fn pop_other(&self, entry: &Id, class: usize, first: usize) -> Option<(u64, u64)> {
+        (1..STRIPES).find_map(|n| {
             let stripe = entry.stripes.get(first.wrapping_add(n) % STRIPES)?;
             self.pop(stripe.free.get(class)?, class)
         })
@@ -489,11 +505,25 @@ impl Blocks {
     }
 }
 
+/// A block of a slab that was never used, and its number in it.
+#[inline(never)]
+fn unused(addr: u64, class: usize) -> Option<(u64, u64)> {
+    let slab = at::<Slab>(addr)?;
+    let capacity = slab.capacity.load(Relaxed);
+    if slab.used.load(Relaxed) >= capacity {
+        return None;
+    }
+    let n = slab.used.fetch_add(1, Relaxed);
+    let offset = u64::from(n).wrapping_mul(stride_of(class)).wrapping_add(FIRST_BLOCK);
+    (n < capacity).then_some((addr.wrapping_add(offset), u64::from(n)))
+}
+
 /// The stack a block is given back to, and its number in it.
 fn stack_of<'s>(addr: u64, header: &Header) -> Option<(&'s AtomicU64, u64)> {
     let slab = at::<Slab>(addr & !SLAB_LEN.wrapping_sub(1))?;
     let entry = at::<Id>(slab.owner.load(Relaxed))?;
-    let stack = entry.stripes.get(stripe())?.free.get(slab.class.load(Relaxed) as usize)?;
+    let stripe = entry.stripes.get(slab.stripe.load(Relaxed) as usize)?;
+    let stack = stripe.free.get(slab.class.load(Relaxed) as usize)?;
     let first = slab.number.load(Relaxed).wrapping_mul(TABLE);
     let index = Extent(header.extent.load(Relaxed)).index() as u32;
     Some((stack, u64::from(first.wrapping_add(index).wrapping_add(1))))
