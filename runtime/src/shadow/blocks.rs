@@ -98,7 +98,7 @@ struct Slab {
 const _: () = {
     assert!(size_of::<Id>() == size_of::<IdRow>() && size_of::<Slab>() == size_of::<SlabRow>());
     assert!(core::mem::offset_of!(Id, stripes) == core::mem::offset_of!(IdRow, stripes));
-    assert!(size_of::<Stripe>() == size_of::<StripeRow>() && STRIPES == 1 << STRIPE_BITS);
+    assert!(size_of::<Stripe>() == size_of::<StripeRow>() && STRIPES.is_power_of_two());
     assert!(STRIPES.is_multiple_of(suture_table::guard::STRIPES));
     assert!(size_of::<Header>() == size_of::<BlockRow>());
 };
@@ -153,14 +153,14 @@ fn stride_of(class: usize) -> u64 {
 }
 
 /// Bits of a stripe's number.
-const STRIPE_BITS: u32 = 4;
+const STRIPE_BITS: u32 = STRIPES.ilog2();
 
 /// Which stripe the calling thread uses: by where its stack is.
 #[inline]
 pub fn stripe() -> usize {
     let here = 0u8;
     let addr = (&raw const here).addr() as u64;
-    ((addr >> 20).wrapping_mul(MIX) >> 60) as usize % STRIPES
+    ((addr >> 20).wrapping_mul(MIX) >> 64u32.wrapping_sub(STRIPE_BITS)) as usize
 }
 
 impl Default for Blocks {
@@ -323,27 +323,21 @@ impl Blocks {
     pub fn take(&self, id: u64, size: usize) -> Result<Block, NoMemory> {
         let (class, entry, first) = (class_of(size), self.id(id)?, stripe());
         let own = entry.stripes.get(first).ok_or(NoMemory)?;
-        let mut used = self.pop(own.free.get(class).ok_or(NoMemory)?, class);
-        let (addr, index) = match used {
-            Some(popped) => popped,
-            None => match unused(own.newest.get(class).ok_or(NoMemory)?.load(Acquire), class) {
-                Some(fresh) => fresh,
-                None => {
-                    used = self.pop_other(entry, class, first);
-                    used.map_or_else(|| self.unused_of_new(entry, first, class), Ok)?
-                }
-            },
+        let (free, newest) = own.free.get(class).zip(own.newest.get(class)).ok_or(NoMemory)?;
+        let ((addr, index), was_used) = match self.pop(free, class) {
+            Some(popped) => (popped, true),
+            None => self.find(entry, newest, first, class)?,
         };
         let block = Block { addr, large: class == LARGE_CLASS };
         let header = at::<Header>(addr).ok_or(NoMemory)?;
         // One that was never used is not read: on a fresh page the system would map its page of zeros, and fault
         // once more at the first store.
-        let life = used.map_or(0, |_| Extent(header.extent.load(Relaxed)).life());
+        let life = if was_used { Extent(header.extent.load(Relaxed)).life() } else { 0 };
         let small = if block.large { 0 } else { size as u64 };
         begin_life(header, Extent::new(life.wrapping_add(1), index, small));
         if block.large {
             self.take_pages(block, size)?;
-        } else if used.is_some() {
+        } else if was_used {
             // Fresh pages are zero.
             self.zero(block, size);
         }
@@ -358,11 +352,34 @@ impl Blocks {
         words.iter().for_each(|word| word.store(0, Relaxed));
     }
 
+    /// A block from elsewhere than the own stack, its number in its slab, and whether it was used before.
+    #[inline(never)]
+    fn find(
+        &self,
+        entry: &Id,
+        newest: &AtomicU64,
+        stripe: usize,
+        class: usize,
+    ) -> Result<((u64, u64), bool), NoMemory> {
+        if let Some(fresh) = unused(newest.load(Acquire), class) {
+            return Ok((fresh, false));
+        }
+        match self.pop_other(entry, class, stripe) {
+            Some(popped) => Ok((popped, true)),
+            None => Ok((self.unused_of_new(entry, newest, stripe, class)?, false)),
+        }
+    }
+
     /// A block that was never used, of a new slab, and its number in it.
     #[cold]
     #[inline(never)]
-    fn unused_of_new(&self, entry: &Id, stripe: usize, class: usize) -> Result<(u64, u64), NoMemory> {
-        let newest = entry.stripes.get(stripe).and_then(|s| s.newest.get(class)).ok_or(NoMemory)?;
+    fn unused_of_new(
+        &self,
+        entry: &Id,
+        newest: &AtomicU64,
+        stripe: usize,
+        class: usize,
+    ) -> Result<(u64, u64), NoMemory> {
         loop {
             let addr = newest.load(Acquire);
             // Somebody may have made one meanwhile.
@@ -506,7 +523,6 @@ impl Blocks {
 }
 
 /// A block of a slab that was never used, and its number in it.
-#[inline(never)]
 fn unused(addr: u64, class: usize) -> Option<(u64, u64)> {
     let slab = at::<Slab>(addr)?;
     let capacity = slab.capacity.load(Relaxed);
