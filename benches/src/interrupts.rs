@@ -5,6 +5,7 @@
 //! percentile of such calls is the timer's. So a thread that only waits finds out when they come, and calls in which
 //! one of those moments lies do not count. What comes at any other time does.
 
+use crate::clock::nanoseconds;
 use std::time::Duration;
 
 /// A multiple of the periods of 100, 250, 300 and 1 000 Hz, in nanoseconds.
@@ -59,10 +60,7 @@ fn part(at: u64) -> usize {
     (at % PERIOD / PART) as usize
 }
 
-/// The system's monotonic clock in nanoseconds, by which it sets its timers.
+/// The clock by which the system sets its timers, in nanoseconds.
 fn monotonic() -> u64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
-    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+    nanoseconds(libc::CLOCK_MONOTONIC)
 }

@@ -4,6 +4,7 @@
 //! baseline that was measured in the same run, in turn with it. `cargo xtask bench` builds what is
 //! measured and runs this.
 
+mod clock;
 mod error;
 mod groups;
 mod interrupts;

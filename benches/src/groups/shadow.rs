@@ -3,6 +3,7 @@
 //! Costs are processor time per call, so that other people's work on the machine counts as little as can
 //! be. ([`super::tails`] has the percentiles.)
 
+use crate::clock::nanoseconds;
 use crate::error::{Error, io};
 use crate::lab::Lab;
 use crate::maps::{Dash, Flurry, Key, Locked, Papaya, SccIndex, SccMap, Shadow, Shared, Skip, Table};
@@ -105,11 +106,16 @@ pub fn shadow(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Gives what is free in the C library back to the system.
+pub(super) fn trim() {
+    // SAFETY: nobody has what is free.
+    unsafe { libc::malloc_trim(0) };
+}
+
 /// Makes `count` variables in a table, and sees how much memory that takes.
 fn fill((name, table): (&'static str, Box<dyn Table>), id: u64, count: u64) -> Result<Entry, Error> {
     // What others left to the C library would be taken for nothing.
-    // SAFETY: gives free memory back to the system.
-    unsafe { libc::malloc_trim(0) };
+    trim();
     let before = resident()?;
     (0..count).for_each(|n| table.make(key(n, id)));
     let bytes = (resident()? - before) / count as f64;
@@ -133,11 +139,8 @@ fn resident() -> Result<f64, Error> {
 }
 
 /// Processor time of the calling thread in nanoseconds.
-fn own_time() -> f64 {
-    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel writes one timespec.
-    unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut now) };
-    now.tv_sec as f64 * 1e9 + now.tv_nsec as f64
+fn own_time() -> u64 {
+    nanoseconds(libc::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Nanoseconds of processor time per call.
@@ -149,7 +152,7 @@ fn cost(table: &dyn Table, kind: Kind, id: u64, count: u64, threads: usize) -> f
         for n in 0..calls {
             call(table, kind, id, count, thread * CALLS + n);
         }
-        (own_time() - started) / calls as f64
+        (own_time() - started) as f64 / calls as f64
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads as u64).map(|thread| scope.spawn(move || one(thread))).collect();

@@ -14,7 +14,7 @@ use crate::row::{Budget, Row};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::shadow::{RIVALS, Rival, key, scatter, single};
+use super::shadow::{RIVALS, Rival, key, scatter, single, trim};
 
 /// Calls of the reader.
 const LOOKS: usize = 1_000_000;
@@ -72,8 +72,9 @@ impl Drop for FreshPages {
 impl FreshPages {
     const EACH: u64 = 96 + 64;
 
-    fn new() -> Self {
-        let len = (Self::EACH * 2 * (MOST + FIRST)) as usize;
+    /// For so many calls.
+    fn new(count: u64) -> Self {
+        let len = (Self::EACH * count) as usize;
         // SAFETY: new memory, wherever the system likes.
         let pages = unsafe {
             let (kind, access) =
@@ -106,10 +107,10 @@ impl Table for FreshPages {
 /// memory at hand than any table needs. (A virtual machine may have to ask its host for pages that were not
 /// used for long, which takes 50 us and more for each.)
 fn level_ground() {
-    // SAFETY: gives free memory back to the system.
-    unsafe { libc::malloc_trim(0) };
-    let pages = FreshPages::new();
-    (0..2 * MOST).for_each(|n| pages.make(key(n / 2, 0)));
+    trim();
+    let count = 2 * MOST;
+    let pages = FreshPages::new(count);
+    (0..count).for_each(|n| pages.make(key(n, 0)));
 }
 
 /// Lookups while somebody makes and removes variables (`churn`) or makes them (`grow`), and what making one takes
@@ -121,7 +122,7 @@ pub fn tails(lab: &Lab, rows: &mut Vec<Row>) -> Result<(), Error> {
     let ours = Shadow::load(&lab.runtime)?;
     let looks = lab.rounds(5) * LOOKS / 5;
     let empty: Rival = ("an empty loop", || Box::new(Nothing));
-    let pages: Rival = ("fresh pages alone", || Box::new(FreshPages::new()));
+    let pages: Rival = ("fresh pages alone", || Box::new(FreshPages::new(FIRST + MOST)));
     for (id, what, grow) in [(11, "churn", false), (12, "grow", true)] {
         let interrupts = Interrupts::learn();
         let own = tail(&ours, id, grow, looks, &interrupts);
